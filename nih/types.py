@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -302,5 +303,5 @@ class Task(Protocol):
     def stop(self) -> tuple[str, ...]:
         """Strings that end an answer."""
 
-    def needle(self, rng: np.random.Generator) -> Needle:
-        """A fresh needle; all chance comes from `rng`."""
+    def needle(self, rng: Random) -> Needle:
+        """A fresh needle; all chance comes from `rng` (Python's Mersenne Twister, whose streams do not change)."""

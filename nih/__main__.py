@@ -1,0 +1,5 @@
+"""`python -m nih`."""
+
+from nih.cli import main
+
+main()

@@ -1,0 +1,289 @@
+"""Samples -> prefix tree -> steps: what a model has to read so that no shared prefix is read twice.
+
+Sorted by token ids, the prompts of a sweep lie like the words of a dictionary: the common prefixes of neighbours are the
+branch points of a tree. A walk reads each edge once. At a branch it marks the state, follows the light branches first,
+rewinds after each, and follows the heaviest (the trunk) last, when the mark is no longer needed: so the marks that live
+at a time grow with the logarithm of the number of prompts at most.
+
+Everything here is a pure function of the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cmp_to_key
+
+from nih.types import Prompt, Sample, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Read the tokens [start, stop) of a sample's prompt; they lead to `below` (indices of samples)."""
+
+    sample: int
+    start: int
+    stop: int
+    below: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Push the present state on the stack of marks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Back to the mark on top of the stack; `last` takes it off, for nothing will come back to it."""
+
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Answer a sample whose prompt has been read to its end."""
+
+    sample: int
+
+
+Step = Extend | Mark | Rewind | Ask
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a walk and what they cost."""
+
+    samples: tuple[Sample, ...]
+    steps: tuple[Step, ...]
+    naive_tokens: int
+    """Tokens read if each prompt is read from its beginning."""
+    planned_tokens: int
+    """Tokens that the steps read."""
+    own_tokens: tuple[int, ...]
+    """For each sample, the tokens of the edges that serve its cell alone (counted at the cell's first sample below)."""
+    most_marks: int
+    """Most marks alive at one time."""
+    marked_positions: tuple[int, ...] = field(repr=False)
+    """Positions at which the marks stand when there are most of them."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the deepest state, answer room included."""
+        return max((len(s.prompt) + s.room for s in self.samples), default=0)
+
+
+@dataclass(slots=True)
+class _Node:
+    """A point of the tree: `stop` tokens deep, reached from `start`. `ends` are the samples whose prompt ends here."""
+
+    start: int
+    stop: int
+    ends: list[int]
+    children: list[_Node]
+    leaves: list[int]
+    tokens: int = 0
+
+
+def plan(samples: Iterable[Sample]) -> Plan:
+    """Lay out the walk that answers all samples."""
+    listed = tuple(samples)
+    prompts = [s.prompt for s in listed]
+    naive = sum(map(len, prompts))
+    if not listed:
+        return Plan((), (), 0, 0, (), 0, ())
+    order = sorted(range(len(listed)), key=cmp_to_key(lambda a, b: compare(prompts[a], prompts[b])))
+    root = _tree(prompts, order)
+    steps, marks = _walk(root)
+    planned = sum(s.stop - s.start for s in steps if isinstance(s, Extend))
+    most = max(marks, key=len, default=())
+    return Plan(listed, tuple(steps), naive, planned, _own_tokens(listed, steps), len(most), most)
+
+
+def common_prefix(a: Prompt, b: Prompt) -> int:
+    """Tokens that two prompts share at their beginning.
+
+    Pieces that view the same memory are equal without being read, so a sweep over one haystack costs nothing here.
+    """
+    shared, i, j, at_i, at_j = 0, 0, 0, 0, 0
+    while i < len(a.pieces) and j < len(b.pieces):
+        left, right = a.pieces[i], b.pieces[j]
+        size = min(len(left) - at_i, len(right) - at_j)
+        equal = _equal_run(left[at_i : at_i + size], right[at_j : at_j + size])
+        shared += equal
+        if equal < size:
+            return shared
+        at_i, at_j = at_i + size, at_j + size
+        if at_i == len(left):
+            i, at_i = i + 1, 0
+        if at_j == len(right):
+            j, at_j = j + 1, 0
+    return shared
+
+
+def compare(a: Prompt, b: Prompt) -> int:
+    """Order of two prompts by their token ids: negative, 0 or positive, a prefix before what it begins."""
+    at = common_prefix(a, b)
+    if at == len(a) or at == len(b):
+        return len(a) - len(b)
+    return _token(a, at) - _token(b, at)
+
+
+def verification(plan_: Plan, chunk: int, share: float = 0.05, least: int = 3) -> tuple[int, ...]:
+    """Samples to answer a second time from scratch, so that sharing is verified: indices, in the order of the walk.
+
+    The cheapest samples that cover a rewind, a mark that is used again, and a prefill of several chunks come first;
+    then others, spread over the walk, while all together cost at most `share` of the planned tokens or are at most
+    `least` samples, whichever is more.
+    """
+    if not plan_.samples:
+        return ()
+    traits = _traits(plan_, chunk)
+    cost = [len(s.prompt) for s in plan_.samples]
+    chosen: list[int] = []
+    for trait in ("chunks", "reused", "rewound"):
+        having = [i for i in traits if trait in traits[i]]
+        if having and not any(trait in traits[i] for i in chosen):
+            chosen.append(min(having, key=lambda i: (cost[i], i)))
+    budget = share * plan_.planned_tokens - sum(cost[i] for i in chosen)
+    # In the order of their content hash: spread over the grid, and the same on every machine.
+    for i in sorted(traits, key=lambda i: plan_.samples[i].id):
+        if i in chosen:
+            continue
+        if len(chosen) < least or cost[i] <= budget:
+            chosen.append(i)
+            budget -= cost[i]
+    return tuple(i for i in traits if i in chosen)
+
+
+def _traits(plan_: Plan, chunk: int) -> dict[int, set[str]]:
+    """What the walk does before it answers each sample, in the order of the walk."""
+    traits: dict[int, set[str]] = {}
+    stack: list[tuple[set[str], int]] = []
+    now: set[str] = set()
+    for step in plan_.steps:
+        if isinstance(step, Extend):
+            if step.stop - step.start > chunk:
+                now = now | {"chunks"}
+        elif isinstance(step, Mark):
+            stack.append((now, 0))
+        elif isinstance(step, Rewind):
+            then, uses = stack.pop()
+            now = then | {"rewound"} | ({"reused"} if uses else set())
+            if not step.last:
+                stack.append((then, uses + 1))
+        else:
+            traits[step.sample] = now
+    return traits
+
+
+def _equal_run(a: TokenIds, b: TokenIds) -> int:
+    """Length of the common beginning of two arrays of one length."""
+    if len(a) == 0 or a.__array_interface__["data"][0] == b.__array_interface__["data"][0]:
+        return len(a)
+    at, step = 0, 64
+    while at < len(a):
+        differs = a[at : at + step] != b[at : at + step]
+        first = int(differs.argmax())
+        if differs[first]:
+            return at + first
+        at += step
+        step *= 4
+    return len(a)
+
+
+def _token(prompt: Prompt, at: int) -> int:
+    for piece in prompt.pieces:
+        if at < len(piece):
+            return int(piece[at])
+        at -= len(piece)
+    raise IndexError(at)
+
+
+def _tree(prompts: Sequence[Prompt], order: Sequence[int]) -> _Node:
+    """Prefix tree of the prompts, which come in sorted order. Its root is the empty prefix."""
+    path = [_Node(0, 0, [], [], [])]
+    previous: Prompt | None = None
+    for index in order:
+        prompt = prompts[index]
+        shared = common_prefix(previous, prompt) if previous is not None else 0
+        _close(path, shared)
+        if len(prompt) > path[-1].stop or len(path) == 1:
+            path.append(_Node(path[-1].stop, len(prompt), [], [], []))
+        path[-1].ends.append(index)
+        previous = prompt
+    _close(path, 0)
+    return path[0]
+
+
+def _close(path: list[_Node], depth: int) -> None:
+    """Finish the nodes of the open path that lie deeper than `depth`; split the edge that `depth` falls into."""
+    while len(path) > 1 and path[-1].start >= depth and path[-1].stop > depth:
+        node = path.pop()
+        _finish(node)
+        path[-1].children.append(node)
+    if len(path) > 1 and path[-1].stop > depth:
+        node = path.pop()
+        middle = _Node(node.start, depth, [], [], [])
+        node.start = depth
+        _finish(node)
+        middle.children.append(node)
+        path.append(middle)
+
+
+def _finish(node: _Node) -> None:
+    node.tokens = node.stop - node.start + sum(c.tokens for c in node.children)
+    node.children.sort(key=lambda c: c.tokens)  # stable: equal branches stay in the order of their tokens
+    node.leaves = [*node.ends, *(leaf for child in node.children for leaf in child.leaves)]
+
+
+def _walk(root: _Node) -> tuple[list[Step], list[tuple[int, ...]]]:
+    """Steps of the depth-first walk, and the stack of marked positions whenever it grew."""
+    root.children.sort(key=lambda c: c.tokens)
+    steps: list[Step] = []
+    stacks: list[tuple[int, ...]] = []
+    stack: list[int] = []
+    todo: list[_Node | Step] = [root]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, _Node):
+            if item.stop > item.start:
+                steps.append(Extend(item.leaves[0], item.start, item.stop, tuple(item.leaves)))
+            steps += [Ask(index) for index in item.ends]
+            todo += reversed(_branches(item))
+            continue
+        steps.append(item)
+        if isinstance(item, Mark):
+            stack.append(_position(steps))
+            stacks.append(tuple(stack))
+        elif isinstance(item, Rewind) and item.last:
+            stack.pop()
+    return steps, stacks
+
+
+def _branches(node: _Node) -> list[_Node | Step]:
+    """What follows a node: its children, with the mark and the rewinds between them."""
+    if len(node.children) < 2:
+        return list(node.children)
+    follow: list[_Node | Step] = [Mark(), node.children[0]]
+    for child in node.children[1:]:
+        follow += [Rewind(last=child is node.children[-1]), child]
+    return follow
+
+
+def _position(steps: Sequence[Step]) -> int:
+    """Position after the last Extend: a mark is always taken right after the edge that leads to it, or at 0."""
+    for step in reversed(steps):
+        if isinstance(step, Extend):
+            return step.stop
+    return 0
+
+
+def _own_tokens(samples: Sequence[Sample], steps: Sequence[Step]) -> tuple[int, ...]:
+    own = [0] * len(samples)
+    for step in steps:
+        if isinstance(step, Extend):
+            first = samples[step.below[0]]
+            if all(samples[i].cell == first.cell and samples[i].task == first.task for i in step.below):
+                own[step.below[0]] += step.stop - step.start
+    return tuple(own)
+

@@ -1,0 +1,116 @@
+"""Sharing is verified, not assumed: some samples are answered a second time from scratch, in one forward call.
+
+Prefill in chunks, marks and rewinds must not change what a model says. They do for models whose library handles its
+cache wrongly (transformers' Mamba starts each chunk's scan from zeros). A sample passes if its answer is the same and the
+logits at the answer differ by no more than rounding explains: ten times what the same model shows on a short prompt
+between reading it token by token and reading it in one go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nih.errors import AnswerFailure
+from nih.types import Answer, Sample, Session, TokenIds
+from nih.walk import Asker, Clock
+
+FACTOR = 10.0
+NOISE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One sample answered twice."""
+
+    id: str
+    tokens: int
+    difference: float | None
+    """Largest difference of the logits at the answer; None if there was none from scratch (no memory or no time)."""
+    allowed: float
+    same_answer: bool | None
+
+    @property
+    def passed(self) -> bool:
+        """A prompt that could not be answered in one go proves nothing either way."""
+        return self.difference is None or (self.same_answer is True and self.difference <= self.allowed)
+
+
+@dataclass
+class Verifier:
+    """Compares the answers of a walk with answers from scratch, as soon as the session is free."""
+
+    asker: Asker
+    clock: Clock
+    samples: Mapping[str, Sample]
+    """What is to be verified, by id."""
+    comparisons: list[Comparison] = field(default_factory=list)
+    allowed: float | None = None
+
+    def __call__(self, kept: dict[str, tuple[Answer, npt.NDArray[np.float32]]]) -> bool:
+        """Verify what has been answered since the last call. Uses the session. Returns whether it did."""
+        if not kept:
+            return False
+        start = time.perf_counter()
+        for sample_id in list(kept):
+            answer, logits = kept.pop(sample_id)
+            self.comparisons.append(self._compare(self.samples[sample_id], answer, logits))
+        self.clock.verify += time.perf_counter() - start
+        return True
+
+    @property
+    def failed(self) -> Comparison | None:
+        """The first comparison that did not pass."""
+        return next((c for c in self.comparisons if not c.passed), None)
+
+    @property
+    def state(self) -> Literal["passed", "failed", "unverified"]:
+        """`unverified` if no sample could be compared."""
+        if self.failed:
+            return "failed"
+        return "passed" if any(c.difference is not None for c in self.comparisons) else "unverified"
+
+    def result(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "state": self.state,
+            "allowed": self.allowed,
+            "tokens": sum(c.tokens for c in self.comparisons),
+            "samples": [asdict(c) for c in self.comparisons],
+        }
+
+    def _compare(self, sample: Sample, answer: Answer, logits: npt.NDArray[np.float32]) -> Comparison:
+        session = self.asker.session
+        session.deadline = None
+        if self.allowed is None:
+            session.reset()
+            self.allowed = FACTOR * rounding_noise(session, sample.prompt.ids()[:NOISE_TOKENS])
+        try:
+            session.prefill_whole(sample.prompt.ids())
+            difference = float(np.abs(session.logits() - logits).max())
+            again = self.asker.ask(sample)
+        except AnswerFailure:
+            session.reset()
+            return Comparison(sample.id, len(sample.prompt), None, self.allowed, None)
+        same = (answer.text, answer.greedy) == (again.text, again.greedy)
+        return Comparison(sample.id, len(sample.prompt), difference, self.allowed, same)
+
+
+def rounding_noise(session: Session, ids: TokenIds) -> float:
+    """Largest difference of the next token's logits between reading `ids` (T,) token by token and in one go.
+
+    At least one unit in the last place of the largest logit (float32): some kernels round alike on both ways, and a
+    bound of zero would then call the first rounding elsewhere a failure.
+    """
+    session.prefill_whole(ids)
+    at_once = session.logits()
+    session.reset()
+    for at in range(len(ids)):
+        session.extend([ids[at : at + 1]])
+    floor = float(np.finfo(np.float32).eps) * float(np.abs(at_once).max())
+    return max(float(np.abs(session.logits() - at_once).max()), floor)
