@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
 
 from nih import store
 from nih.errors import UnknownName
@@ -22,7 +23,7 @@ from nih.haystack import open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
 from nih.registry import build_options, load, option_names, resolve_model
-from nih.score import SCORES, score_answer
+from nih.score import check, score_answer
 from nih.settings import RunOptions, assign
 from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Task
 from nih.verify import Verifier
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RUNS = Path("results/runs")
+Prefill = Literal["shared", "chunks", "whole", "none"]
+"""How a prompt was read: along the tree, alone in chunks, alone in one call, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ def prepare(options: RunOptions) -> Job:
     task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
     task: Task = task_module.task(task_options)
     score = options.score or task.score
-    if score not in SCORES:
-        raise UnknownName.of("score", score, SCORES)
+    check(score, task.needle(Random(0)).expected)
     text = open_source(options.haystack or task.haystack)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
     task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
@@ -122,7 +124,7 @@ def prepare(options: RunOptions) -> Job:
         "grid": grid_settings(grid),
         "haystack": {"name": text.name, "fingerprint": text.fingerprint},
         "tokenizer": model.tokenizer.fingerprint,
-        "answers": "likelihood" if score == "likelihood" else "generation",
+        "score": score,
     }
     return Job(options, model, task, task_settings, grid, builder, score, settings)
 
@@ -184,7 +186,7 @@ class _Runner:
         self._describe()
         for sample in job.samples:
             if not job.fits(sample) and sample.id not in self.directory.rows:
-                self._append(Answer(sample.id, "over_limit", error=f"longer than the model's {job.model.limit} positions"))
+                self._append(Answer(sample.id, "over_limit", error=f"longer than the model's {job.model.limit} positions"), "none")
         pending = [s for s in job.plan.samples if self._open(s)]
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
@@ -221,8 +223,15 @@ class _Runner:
         )
 
     def _open(self, sample: Sample) -> bool:
+        """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        return row is None or row["status"] in FAILURES or row["status"] == "over_limit"
+        if row is None or row["status"] in FAILURES or row["status"] == "over_limit":
+            return True
+        return self._sharing_failed and row["prefill"] != "whole"
+
+    @property
+    def _sharing_failed(self) -> bool:
+        return bool(self.directory.manifest.get("verification", {}).get("state") == "failed")
 
     def _answer(self, pending: list[Sample]) -> None:
         job = self.job
@@ -234,40 +243,38 @@ class _Runner:
         self._remember_weights()
         asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
         walk = Walk(asker, self.clock)
-        earlier = self.directory.manifest.get("verification", {})
-        if earlier.get("state") == "failed":
+        if self._sharing_failed:
             self.say("sharing failed its verification before: prompts are read in one call each (`prefill: whole`)")
-            self._collect(walk, one_by_one(walk, pending, whole=True), pending, shared=False)
+            self._collect(walk, "whole", pending)
             return
         todo = plan(pending)
         verifier = Verifier(asker, self.clock, {})
         if job.options.share == "always":
             self.directory.write_manifest(prefill="shared", verification={"state": "not asked", "why": "--share always"})
-        elif earlier.get("state") != "passed":
+        elif self.directory.manifest.get("verification", {}).get("state") != "passed":
             verifier.samples = {todo.samples[i].id: todo.samples[i] for i in verification(todo, session.chunk)}
             walk.keep = frozenset(verifier.samples)
         walk.between = lambda: verifier(walk.kept)
-        shared = job.options.share != "never"
-        answers = walk.answers(todo) if shared else one_by_one(walk, pending, whole=False)
-        failed = self._collect(walk, answers, pending, shared, verifier)
-        if failed:
+        prefill: Prefill = "chunks" if job.options.share == "never" else "shared"
+        if self._collect(walk, prefill, pending, verifier):
             self._start_over(walk, verifier)
         elif verifier.samples:
-            self.directory.write_manifest(prefill="shared" if shared else "chunks", verification=verifier.result())
+            self.directory.write_manifest(prefill=prefill, verification=verifier.result())
             if verifier.state == "unverified":
                 self.say("no sample could be answered from scratch in one call, so sharing is unverified (see run.json)")
 
-    def _collect(self, walk: Walk, answers: Iterator[Answer], pending: list[Sample], shared: bool,
-                 verifier: Verifier | None = None) -> bool:
+    def _collect(self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None) -> bool:
         """Append answers as they come. Returns True, at once, when the verifier has found a difference."""
         from nih.progress import Bar, work_alone, work_of
 
-        todo = plan(pending)
+        todo = plan(samples)
+        shared = prefill == "shared"
+        answers = walk.answers(todo) if shared else one_by_one(walk, samples, whole=prefill == "whole")
         bar = Bar(work_of(todo) if shared else work_alone(todo), quiet=self.quiet)
         walk.on_step = bar.step
         try:
             for answer in answers:
-                self._append(answer)
+                self._append(answer, prefill)
                 if verifier and verifier.failed:
                     return True
             return bool(verifier and verifier.failed)
@@ -283,8 +290,7 @@ class _Runner:
                  f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)")
         self.directory.write_manifest(prefill="whole", verification=verifier.result(), planned_tokens=self.job.plan.naive_tokens)
         walk.keep, walk.between = frozenset(), bool
-        everything = list(self.job.plan.samples)
-        self._collect(walk, one_by_one(walk, everything, whole=True), everything, shared=False)
+        self._collect(walk, "whole", list(self.job.plan.samples))
 
     def _remember_weights(self) -> None:
         """Say in the manifest what answered; refuse to go on with other weights than those that began."""
@@ -295,7 +301,7 @@ class _Runner:
                                        f"`{self.job.options.model}` has now ({identity.get('weights')}); type --fresh or another --out")
         self.directory.write_manifest(identity=identity)
 
-    def _append(self, answer: Answer) -> None:
+    def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.by_id[answer.sample_id]
         row = {
             "id": sample.id, "attempt": self.directory.next_attempt(sample.id), "task": sample.task,
@@ -304,7 +310,7 @@ class _Runner:
             "question": sample.question, "answer_prefix": sample.answer_prefix, "expected": list(sample.expected),
             "answer": answer.text, "score": score_answer(answer, sample.expected, self.job.score), "score_name": self.job.score,
             "status": answer.status, "error": answer.error, "nll": answer.nll, "greedy": answer.greedy,
-            "prefill_tokens": self.own.get(sample.id, 0), "seconds": round(answer.seconds, 6),
+            "prefill": prefill, "prefill_tokens": self.own.get(sample.id, 0), "seconds": round(answer.seconds, 6),
         }
         self.directory.append(row)
 

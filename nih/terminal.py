@@ -30,9 +30,9 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _NARROWEST = 4
 """Columns of a cell: three digits and a space."""
 _GUTTER = 6
-# Every tenth colour of cividis, which reads the same with and without colour vision.
-_CIVIDIS = (
-    "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
+# Every tenth colour of viridis, which gets steadily lighter and so reads the same without colour vision.
+_SCALE = (
+    "#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151", "#bddf26", "#fde725",
 )  # fmt: skip
 
 
@@ -51,12 +51,17 @@ def _escape(character: str) -> str:
 
 
 def length_label(tokens: float) -> str:
-    """About four letters for an axis: 1024 -> `1k`, 10000 -> `9.8k`, 1048576 -> `1m`, 1000 -> `1000`."""
+    """About four letters for an axis: 1024 -> `1k`, 10000 -> `9.8k`, 100000 -> `98k`, 1048576 -> `1m`, 1000 -> `1000`."""
     for unit, size in (("m", 1024 * 1024), ("k", 1024)):
         if tokens >= size:
             scaled = tokens / size
-            return f"{scaled:.0f}{unit}" if scaled >= 100 or scaled == int(scaled) else f"{scaled:.3g}{unit}"
+            return f"{scaled:.0f}{unit}" if scaled >= 9.95 else f"{scaled:.1f}".removesuffix(".0") + unit
     return f"{tokens:g}"
+
+
+def depth_label(depth: float) -> str:
+    """Percent to one decimal: 7.142857 -> `7.1`, 50.0 -> `50`."""
+    return f"{depth:.1f}".removesuffix(".0")
 
 
 def state(n: int, errors: int, measured: bool) -> State:
@@ -119,7 +124,8 @@ class Heatmap:
             columns = max(1, (options.max_width - _GUTTER) // width)
             for start in range(0, len(lengths), columns):
                 yield from _block(drawn, lengths[start : start + columns], depths, width, marks)
-        yield _line(Text(_legend(self.maps, marks), style="dim"))
+        if legend := _legend(self.maps, marks):
+            yield _line(Text(legend))
 
 
 def _cell_width(lengths: Sequence[int], available: int) -> int:
@@ -132,7 +138,7 @@ def _block(
     drawn: _Map, lengths: Sequence[int], depths: Sequence[float], width: int, marks: Mapping[State, str]
 ) -> Iterator[Text]:
     for depth in depths:
-        line = Text(f"{depth:g}%".rjust(_GUTTER - 1) + " ")
+        line = Text(f"{depth_label(depth)}%".rjust(_GUTTER - 1) + " ")
         for length in lengths:
             line.append(*_drawn(drawn.squares.get(Cell(length, depth)), width, marks))
         yield _line(line)
@@ -146,10 +152,10 @@ def _drawn(square: _Square | None, width: int, marks: Mapping[State, str]) -> tu
     if square.state != "scored":
         count = str(square.errors) if square.state == "error" and square.errors < 100 else ""
         return (marks[square.state] + count).center(width), Style(bold=square.state == "error")
-    index = math.floor(square.accuracy * (len(_CIVIDIS) - 1) + 0.5)
-    ink = "#ffffff" if index < len(_CIVIDIS) // 2 else "#000000"
+    index = math.floor(square.accuracy * (len(_SCALE) - 1) + 0.5)
+    ink = "#ffffff" if index < len(_SCALE) // 2 else "#000000"
     number = f"{math.floor(square.accuracy * 100 + 0.5)}" + (marks["error"] if square.errors else " ")
-    return number.rjust(width), Style(color=ink, bgcolor=_CIVIDIS[index])
+    return number.rjust(width), Style(color=ink, bgcolor=_SCALE[index])
 
 
 def _axis(labels: Sequence[str], width: int) -> str:

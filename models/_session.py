@@ -1,0 +1,244 @@
+"""What every session that runs its own forward pass shares: chunks, greedy decoding, likelihood, time and memory limits.
+
+A subclass brings the forward call and the handling of its state; nothing here knows an architecture.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nih.errors import AnswerTimeout, ModelError, OutOfMemory
+from nih.types import Generation, Likelihood, TokenIds, Tokenizer
+
+T = TypeVar("T")
+
+_CPU_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+"""How torch's allocators other than CUDA's say it: in a plain RuntimeError."""
+
+
+class Mark(NamedTuple):
+    """A place to rewind to."""
+
+    position: int
+    logits: torch.Tensor | None
+    """Logits (V,) of the next token; None at position 0."""
+    state: Any
+    """Whatever `_snapshot` returned."""
+
+
+class ForwardSession:
+    """A Session over four methods of a subclass: `_forward`, `_snapshot`, `_restore`, `_clear`.
+
+    `vocabulary`: number of rows of the embedding; `eos`: ids that end an answer; `chunk`: most tokens a forward call.
+    """
+
+    deadline: float | None = None
+
+    def __init__(self, tokenizer: Tokenizer, device: torch.device, vocabulary: int, eos: frozenset[int], chunk: int) -> None:
+        self._tokenizer = tokenizer
+        self._device = device
+        self._vocabulary = vocabulary
+        self._eos = eos
+        self._chunk = chunk
+        self._position = 0
+        self._logits: torch.Tensor | None = None
+
+    def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+        """Read ids (T,) with the present state and move it on. Returns the logits (keep, V) of the last `keep` places."""
+        raise NotImplementedError
+
+    def _snapshot(self) -> Any:
+        """A handle on the state that all later work leaves intact."""
+        raise NotImplementedError
+
+    def _restore(self, state: Any) -> None:
+        """Make a snapshot the present state again; the snapshot stays valid."""
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        """Drop the state: the next forward call starts from nothing."""
+        raise NotImplementedError
+
+    def _forward_whole(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read ids (T,) from nothing, in one call that is given no state. Returns the last logits (1, V)."""
+        return self._forward(ids, 1)
+
+    @property
+    def position(self) -> int:
+        """Tokens read so far."""
+        return self._position
+
+    @property
+    def chunk(self) -> int:
+        """Most tokens that `extend` gives to one forward call."""
+        return self._chunk
+
+    def reset(self) -> None:
+        """Forget everything; also what makes the session usable again after OutOfMemory and AnswerTimeout."""
+        self._clear()
+        self._position, self._logits = 0, None
+
+    def extend(self, pieces: Sequence[TokenIds]) -> None:
+        """Read tokens, in forward calls of at most `chunk` tokens. Raises OutOfMemory, AnswerTimeout, ModelError."""
+        ids = self._checked(np.concatenate(pieces)) if pieces else np.empty(0, np.int32)
+        self._guarded(lambda: self._read(ids))
+
+    def prefill_whole(self, ids: TokenIds) -> None:
+        """Reset, then read `ids` in a single forward call. Raises OutOfMemory, AnswerTimeout, ModelError."""
+        self.reset()
+        checked = self._checked(ids)
+
+        def read() -> None:
+            if len(checked):
+                self._before_call()
+                self._advance(self._forward_whole(self._on_device(checked)), len(checked))
+
+        self._guarded(read)
+
+    def mark(self) -> Mark:
+        """A handle on the present state. Raises OutOfMemory where the state must be copied."""
+        return self._guarded(lambda: Mark(self._position, self._logits, self._snapshot()))
+
+    def rewind(self, mark: Mark) -> None:
+        """Back to the marked state. Raises OutOfMemory where the state must be copied."""
+        self._guarded(lambda: self._restore(mark.state))
+        self._position, self._logits = mark.position, mark.logits
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Logits (V,) of the next token; at least one token must have been read."""
+        values: npt.NDArray[np.float32] = self._next().float().cpu().numpy()
+        return values
+
+    def generate(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
+        """Greedy continuation; the state is left as it was.
+
+        The text ends before the first stop string; the ids are all that were generated, without the end-of-text token.
+        Raises OutOfMemory, AnswerTimeout.
+        """
+        return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, stop)))
+
+    def likelihood(self, ids: TokenIds) -> Likelihood:
+        """Teacher-forced rating of ids (T,) as the continuation; the state is left as it was.
+
+        Raises OutOfMemory, AnswerTimeout, ModelError.
+        """
+        checked = self._checked(ids)
+        return self._guarded(lambda: self._restoring(lambda: self._rate(checked)))
+
+    def _read(self, ids: TokenIds) -> None:
+        for start in range(0, len(ids), self._chunk):
+            self._step(ids[start : start + self._chunk])
+
+    def _step(self, ids: TokenIds) -> None:
+        self._before_call()
+        self._advance(self._forward(self._on_device(ids), 1), len(ids))
+
+    def _advance(self, logits: torch.Tensor, tokens: int) -> None:
+        # A copy, because a model that cannot keep the last place only hands out a view of all of them.
+        self._logits = logits[-1].clone()
+        self._position += tokens
+
+    def _greedy(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
+        ids: list[int] = []
+        while len(ids) < max_new_tokens:
+            token = int(self._next().argmax())
+            if token in self._eos:
+                break
+            ids.append(token)
+            if self._stopped(ids, stop):
+                break
+            if len(ids) < max_new_tokens:
+                self._step(np.array([token], np.int32))
+        text = self._tokenizer.decode(ids)
+        return Generation(text[: _first_of(text, stop)], tuple(ids))
+
+    def _stopped(self, ids: list[int], stop: Sequence[str]) -> bool:
+        """Whether a stop string stands in the text; looks at the tail first, so that long answers stay linear."""
+        if not stop:
+            return False
+        # A character takes at most four tokens of a byte-level vocabulary.
+        tail = self._tokenizer.decode(ids[-4 * (max(map(len, stop)) + 1) :])
+        if _first_of(tail, stop) == len(tail):
+            return False
+        text = self._tokenizer.decode(ids)
+        return _first_of(text, stop) < len(text)
+
+    def _rate(self, ids: TokenIds) -> Likelihood:
+        nll: list[float] = []
+        greedy = True
+        for logits, targets in self._teacher_forced(ids):
+            log_probabilities = torch.log_softmax(logits.float(), -1)
+            wanted = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
+            nll += (-log_probabilities.gather(-1, wanted[:, None])[:, 0]).tolist()
+            greedy = greedy and bool((logits.argmax(-1) == wanted).all())
+        return Likelihood(tuple(nll), greedy)
+
+    def _teacher_forced(self, ids: TokenIds) -> Iterator[tuple[torch.Tensor, TokenIds]]:
+        """Logits (T, V) and the tokens (T,) that they are asked for."""
+        if len(ids):
+            yield self._next()[None], ids[:1]
+        for start in range(0, len(ids) - 1, self._chunk):
+            given = ids[start : min(start + self._chunk, len(ids) - 1)]
+            self._before_call()
+            logits = self._forward(self._on_device(given), len(given))
+            self._advance(logits, len(given))
+            yield logits, ids[start + 1 : start + 1 + len(given)]
+
+    def _restoring(self, work: Callable[[], T]) -> T:
+        position, logits, state = self._position, self._logits, self._snapshot()
+        result = work()
+        self._restore(state)
+        self._position, self._logits = position, logits
+        return result
+
+    def _next(self) -> torch.Tensor:
+        assert self._logits is not None, "logits before any token was read"
+        return self._logits
+
+    def _checked(self, ids: TokenIds) -> TokenIds:
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+            raise ModelError(f"token {int(ids.max())} of tokeniser `{self._tokenizer.name}` lies outside the model's vocabulary of "
+                             f"{self._vocabulary}; name the model's own with `--tokenizer`")
+        return ids
+
+    def _on_device(self, ids: TokenIds) -> torch.Tensor:
+        return torch.from_numpy(ids.astype(np.int64)).to(self._device)
+
+    def _before_call(self) -> None:
+        if self.deadline is None:
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # calls are only queued, and the clock must see the work
+        if time.monotonic() > self.deadline:
+            raise AnswerTimeout(f"no time left after {self._position} tokens")
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """Run without gradients; turn every way of running out of memory into OutOfMemory."""
+        try:
+            with torch.inference_mode():
+                return work()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            said = str(error)
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in _CPU_MEMORY_WORDS):
+                raise
+            said = str(error)
+        # Raised out here because the first error's traceback holds the frames, and they the tensors.
+        position = self._position
+        self.reset()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})")
+
+
+def _first_of(text: str, stop: Sequence[str]) -> int:
+    """Where the first stop string begins; the text's length if there is none."""
+    return min((at for at in map(text.find, stop) if at >= 0), default=len(text))

