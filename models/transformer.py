@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,22 +17,40 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+import transformers
 
 from nih.errors import ModelError
-from nih.models._cache import Footprint, footprints, new_cache, restore, sharing, snapshot, unknown_layers
+from nih.models._cache import (
+    CacheMark,
+    Footprint,
+    copied,
+    footprints,
+    new_cache,
+    restore,
+    sharing,
+    snapshot,
+    unknown_layers,
+)
 from nih.models._session import ForwardSession
 from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
 from nih.types import Tokenizer
 
 log = logging.getLogger(__name__)
+_AutoConfig: Any = transformers.AutoConfig
+_AutoModel: Any = transformers.AutoModelForCausalLM
+_library_log: Any = transformers.logging
 
 _CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")
 """What models call the cache, as an argument of `forward` and in its output."""
+_MODULE_STATES = frozenset({"recurrent_states", "conv1d_state"})
+"""RecurrentGemma keeps its recurrence in attributes of its modules; None means that nothing was read."""
 _POSITION_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "spiece*", "merges*")
+_BYTES = 256
+"""Vocabulary of a model that reads bytes and ships no tokeniser files."""
 _LONG_PROBE = 256
+"""Tokens that show how a state of unknown kind grows."""
 _CHUNK = {"cpu": 512, "cuda": 2048}
 
 
@@ -63,14 +82,21 @@ def open_model(source: str, name: str, options: Options) -> TransformerModel:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = _device(options.device)
     config = _config(source, options)
-    return TransformerModel(source, name, options, config, device, _tokenizer(source, options, config))
+    return TransformerModel(source, name, options, config, device, _tokenizer(source, name, options, config))
 
 
 class TransformerModel:
     """A Model (nih.types) whose weights are loaded by the first `session`."""
 
-    def __init__(self, source: str, name: str, options: Options, config: Any, device: torch.device,
-                 tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        source: str,
+        name: str,
+        options: Options,
+        config: Any,
+        device: torch.device,
+        tokenizer: Tokenizer,
+    ) -> None:
         self._source = source
         self._name = name
         self._options = options
@@ -102,13 +128,13 @@ class TransformerModel:
         return _original_positions(self._text) or _positions(self._text)
 
     def state_bytes(self, tokens: int) -> int:
-        """Cache after `tokens` tokens, in bytes, without loading weights; the buffers of growing layers may hold a quarter more."""
+        """Cache after `tokens` tokens, in bytes, found without weights; growing buffers may hold a quarter more."""
         return sum(layer.at(tokens) for layer in self._footprints)
 
     def identity(self) -> Mapping[str, Any]:
         """What decides the answers, for the manifest. Reads the weight files once, to hash them."""
         own = {
-            "source": self._source,
+            "model": self._name,
             "class": type(self._loaded).__name__ if "_loaded" in vars(self) else _architecture(self._config),
             "model_type": self._config.model_type,
             "device": str(self._device),
@@ -132,8 +158,10 @@ class TransformerModel:
     @cached_property
     def _loaded(self) -> Any:
         if self._options.beyond_limit and not _extrapolates(self._text):
-            raise ModelError(f"`{self._source}` has {_positions(self._text)} learned positions and none beyond; leave out "
-                             "--beyond-limit")
+            raise ModelError(
+                f"`{self._source}` has {_positions(self._text)} learned positions and none beyond; "
+                "leave out --beyond-limit"
+            )
         return _load(self._source, self._options, self._config, self._dtype, self._device)
 
     @cached_property
@@ -148,17 +176,17 @@ class TransformerModel:
         return self._options.chunk or _CHUNK.get(self._device.type, 512)
 
     @cached_property
-    def _probes(self) -> list[CachedSession]:
+    def _probes(self) -> tuple[CachedSession, CachedSession]:
         return _probe(self._config, self._options, self._tokenizer, self._dtype, 1)
 
     @cached_property
     def _footprints(self) -> list[Footprint]:
-        probes, tokens = self._probes, 1
-        if unknown_layers(probes[0].cache):
+        (once, twice), tokens = self._probes, 1
+        if unknown_layers(once.cache):
             # Such states may grow in steps (compressed blocks), which one token does not show.
             tokens = _LONG_PROBE
-            probes = _probe(self._config, self._options, self._tokenizer, self._dtype, tokens)
-        return footprints(*(probe.cache for probe in probes), tokens)
+            once, twice = _probe(self._config, self._options, self._tokenizer, self._dtype, tokens)
+        return footprints(once.cache, twice.cache, tokens)
 
     @property
     def _eos(self) -> frozenset[int]:
@@ -172,13 +200,20 @@ class TransformerModel:
 class CachedSession(ForwardSession):
     """A Session over a model of transformers and its cache."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, device: torch.device, eos: frozenset[int], chunk: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, device: torch.device, eos: frozenset[int], chunk: int
+    ) -> None:
         super().__init__(tokenizer, device, model.get_input_embeddings().weight.shape[0], eos, chunk)
         self._model = model
         parameters = inspect.signature(model.forward).parameters
-        self._cache_name = next((n for n in _CACHE_NAMES if n in parameters), None)
-        self._keeps = "logits_to_keep" in parameters
+        self._cache_name = next((n for n in _CACHE_NAMES if n in parameters), "")
+        self._takes_positions = "position_ids" in parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._takes_cache = bool(self._cache_name) and type(model)._supports_default_dynamic_cache()
+        self._returns_cache = True
+        self._stateful = [m for m in model.modules() if _MODULE_STATES & vars(m).keys()]
         self._cache: Any = None
+        self._clear()
         self._told = False
 
     @property
@@ -187,39 +222,62 @@ class CachedSession(ForwardSession):
         return self._cache
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
-        if self._cache is None and type(self._model)._supports_default_dynamic_cache():
+        if self._cache is None and self._takes_cache:
             self._cache = new_cache(self._model.config)
         return self._call(ids, keep)
 
     def _forward_whole(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._call(ids, 1)
+        if self._returns_cache:
+            logits = self._call(ids, 1)
+            if self._cache is not None:
+                return logits
+            # RecurrentGemma fills a cache and does not hand it out: it has to be given an empty one.
+            self._returns_cache = False
+        return self._forward(ids, 1)
 
     def _call(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
-        arguments: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
-        if self._cache is not None and self._cache_name:
+        arguments: dict[str, Any] = {"input_ids": ids[None], "use_cache": True}
+        if self._cache is not None:
             arguments[self._cache_name] = self._cache
-        output = self._model(input_ids=ids[None], use_cache=True, **arguments)
-        self._cache = output.get(self._cache_name)
-        if self._cache is None:
-            raise ModelError(f"{type(self._model).__name__} keeps no cache between forward calls, so it cannot be read in chunks")
+        if self._keeps_logits:
+            arguments["logits_to_keep"] = keep
+        if self._takes_positions:
+            # Not every model counts on from its cache by itself (Bamba begins each call at position 0).
+            arguments["position_ids"] = torch.arange(
+                self._position, self._position + len(ids), device=ids.device
+            )[None]
+        output = self._model(**arguments)
+        self._cache = output.get(self._cache_name, self._cache)
         self._tell_unknown()
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
 
     def _tell_unknown(self) -> None:
-        if not self._told and (unknown := unknown_layers(self._cache)):
-            log.warning("%s keeps its state in %s, which can only be copied whole: marks cost memory and time",
-                        type(self._model).__name__, ", ".join(unknown))
+        if not self._told and self._cache is not None and (unknown := unknown_layers(self._cache)):
+            log.warning(
+                "%s keeps its state in %s, which can only be copied whole: marks cost memory and time",
+                type(self._model).__name__,
+                ", ".join(unknown),
+            )
         self._told = True
 
-    def _snapshot(self) -> Any:
-        return snapshot(self._cache)
+    def _snapshot(self) -> tuple[CacheMark | None, list[dict[str, Any]]]:
+        states = [
+            {name: vars(module)[name] for name in _MODULE_STATES & vars(module).keys()}
+            for module in self._stateful
+        ]
+        return snapshot(self._cache), copied(states)
 
-    def _restore(self, state: Any) -> None:
-        self._cache = restore(self._cache, state)
+    def _restore(self, state: tuple[CacheMark | None, list[dict[str, Any]]]) -> None:
+        mark, states = state
+        self._cache = restore(self._cache, mark)
+        for module, values in zip(self._stateful, copied(states), strict=True):
+            vars(module).update(values)
 
     def _clear(self) -> None:
         self._cache = None
+        for module in self._stateful:
+            vars(module).update(dict.fromkeys(_MODULE_STATES & vars(module).keys()))
 
 
 def position_limit(config: Any) -> int | None:
@@ -237,16 +295,19 @@ def position_limit(config: Any) -> int | None:
     return max(positions, int(factor * (rope.get("original_max_position_embeddings") or positions)))
 
 
-def _probe(config: Any, options: Options, tokenizer: Tokenizer, dtype: torch.dtype, tokens: int) -> list[CachedSession]:
-    """The model without weights (on torch's meta device) after `tokens` and twice as many tokens: what its state is made of."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=options.trust_remote_code)
-    sessions = []
-    for count in (tokens, 2 * tokens):
-        session = CachedSession(model.eval(), tokenizer, torch.device("meta"), frozenset(), count)
-        session.extend([np.zeros(count, np.int32)])
-        sessions.append(session)
-    return sessions
+def _probe(
+    config: Any, options: Options, tokenizer: Tokenizer, dtype: torch.dtype, tokens: int
+) -> tuple[CachedSession, CachedSession]:
+    """Sessions that have read `tokens` and twice as many tokens on torch's meta device: what the state is made of."""
+    meta = torch.device("meta")
+    with meta:
+        model = _AutoModel.from_config(
+            config, dtype=dtype, trust_remote_code=options.trust_remote_code
+        ).eval()
+        once, twice = (CachedSession(model, tokenizer, meta, frozenset(), 2 * tokens) for _ in range(2))
+        once.extend([np.zeros(tokens, np.int32)])
+        twice.extend([np.zeros(2 * tokens, np.int32)])
+    return once, twice
 
 
 def _positions(config: Any) -> int | None:
@@ -256,13 +317,18 @@ def _positions(config: Any) -> int | None:
 
 def _original_positions(config: Any) -> int | None:
     rope = getattr(config, "rope_parameters", None) or {}
-    own = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    own = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
     return int(own) if own else None
 
 
 def _extrapolates(config: Any) -> bool:
     """Whether positions are computed (RoPE, ALiBi, none) rather than looked up in a table that ends."""
-    return bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False)) or _positions(config) is None
+    return (
+        bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False))
+        or _positions(config) is None
+    )
 
 
 def _device(asked: str) -> torch.device:
@@ -273,9 +339,13 @@ def _device(asked: str) -> torch.device:
     except RuntimeError as error:
         raise ModelError(f"unknown device `{asked}`; type `--device cpu`, `cuda` or `cuda:1`") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("no CUDA device is usable here (torch.cuda.is_available() is false); type `--device cpu`")
+        raise ModelError(
+            "no CUDA device is usable here; type `--device cpu`, or install a CUDA build of torch"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"there is no `{asked}`, only {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`")
+        raise ModelError(
+            f"there is no `{asked}` among {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`"
+        )
     return device
 
 
@@ -292,13 +362,19 @@ def _dtype(asked: str, config: Any, device: torch.device) -> torch.dtype:
 def _config(source: str, options: Options) -> Any:
     where, extra = locate(source)
     try:
-        config = AutoConfig.from_pretrained(where, revision=options.revision, trust_remote_code=options.trust_remote_code, **extra)
-    except Exception as error:  # transformers raises nearly every built-in class for files that are missing or broken
-        raise ModelError(f"cannot read the config of `{source}` ({reason(error)}); type a folder that `save_pretrained` wrote, "
-                         "a hub id or a .gguf file") from error
+        config = _AutoConfig.from_pretrained(
+            where, revision=options.revision, trust_remote_code=options.trust_remote_code, **extra
+        )
+    # transformers raises nearly every built-in class for files that are missing or broken.
+    except Exception as error:
+        raise ModelError(
+            f"cannot read the config of `{source}` ({reason(error)}); "
+            "type a folder that `save_pretrained` wrote, a hub id or a .gguf file"
+        ) from error
     if _architecture(config) is None:
-        raise ModelError(f"`{source}` has model type `{config.model_type}`, which transformers does not know as a causal language "
-                         "model")
+        raise ModelError(
+            f"`{source}` has model type `{config.model_type}`, which transformers does not know as a causal language model"
+        )
     return config
 
 
@@ -306,54 +382,80 @@ def _architecture(config: Any) -> str | None:
     """Name of the causal language model's class; None if there is none."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    remote = getattr(config, "auto_map", None) or {}
-    own: str | None = remote.get("AutoModelForCausalLM") or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    return own
+    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    name: str | None = remote or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    return name
 
 
-def _tokenizer(source: str, options: Options, config: Any) -> Tokenizer:
+def _tokenizer(source: str, name: str, options: Options, config: Any) -> Tokenizer:
     if options.tokenizer is not None:
-        return open_tokenizer(options.tokenizer, trust_remote_code=options.trust_remote_code)
+        return open_tokenizer(options.tokenizer, options.tokenizer, None, options.trust_remote_code)
     folder = Path(source).expanduser()
-    if folder.is_dir() and config.get_text_config(decoder=True).vocab_size == 256 and not _has(folder, _TOKENIZER_FILES):
+    bytes_only = config.get_text_config(decoder=True).vocab_size == _BYTES
+    if bytes_only and folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         return ByteTokenizer()
-    return open_tokenizer(source, options.revision, options.trust_remote_code)
-
-
-def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+    return open_tokenizer(source, name, options.revision, options.trust_remote_code)
 
 
 def _load(source: str, options: Options, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     where, extra = locate(source)
-    if not extra:
-        extra = {"config": config}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, revision=options.revision, trust_remote_code=options.trust_remote_code,
-            attn_implementation=options.attn_implementation, output_loading_info=True,
-            device_map=None if device.type == "cpu" else {"": device}, **extra,
-        )
+        with quiet_loading():
+            model, report = _AutoModel.from_pretrained(
+                where,
+                dtype=dtype,
+                revision=options.revision,
+                trust_remote_code=options.trust_remote_code,
+                attn_implementation=options.attn_implementation,
+                output_loading_info=True,
+                device_map=None if device.type == "cpu" else {"": device},
+                **(extra or {"config": config}),
+            )
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"the weights of `{source}` do not fit into the memory of `{device}` in {dtype}; type a smaller --dtype or "
-                         "`--device cpu`") from error
-    except Exception as error:  # as above: nearly every built-in class
+        raise ModelError(
+            f"the weights of `{source}` do not fit into the memory of `{device}` in {dtype}; "
+            "type a smaller --dtype or `--device cpu`"
+        ) from error
+    # As above: nearly every built-in class.
+    except Exception as error:
         raise ModelError(f"cannot load the weights of `{source}` ({reason(error)})") from error
-    lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if lacking:
+    if lacking := sorted(report["missing_keys"]):
         # transformers would go on with random numbers in their place.
-        raise ModelError(f"the weights of `{source}` lack {len(lacking)} of the model's tensors or have them in another shape "
-                         f"(`{lacking[0]}` ...); the files do not belong to this config.json")
+        raise ModelError(
+            f"the weights of `{source}` lack {len(lacking)} of the model's tensors (`{lacking[0]}` ...); "
+            "the files do not belong to this config.json"
+        )
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars of transformers: ours would be torn, and loading is short."""
+    shown = _library_log.is_progress_bar_enabled()
+    _library_log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            _library_log.enable_progress_bar()
 
 
 def _hash_weights(path: Path) -> str:
     """SHA-256 of one weight file, or of the list of several files' hashes."""
-    files = [path] if path.is_file() else next(filter(None, (sorted(path.glob(p)) for p in _WEIGHT_FILES)), [])
+    files = [path] if path.is_file() else _weight_files(path)
     digests = [_hash_file(file) for file in files]
     if len(files) == 1:
         return digests[0]
-    return hashlib.sha256("\n".join(f"{f.name} {d}" for f, d in zip(files, digests, strict=True)).encode()).hexdigest()
+    lines = [f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: safetensors where there are any."""
+    for pattern in _WEIGHT_FILES:
+        if files := sorted(folder.glob(pattern)):
+            return files
+    return []
 
 
 def _hash_file(path: Path) -> str:

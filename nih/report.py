@@ -383,7 +383,7 @@ def _annotate(ax: Axes, square: _Square, width: float, height: float) -> None:
     if text and width >= _LEAST_WIDTH:
         ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=size)
     if square.errors:
-        corner = max(0.3 * height, 4.0)
+        corner = max(0.35 * height, 5.0)
         ax.text(x + 0.46, y - 0.46, "×", ha="right", va="top", color=ink, fontsize=corner, weight="bold")
 
 

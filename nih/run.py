@@ -102,8 +102,9 @@ def prepare(options: RunOptions) -> Job:
     grid = parse(options.lengths, options.depths, options.trials)
     adapter, source = resolve_model(options.model)
     task_module = load("tasks", options.task)
-    general = {"device": options.device, "dtype": options.dtype, "tokenizer": options.tokenizer}
-    declared = option_names(adapter.Options) - set(general)
+    declared = option_names(adapter.Options)
+    general = {key: getattr(options, key) for key in ("device", "dtype", "tokenizer", "beyond_limit") if key in declared}
+    declared -= set(general)
     chosen = assign(options.set, option_names(task_module.Options), declared, options.task, options.model)
     model: Model = adapter.open_model(
         source, options.model, build_options(adapter.Options, {**general, **chosen.model}, f"model `{options.model}`"))

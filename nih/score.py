@@ -21,9 +21,9 @@ from nih.types import Answer
 Score = Callable[[str, Sequence[str]], float]
 """(answer, expected answers) -> [0, 1]."""
 
-_QUOTES = r"""\s"'`´‘’“”„«»*_()\[\]"""
+_QUOTES = r"""\s"'`‘’“”„«»*_()\[\]"""
 _AROUND = rf"[{_QUOTES}]*"
-_AFTER = rf"[{_QUOTES}.,;:!?…]*"
+_AFTER = rf"[{_QUOTES}.,;:!?]*"
 _SEPARATOR = re.compile(r"[,;\n]|\band\b", re.IGNORECASE)
 _RESAMPLES = 9999
 

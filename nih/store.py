@@ -73,6 +73,7 @@ def read(path: Path) -> StoredRun:
 
 def annotate(path: Path, **changes: Any) -> None:
     """Merge `changes` into a run's manifest. Raises RunLocked if a writer holds the run, StoreError."""
+    _read_manifest(path)  # a folder that is no run must not get a lock file
     with _Lock(path):
         _write_manifest(path, {**_read_manifest(path), **changes})
 
@@ -391,7 +392,7 @@ def _invocation() -> dict[str, Any]:
 def _resumed(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest with this process at its top level and the earlier ones under `earlier`."""
     now = _invocation()
-    past = {key: manifest.get(key) for key in ("nih", "command", "started", "ended", "exit_state")}
+    past = {key: manifest.get(key) for key in ("nih", "command", "machine", "started", "ended", "exit_state")}
     return {**manifest, **now, "earlier": [*manifest.get("earlier", []), past]}
 
 
@@ -400,6 +401,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
     for name in _PACKAGES:
@@ -427,6 +429,7 @@ def _commit() -> str | None:
     return head.stdout.strip() or None
 
 
+@functools.cache
 def _machine() -> dict[str, Any]:
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     return {

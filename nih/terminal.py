@@ -37,17 +37,17 @@ _SCALE = (
 
 
 def sanitize(text: str, *, lines: bool = True) -> str:
-    """Text of a model in which control, format and surrogate characters stand as escapes like `\\x1b` or `\\u202e`.
+    """Text of a model in which control, format, surrogate and non-characters stand as escapes like `\\x1b` or `\\u202e`.
 
     Line feeds and tabs stay if `lines`. Rich reads `[...]` as markup: print the result as `rich.text.Text`.
     """
     kept = "\n\t" if lines else ""
-    return "".join(c if c in kept or unicodedata.category(c) not in _INVISIBLE else _escape(c) for c in text)
+    return "".join(c.encode("unicode_escape").decode() if c not in kept and _hostile(c) else c for c in text)
 
 
-def _escape(character: str) -> str:
-    # As Python's own notation, but "\n" and "\t" keep their short names.
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+def _hostile(character: str) -> bool:
+    # The last two code points of each plane are no characters, and no XML may hold them.
+    return unicodedata.category(character) in _INVISIBLE or ord(character) & 0xFFFE == 0xFFFE
 
 
 def length_label(tokens: float) -> str:

@@ -50,7 +50,12 @@ class ByteTokenizer:
         """Text of bytes; ids beyond 255 and invalid sequences become U+FFFD."""
         values = np.asarray(ids, np.int64).reshape(-1)
         # 0xFF occurs in no valid UTF-8 text.
-        return np.where((values >= 0) & (values < 256), values, 0xFF).astype(np.uint8).tobytes().decode("utf-8", "replace")
+        return (
+            np.where((values >= 0) & (values < 256), values, 0xFF)
+            .astype(np.uint8)
+            .tobytes()
+            .decode("utf-8", "replace")
+        )
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
         """Raises ModelError: bytes have no chat template."""
@@ -113,27 +118,36 @@ class HubTokenizer:
         """
         text = _render(self._tokenizer, self._name, system, options)
         if text.count(_MARKER) != 1:
-            raise ModelError(f"the chat template of `{self._name}` shows the user's words {text.count(_MARKER)} times, "
-                             "not once; leave out --chat")
+            raise ModelError(
+                f"the chat template of `{self._name}` shows the user's words {text.count(_MARKER)} times, "
+                "not once; leave out --chat"
+            )
         before, _, after = text.partition(_MARKER)
         # The first half begins the text, so the tokeniser's own rules hold; the second stands in mid-text.
         head = _ids(self._tokenizer(before, add_special_tokens=False)["input_ids"]) if before else _ids([])
         return head, self._coder.encode_template(after)
 
 
-def open_tokenizer(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
-    """The tokeniser of a folder, hub id or .gguf file, or `byte`. Raises ModelError."""
+def open_tokenizer(
+    source: str, name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> Tokenizer:
+    """The tokeniser of a folder, hub id or .gguf file, or `byte`; `name` is what the manifest calls it. Raises ModelError."""
     if source == BYTE:
         return ByteTokenizer()
     from transformers import AutoTokenizer
 
     where, extra = locate(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code, **extra)
-    except Exception as error:  # transformers raises nearly every built-in class for files that are missing or broken
-        raise ModelError(f"no tokeniser in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
-                         "for a byte-level model") from error
-    return HubTokenizer(tokenizer, source)
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, revision=revision, trust_remote_code=trust_remote_code, **extra
+        )
+    # transformers raises nearly every built-in class for files that are missing or broken.
+    except Exception as error:
+        raise ModelError(
+            f"no tokeniser in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
+            "for a byte-level model"
+        ) from error
+    return HubTokenizer(tokenizer, name or source)
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:
@@ -197,7 +211,11 @@ class _Slow(_Coder):
         self._tokenizer = tokenizer
         self._anchor = self._raw(_ANCHOR, split_special_tokens=True)
         self._anchor_text = self._text(self._anchor)
-        rules = (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), sorted(_special_ids(tokenizer)))
+        rules = (
+            type(tokenizer).__name__,
+            sorted(tokenizer.get_vocab().items()),
+            sorted(_special_ids(tokenizer)),
+        )
         self.fingerprint = hashlib.sha256(repr(rules).encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
@@ -217,11 +235,15 @@ class _Slow(_Coder):
         alone = self._raw(text, split_special_tokens)
         if self._text(alone) == text:
             return _ids(alone)
-        raise ModelError(f"the tokeniser {type(self._tokenizer).__name__} cannot encode a piece of text by itself: what "
-                         f"stands before changes it ({text[:20]!r}); name another with `--tokenizer`")
+        raise ModelError(
+            f"the tokeniser {type(self._tokenizer).__name__} cannot encode a piece of text by itself: what "
+            f"stands before changes it ({text[:20]!r}); name another with `--tokenizer`"
+        )
 
     def _raw(self, text: str, split_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
+        ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=split_special_tokens
+        )
         return ids
 
     def _text(self, ids: list[int]) -> str:
@@ -255,8 +277,10 @@ def _opening(tokenizer: Any) -> TokenIds:
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return _ids(full[:start])
-    raise ModelError(f"the tokeniser {type(tokenizer).__name__} encodes {probe!r} as {bare} and with special tokens as {full}, "
-                     "so what it puts before a text is unclear; name another with `--tokenizer`")
+    raise ModelError(
+        f"the tokeniser {type(tokenizer).__name__} encodes {probe!r} as {bare} and with special tokens as {full}, "
+        "so what it puts before a text is unclear; name another with `--tokenizer`"
+    )
 
 
 def _mid_text(rules: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +289,9 @@ def _mid_text(rules: dict[str, Any]) -> dict[str, Any]:
     These are sentencepiece's dummy prefix (Metaspace, a Prepend normaliser, and ByteLevel's add_prefix_space), its
     counterpart in the decoder (which would drop a leading space), and stripping.
     """
-    return rules | {part: _middle(rules.get(part), part) for part in ("normalizer", "pre_tokenizer", "decoder")}
+    return rules | {
+        part: _middle(rules.get(part), part) for part in ("normalizer", "pre_tokenizer", "decoder")
+    }
 
 
 def _middle(rule: Any, part: str) -> Any:
@@ -289,12 +315,19 @@ def _middle(rule: Any, part: str) -> Any:
 
 def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) -> str:
     if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(f"the tokeniser `{name}` has no chat template; leave out --chat, or name one that has with `--tokenizer`")
+        raise ModelError(
+            f"the tokeniser `{name}` has no chat template; leave out --chat, or name one that has with `--tokenizer`"
+        )
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _MARKER})
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-    except Exception as error:  # a template is a program: it raises what its author wrote, or any of Jinja's errors
-        raise ModelError(f"the chat template of `{name}` cannot be filled in ({reason(error)})"
-                         + ("; leave out --system if it takes no system message" if system else "")) from error
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **options
+        )
+    # A template is a program: it raises what its author wrote, or any of Jinja's errors.
+    except Exception as error:
+        raise ModelError(
+            f"the chat template of `{name}` cannot be filled in ({reason(error)})"
+            + ("; leave out --system if it takes no system message" if system else "")
+        ) from error
     return text

@@ -1,0 +1,105 @@
+"""Which form of the kernels runs on which device: probed once, forced with `NIH_KERNELS`, reported by `nih doctor` and in the manifest.
+
+`cuda` three-phase parallel scan in CUDA, compiled at first use; `cpu` C++ with SIMD; `torch` vectorised pure torch, on every device;
+`reference` the sequential loop in float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from nih.errors import KernelError
+from nih.kernels import cpu_loader, cuda_loader
+
+Form = Literal["cuda", "cpu", "torch", "reference"]
+FORMS: tuple[Form, ...] = ("cuda", "cpu", "torch", "reference")
+VARIABLE = "NIH_KERNELS"
+
+
+class Choice(NamedTuple):
+    """The form that serves one type of device, and the reason."""
+
+    form: Form
+    why: str
+
+
+def requested() -> str:
+    """What `NIH_KERNELS` asks for, `auto` if it is not set. Raises KernelError for a word that is no form."""
+    word = os.environ.get(VARIABLE, "").strip().lower() or "auto"
+    if word != "auto" and word not in FORMS:
+        known = "|".join(("auto", *FORMS))
+        raise KernelError(f"`{VARIABLE}={word}` names no kernel form; set it to one of `{known}`, or unset it")
+    return word
+
+
+def choose(device_type: str) -> Choice:
+    """The form for tensors on `device_type` (`cpu`, `cuda`, ...).
+
+    Raises KernelError if `NIH_KERNELS` forces a form that is not there, or that cannot read tensors of this device.
+    """
+    return _choose(device_type, requested(), os.environ.get(cpu_loader.SIMD_VARIABLE, ""))
+
+
+@functools.cache
+def _choose(device_type: str, word: str, simd: str) -> Choice:
+    if word == "auto":
+        return _automatic(device_type)
+    if word == "torch":
+        return Choice("torch", f"forced with `{VARIABLE}`")
+    if word == "reference":
+        return Choice("reference", f"forced with `{VARIABLE}`")
+    form: Form = "cuda" if word == "cuda" else "cpu"
+    missing = _missing(form)
+    if missing:
+        raise KernelError(f"`{VARIABLE}={word}` forces kernels that cannot be used: {missing}")
+    if form != device_type:
+        raise KernelError(
+            f"`{VARIABLE}={word}` forces kernels that cannot read tensors on `{device_type}`; "
+            f"run on `--device {word}`, or set `{VARIABLE}=auto`"
+        )
+    return Choice(form, f"forced with `{VARIABLE}`")
+
+
+def _automatic(device_type: str) -> Choice:
+    if device_type not in ("cpu", "cuda"):
+        return Choice("torch", f"no kernels for `{device_type}`")
+    form: Form = "cuda" if device_type == "cuda" else "cpu"
+    missing = _missing(form)
+    if not missing:
+        return Choice(form, cuda_loader.describe() if form == "cuda" else cpu_loader.describe())
+    warnings.warn(f"the slower pure-torch kernels serve `{device_type}`: {missing}", RuntimeWarning, stacklevel=2)
+    return Choice("torch", missing)
+
+
+def _missing(form: Form) -> str:
+    """Why a form cannot be used here, and what to type; empty if it can."""
+    probe = cuda_loader.missing if form == "cuda" else cpu_loader.missing
+    return probe()
+
+
+def report() -> dict[str, Any]:
+    """For `nih doctor` and the manifest: what was asked for, what is there, and which form serves each device of this machine.
+
+    A forced form that is not there is told under its device as `error`, not raised.
+    """
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    return {
+        "requested": requested(),
+        "forms": {form: _missing(form) or "available" for form in ("cuda", "cpu")},
+        "simd": cpu_loader.describe() if not cpu_loader.missing() else None,
+        "threads": torch.get_num_threads(),
+        "devices": {device: _told(device) for device in devices},
+    }
+
+
+def _told(device: str) -> dict[str, str]:
+    try:
+        form, why = choose(device)
+    except KernelError as error:
+        return {"form": "none", "error": str(error)}
+    return {"form": form, "why": why}

@@ -1,0 +1,397 @@
+// WKV4, selective scan and causal convolution for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
+//
+// Every row is folded chunk by chunk in the same way whether its chunks are computed one after the other (each thread has its own rows and
+// channels) or side by side (threads share a row's time); so the bits of a result don't depend on the number of threads.
+#include "core.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int BLOCK = 64;  // channels that one task works on: whole cache lines of a row for every storage type
+constexpr int AHEAD = 8;   // rows that are prefetched ahead: rows are far apart, which no hardware prefetcher follows
+constexpr int ROWS = 64;   // steps of the scan whose inputs are staged in the first-level cache
+
+struct Part {  // what a task works on
+    i64 row, channel, t0, steps;
+    int channels;
+};
+
+struct ScanRows {  // staged inputs: delta, delta u, y (ROWS, W) and B, C (ROWS, N)
+    float *delta, *du, *y, *B, *C;
+};
+
+typedef void (*WkvSpan)(const Wkv4Args &, Part, const float *, const float *, float *, float *);
+typedef void (*ScanSpan)(const ScanArgs &, Part, const float *, float *, float *, ScanRows);
+
+struct Typed {
+    WkvSpan wkv_summarise, wkv_replay, wkv_both;
+    ScanSpan scan_summarise, scan_replay, scan_both;
+    void (*conv)(const ConvArgs &, Part, const float *, const float *);
+    void (*conv_state)(const ConvArgs &, Part, i64);
+};
+
+struct Path {
+    Typed types[3];
+    void (*wkv_fold)(const float *, i64, float *, const float *);
+    void (*scan_fold)(const float *, i64, float *, const float *);
+};
+
+#define NIH_PATH portable
+#define NIH_WIDTH 4
+#define NIH_TARGET
+#include "cpu_simd.h"
+
+#if defined(__x86_64__)
+#define NIH_PATH avx2
+#define NIH_WIDTH 8
+#define NIH_TARGET __attribute__((target("avx2,fma,f16c")))
+#include "cpu_simd.h"
+
+#define NIH_PATH avx512
+#define NIH_WIDTH 16
+#define NIH_TARGET __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
+#include "cpu_simd.h"
+#endif
+
+const Path &path_of(i64 simd) {
+#if defined(__x86_64__)
+    if (simd == 2) return avx512::path;
+    if (simd == 1) return avx2::path;
+#endif
+    return portable::path;
+}
+
+// Decaying states end among the denormals, which some CPUs handle a hundred times slower: there they are zeros.
+class FlushDenormals {
+#if defined(__x86_64__)
+    unsigned before;
+
+  public:
+    explicit FlushDenormals(i64 simd) : before(_mm_getcsr()) {
+        if (simd) _mm_setcsr(before | 0x8040);
+    }
+    ~FlushDenormals() { _mm_setcsr(before); }
+#else
+  public:
+    explicit FlushDenormals(i64) {}
+#endif
+};
+
+struct Tasks {  // how a call is cut: rows x blocks of channels, and maybe chunks of time
+    i64 rows, channels, chunk, per_row, threads;
+    bool split_time;
+
+    Tasks(i64 rows_, i64 channels_, i64 steps, i64 chunk_, i64 threads_, i64 work)
+        : rows(rows_), channels(channels_), chunk(chunk_), per_row((channels_ + BLOCK - 1) / BLOCK) {
+        threads = work < 1 << 15 ? 1 : threads_;
+        split_time = threads >= 2 * count() && steps >= 2 * chunk;
+    }
+    i64 count() const { return rows * per_row; }
+    Part at(i64 task) const {
+        const i64 first = task % per_row * BLOCK;
+        return {task / per_row, first, 0, 0, (int)std::min<i64>(BLOCK, channels - first)};
+    }
+};
+
+void gather(float *to, const float *from, i64 stride, int count, float scale = 1.0f) {
+    for (int i = 0; i < BLOCK; i++) to[i] = i < count && from ? from[i * stride] * scale : 0.0f;
+}
+
+void wkv_begin(float *state) {
+    std::fill(state, state + 2 * BLOCK, 0.0f);
+    std::fill(state + 2 * BLOCK, state + 3 * BLOCK, NIH_LOWEST);
+}
+
+void wkv_load_state(const Wkv4Args &g, Part at, float *state) {
+    wkv_begin(state);
+    if (!g.state) return;
+    for (int i = 0; i < 3; i++)
+        std::copy_n(g.state + (at.row * 3 + i) * g.C + at.channel, at.channels, state + i * BLOCK);
+    for (int c = 0; c < BLOCK; c++) state[2 * BLOCK + c] = std::max(state[2 * BLOCK + c], NIH_LOWEST);
+}
+
+void wkv_store_state(const Wkv4Args &g, Part at, const float *state) {
+    for (int i = 0; i < 3; i++)
+        std::copy_n(state + i * BLOCK, at.channels, g.state_out + (at.row * 3 + i) * g.C + at.channel);
+}
+
+void clear_rows(void *y, i64 row_stride, i64 step_stride, i64 item, Part at, i64 from, i64 to) {
+    for (i64 t = from; t < to; t++)
+        std::memset((char *)y + (at.row * row_stride + t * step_stride + at.channel) * item, 0, at.channels * item);
+}
+
+i64 item_size(i64 dtype) { return dtype == NIH_F32 ? 4 : 2; }
+
+void wkv_rows(const Wkv4Args &g, const Tasks &tasks) {
+    const Path &path = path_of(g.simd);
+    const Typed &typed = path.types[g.dtype];
+#pragma omp parallel for schedule(dynamic) num_threads((int)tasks.threads) if (tasks.threads > 1)
+    for (i64 task = 0; task < tasks.count(); task++) {
+        FlushDenormals guard(g.simd);
+        Part at = tasks.at(task);
+        float w[BLOCK], u[BLOCK], state[3 * BLOCK], own[3 * BLOCK];
+        gather(w, g.w + at.channel, 1, at.channels);
+        gather(u, g.u + at.channel, 1, at.channels);
+        wkv_load_state(g, at, state);
+        const i64 length = nih_row_length(g.lengths, at.row, g.T);
+        for (at.t0 = 0; at.t0 < length; at.t0 += WKV4_CHUNK) {
+            at.steps = std::min<i64>(WKV4_CHUNK, length - at.t0);
+            if (at.steps < WKV4_CHUNK) {
+                typed.wkv_replay(g, at, w, u, state, own);
+                break;
+            }
+            float replayed[3 * BLOCK];
+            std::copy_n(state, 3 * BLOCK, replayed);
+            wkv_begin(own);
+            typed.wkv_both(g, at, w, u, replayed, own);
+            path.wkv_fold(w, WKV4_CHUNK, state, own);
+        }
+        wkv_store_state(g, at, state);
+        clear_rows(g.y, g.y_b, g.y_t, item_size(g.dtype), at, length, g.T);
+    }
+}
+
+void wkv_time(const Wkv4Args &g, const Tasks &tasks) {
+    const Path &path = path_of(g.simd);
+    const Typed &typed = path.types[g.dtype];
+    const i64 chunks = (g.T + WKV4_CHUNK - 1) / WKV4_CHUNK, size = 3 * BLOCK;
+    std::vector<float> summary(tasks.count() * (chunks + 1) * size);
+#pragma omp parallel num_threads((int)tasks.threads)
+    {
+        FlushDenormals guard(g.simd);
+        float w[BLOCK], u[BLOCK], unused[3 * BLOCK] = {};
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < tasks.count() * chunks; i++) {
+            Part at = tasks.at(i / chunks);
+            const i64 chunk = i % chunks;
+            at.t0 = chunk * WKV4_CHUNK;
+            at.steps = WKV4_CHUNK;
+            if (at.t0 + at.steps > nih_row_length(g.lengths, at.row, g.T)) continue;
+            gather(w, g.w + at.channel, 1, at.channels);
+            float *own = summary.data() + (i / chunks * (chunks + 1) + chunk) * size;
+            wkv_begin(own);
+            typed.wkv_summarise(g, at, w, u, unused, own);
+        }
+#pragma omp for schedule(dynamic)
+        for (i64 task = 0; task < tasks.count(); task++) {
+            Part at = tasks.at(task);
+            gather(w, g.w + at.channel, 1, at.channels);
+            float *own = summary.data() + task * (chunks + 1) * size, state[3 * BLOCK], before[3 * BLOCK];
+            wkv_load_state(g, at, state);
+            const i64 whole = nih_row_length(g.lengths, at.row, g.T) / WKV4_CHUNK;
+            for (i64 chunk = 0; chunk < whole; chunk++, own += size) {
+                std::copy_n(state, size, before);
+                path.wkv_fold(w, WKV4_CHUNK, state, own);
+                std::copy_n(before, size, own);
+            }
+            std::copy_n(state, size, own);
+            wkv_store_state(g, at, state);
+        }
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < tasks.count() * chunks; i++) {
+            Part at = tasks.at(i / chunks);
+            const i64 chunk = i % chunks, length = nih_row_length(g.lengths, at.row, g.T);
+            at.t0 = chunk * WKV4_CHUNK;
+            at.steps = std::max<i64>(0, std::min<i64>(WKV4_CHUNK, length - at.t0));
+            gather(w, g.w + at.channel, 1, at.channels);
+            gather(u, g.u + at.channel, 1, at.channels);
+            float *state = summary.data() + (i / chunks * (chunks + 1) + chunk) * size;
+            typed.wkv_replay(g, at, w, u, state, unused);
+            if (at.steps && at.steps < WKV4_CHUNK) wkv_store_state(g, at, state);
+            clear_rows(g.y, g.y_b, g.y_t, item_size(g.dtype), at, at.t0 + at.steps, std::min(g.T, at.t0 + WKV4_CHUNK));
+        }
+    }
+}
+
+struct ScanScratch {  // one thread's staged inputs and decay rates
+    std::vector<float> memory;
+    float *rate;
+    ScanRows rows;
+
+    explicit ScanScratch(i64 N) : memory(N * BLOCK + 3 * ROWS * 16 + 2 * ROWS * N) {
+        rate = memory.data();
+        rows.delta = rate + N * BLOCK;
+        rows.du = rows.delta + ROWS * 16;
+        rows.y = rows.du + ROWS * 16;
+        rows.B = rows.y + ROWS * 16;
+        rows.C = rows.B + ROWS * N;
+    }
+    void load_rate(const ScanArgs &g, Part at) {
+        for (i64 n = 0; n < g.N; n++)
+            gather(rate + n * BLOCK, g.A + at.channel * g.N + n, g.N, at.channels, 1.44269504f);
+    }
+};
+
+void scan_load_state(const ScanArgs &g, Part at, float *state) {
+    for (i64 n = 0; n < g.N; n++)
+        gather(state + n * BLOCK, g.state ? g.state + (at.row * g.N + n) * g.channels + at.channel : nullptr, 1, at.channels);
+}
+
+void scan_store_state(const ScanArgs &g, Part at, const float *state) {
+    for (i64 n = 0; n < g.N; n++)
+        std::copy_n(state + n * BLOCK, at.channels, g.state_out + (at.row * g.N + n) * g.channels + at.channel);
+}
+
+void scan_rows(const ScanArgs &g, const Tasks &tasks) {
+    const Path &path = path_of(g.simd);
+    const Typed &typed = path.types[g.dtype];
+    const i64 size = g.N * BLOCK;
+#pragma omp parallel num_threads((int)tasks.threads) if (tasks.threads > 1)
+    {
+        FlushDenormals guard(g.simd);
+        ScanScratch scratch(g.N);
+        std::vector<float> memory(3 * size + BLOCK);
+        float *state = memory.data(), *replayed = state + size, *own = replayed + size;
+#pragma omp for schedule(dynamic)
+        for (i64 task = 0; task < tasks.count(); task++) {
+            Part at = tasks.at(task);
+            scratch.load_rate(g, at);
+            scan_load_state(g, at, state);
+            const i64 length = nih_row_length(g.lengths, at.row, g.T);
+            for (at.t0 = 0; at.t0 < length; at.t0 += SCAN_CHUNK) {
+                at.steps = std::min<i64>(SCAN_CHUNK, length - at.t0);
+                if (at.steps < SCAN_CHUNK) {
+                    typed.scan_replay(g, at, scratch.rate, state, own, scratch.rows);
+                    break;
+                }
+                std::copy_n(state, size, replayed);
+                std::fill_n(own, size + BLOCK, 0.0f);
+                typed.scan_both(g, at, scratch.rate, replayed, own, scratch.rows);
+                path.scan_fold(scratch.rate, g.N, state, own);
+            }
+            scan_store_state(g, at, state);
+            clear_rows(g.y, g.y_b, g.y_t, item_size(g.dtype), at, length, g.T);
+        }
+    }
+}
+
+void scan_time(const ScanArgs &g, const Tasks &tasks) {
+    const Path &path = path_of(g.simd);
+    const Typed &typed = path.types[g.dtype];
+    const i64 chunks = (g.T + SCAN_CHUNK - 1) / SCAN_CHUNK, state_size = g.N * BLOCK, size = state_size + BLOCK;
+    std::vector<float> summary(tasks.count() * (chunks + 1) * size);
+#pragma omp parallel num_threads((int)tasks.threads)
+    {
+        FlushDenormals guard(g.simd);
+        ScanScratch scratch(g.N);
+        std::vector<float> memory(2 * size);
+        float *state = memory.data(), *before = state + size;
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < tasks.count() * chunks; i++) {
+            Part at = tasks.at(i / chunks);
+            const i64 chunk = i % chunks;
+            at.t0 = chunk * SCAN_CHUNK;
+            at.steps = SCAN_CHUNK;
+            if (at.t0 + at.steps > nih_row_length(g.lengths, at.row, g.T)) continue;
+            scratch.load_rate(g, at);
+            typed.scan_summarise(g, at, scratch.rate, state, summary.data() + (i / chunks * (chunks + 1) + chunk) * size, scratch.rows);
+        }
+#pragma omp for schedule(dynamic)
+        for (i64 task = 0; task < tasks.count(); task++) {
+            Part at = tasks.at(task);
+            scratch.load_rate(g, at);
+            scan_load_state(g, at, state);
+            float *own = summary.data() + task * (chunks + 1) * size;
+            const i64 whole = nih_row_length(g.lengths, at.row, g.T) / SCAN_CHUNK;
+            for (i64 chunk = 0; chunk < whole; chunk++, own += size) {
+                std::copy_n(state, state_size, before);
+                path.scan_fold(scratch.rate, g.N, state, own);
+                std::copy_n(before, state_size, own);
+            }
+            std::copy_n(state, state_size, own);
+            scan_store_state(g, at, state);
+        }
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < tasks.count() * chunks; i++) {
+            Part at = tasks.at(i / chunks);
+            const i64 chunk = i % chunks, length = nih_row_length(g.lengths, at.row, g.T);
+            at.t0 = chunk * SCAN_CHUNK;
+            at.steps = std::max<i64>(0, std::min<i64>(SCAN_CHUNK, length - at.t0));
+            scratch.load_rate(g, at);
+            float *prefix = summary.data() + (i / chunks * (chunks + 1) + chunk) * size;
+            typed.scan_replay(g, at, scratch.rate, prefix, before, scratch.rows);
+            if (at.steps && at.steps < SCAN_CHUNK) scan_store_state(g, at, prefix);
+            clear_rows(g.y, g.y_b, g.y_t, item_size(g.dtype), at, at.t0 + at.steps, std::min(g.T, at.t0 + SCAN_CHUNK));
+        }
+    }
+}
+
+void conv_tasks(const ConvArgs &g, const Tasks &tasks) {
+    const Typed &typed = path_of(g.simd).types[g.dtype];
+    const i64 chunks = std::max<i64>(1, (g.T + tasks.chunk - 1) / tasks.chunk);
+#pragma omp parallel num_threads((int)tasks.threads) if (tasks.threads > 1)
+    {
+        FlushDenormals guard(g.simd);
+        std::vector<float> taps(g.K * BLOCK), bias(BLOCK);
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < tasks.count() * chunks; i++) {
+            Part at = tasks.at(i / chunks);
+            const i64 chunk = i % chunks, length = nih_row_length(g.lengths, at.row, g.T);
+            at.t0 = chunk * tasks.chunk;
+            at.steps = std::max<i64>(0, std::min<i64>(tasks.chunk, length - at.t0));
+            for (i64 j = 0; j < g.K; j++) gather(taps.data() + j * BLOCK, g.w + at.channel * g.K + j, g.K, at.channels);
+            gather(bias.data(), g.bias ? g.bias + at.channel : nullptr, 1, at.channels);
+            typed.conv(g, at, taps.data(), bias.data());
+            if (chunk == 0) typed.conv_state(g, at, length);
+            clear_rows(g.y, g.y_b, g.y_t, item_size(g.dtype), at, at.t0 + at.steps, std::min(g.T, at.t0 + tasks.chunk));
+        }
+    }
+}
+
+template <class Args, class Run> int guarded(const Args *args, Run run) {
+    try {
+        run(*args);
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// The layout of the argument blocks: a loader that has another one must not call.
+int nih_abi() { return (int)(sizeof(Wkv4Args) << 20 | sizeof(ScanArgs) << 10 | sizeof(ConvArgs)); }
+
+// Best path that this processor runs: 0 portable, 1 AVX2 with FMA and F16C, 2 AVX-512 F, BW, DQ and VL.
+int nih_simd() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
+#else
+    return 0;
+#endif
+}
+
+// Each returns 0, or 1 if there is no memory for the scratch space.
+int nih_wkv4(const Wkv4Args *args) {
+    return guarded(args, [](const Wkv4Args &g) {
+        const Tasks tasks(g.B, g.C, g.T, WKV4_CHUNK, g.threads, g.B * g.T * g.C);
+        tasks.split_time ? wkv_time(g, tasks) : wkv_rows(g, tasks);
+    });
+}
+
+int nih_selective_scan(const ScanArgs *args) {
+    return guarded(args, [](const ScanArgs &g) {
+        const Tasks tasks(g.B, g.channels, g.T, SCAN_CHUNK, g.threads, g.B * g.T * g.channels * g.N);
+        tasks.split_time ? scan_time(g, tasks) : scan_rows(g, tasks);
+    });
+}
+
+int nih_causal_conv1d(const ConvArgs *args) {
+    return guarded(args, [](const ConvArgs &g) { conv_tasks(g, Tasks(g.B, g.D, g.T, 1024, g.threads, g.B * g.T * g.D)); });
+}
+
+}

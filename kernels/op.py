@@ -1,0 +1,117 @@
+"""What the ops have in common: registration with torch.library, the contract of their arguments, the refusal of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nih.errors import KernelError
+from nih.kernels import backend
+from nih.kernels.layout import DTYPES
+
+Form = Callable[..., tuple[Tensor, Tensor]]
+_LIBRARY = torch.library.Library("nih", "DEF")
+_DEVICES = ("CPU", "CUDA", "MPS", "XPU")
+
+
+def register(name: str, schema: str, forms: Mapping[backend.Form, Form], fake: Form) -> Form:
+    """Register `nih::<name>`: the chosen form on each device, shapes for tracing, and a refusal under autograd.
+
+    Returns the op. Its results are always fresh tensors.
+    """
+    _LIBRARY.define(f"{name}{schema}")
+    op = getattr(torch.ops.nih, name).default
+
+    def run(*args: Any) -> tuple[Tensor, Tensor]:
+        device = next(a for a in args if isinstance(a, Tensor)).device
+        return forms[backend.choose(device.type).form](*args)
+
+    def refuse(*args: Any) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            raise KernelError(
+                f"`{name}` has no gradient, but an argument requires one; "
+                f"call it under `torch.no_grad()`, or train with `{name}_torch`"
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            result: tuple[Tensor, Tensor] = op(*args)
+        return result
+
+    for device in _DEVICES:
+        _LIBRARY.impl(name, run, device)
+    _LIBRARY.impl(name, refuse, "Autograd")
+    torch.library.register_fake(f"nih::{name}", fake, lib=_LIBRARY)
+    return op  # type: ignore[no-any-return]
+
+
+def expect(condition: bool, op: str, sentence: str) -> None:
+    """Raise KernelError unless the caller kept its side of the contract."""
+    if not condition:
+        raise KernelError(f"`{op}` {sentence}")
+
+
+def expect_shape(op: str, name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise KernelError unless `tensor`, where given, has exactly `shape`."""
+    if tensor is not None and tuple(tensor.shape) != shape:
+        raise KernelError(f"`{op}` takes `{name}` of shape {shape}, but got {tuple(tensor.shape)}")
+
+
+def expect_sequence(op: str, name: str, tensor: Tensor) -> None:
+    """Raise KernelError unless `tensor` is (B, T, channels) of a type that the kernels read."""
+    expect(tensor.dim() == 3, op, f"takes `{name}` of shape (B, T, channels), but got {tuple(tensor.shape)}")
+    expect(
+        tensor.dtype in DTYPES,
+        op,
+        f"takes `{name}` in float32, bfloat16 or float16, but got {tensor.dtype}; convert it, "
+        f"or call `{op}_torch` or `{op}_reference` for float64",
+    )
+
+
+def expect_one_device(op: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise KernelError unless all the given tensors lie on one device."""
+    placed = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(placed.values())) > 1:
+        where = ", ".join(f"`{name}` on {device}" for name, device in placed.items())
+        raise KernelError(f"`{op}` takes tensors of one device, but got {where}; move them with `.to(device)`")
+
+
+def expect_lengths(op: str, lengths: Tensor | None, rows: int) -> None:
+    """Raise KernelError unless `lengths`, where given, holds one integer a row. The kernels clamp its values to [0, T]."""
+    expect_shape(op, "lengths", lengths, (rows,))
+    if lengths is not None:
+        integral = lengths.dtype in (torch.int32, torch.int64)
+        expect(integral, op, f"takes `lengths` in int32 or int64, but got {lengths.dtype}")
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The tensor with contiguous channels; any batch and time stride stays as it is, without a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Weights and states as the kernels read them: float32, contiguous."""
+    return tensor.to(torch.float32).contiguous()
+
+
+def plain_or_none(tensor: Tensor | None) -> Tensor | None:
+    """`plain`, where there is a tensor."""
+    return None if tensor is None else plain(tensor)
+
+
+def whole_numbers(lengths: Tensor | None) -> Tensor | None:
+    """Lengths as the kernels read them: int64, contiguous."""
+    return None if lengths is None else lengths.to(torch.int64).contiguous()
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Address of the first element, None where there is no tensor."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def within(lengths: Tensor | None, steps: int) -> Tensor | None:
+    """(B, T) true where a row has not ended yet; None where all rows are whole."""
+    if lengths is None:
+        return None
+    return torch.arange(steps, device=lengths.device) < lengths[:, None]
