@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
+from transformers import cache_utils
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicCache,
     DynamicIndexedLayer,
     DynamicLayer,
@@ -98,6 +98,8 @@ _CROPPED = (DynamicLayer, GrowingLayer, DynamicIndexedLayer)
 _WINDOWED = (DynamicSlidingWindowLayer,)
 _COPIED = (LinearAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer)
 _KV = frozenset({"keys", "values"})
+_EMPTY: Any = getattr(cache_utils, "DummyLayer", None)
+"""Stands for layers without any state; transformers before 5.20 has no such class."""
 
 
 def new_cache(config: Any) -> DynamicCache:
@@ -119,14 +121,14 @@ def sharing(cache: Any) -> Sharing:
     """What a mark on this cache costs."""
     if type(cache) is not DynamicCache:
         return "copy-all"
-    return "crop" if all(type(layer) in (*_CROPPED, DummyLayer) for layer in cache.layers) else "copy-part"
+    return "crop" if all(type(layer) in (*_CROPPED, _EMPTY) for layer in cache.layers) else "copy-part"
 
 
 def unknown_layers(cache: Any) -> list[str]:
     """Names of the classes that can only be copied deeply."""
     if type(cache) is not DynamicCache:
         return [type(cache).__name__]
-    known = (*_CROPPED, *_WINDOWED, *_COPIED, LinearAttentionAndFullAttentionLayer, DummyLayer)
+    known = (*_CROPPED, *_WINDOWED, *_COPIED, LinearAttentionAndFullAttentionLayer, _EMPTY)
     return sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in known})
 
 
@@ -195,7 +197,7 @@ def restore(cache: Any, mark: CacheMark | None) -> Any:
 
 def _snapshot_layer(layer: Any) -> _LayerMark:
     kind = type(layer)
-    if kind is DummyLayer:
+    if kind is _EMPTY:
         return _LayerMark(0, {})
     if kind in _CROPPED:
         return _LayerMark(layer.get_seq_length(), {})
@@ -221,7 +223,7 @@ def _restore_layer(layer: Any, mark: _LayerMark) -> None:
     elif kind is LinearAttentionAndFullAttentionLayer:
         DynamicLayer.crop(layer, mark.length - layer.get_seq_length())
         vars(layer).update(copied(mark.values))
-    elif kind is not DummyLayer:
+    elif kind is not _EMPTY:
         vars(layer).update(copy.deepcopy(dict(mark.values)))
 
 

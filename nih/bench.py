@@ -41,15 +41,32 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
         job.model.teach(job.samples)
     session = job.model.session()
     asker = Asker(session, job.model.tokenizer, likelihood=False, timeout=None)
-    shared, alone, generate = Way("shared prefixes (--share always)"), Way("each prompt alone (--share never)"), Way("transformers generate")
+    shared, alone, generate = (
+        Way("shared prefixes (--share always)"),
+        Way("each prompt alone (--share never)"),
+        Way("transformers generate"),
+    )
     library = getattr(session, "model", None) if with_generate else None
     if with_generate and library is None:
         say(f"model `{options.model}` is not one of transformers' own, so its `generate` is left out")
-    trials = [tuple(group) for _, group in groupby(sorted(job.plan.samples, key=lambda s: s.trial), key=lambda s: s.trial)]
+    trials = [
+        tuple(group)
+        for _, group in groupby(sorted(job.plan.samples, key=lambda s: s.trial), key=lambda s: s.trial)
+    ]
     _warm_up(asker, trials[0])
     for number, samples in enumerate(trials):
-        _timed(shared, samples, plan(samples).planned_tokens, lambda s: Walk(asker, shared.clock).answers(plan(s)))
-        _timed(alone, samples, plan(samples).naive_tokens, lambda s: one_by_one(Walk(asker, alone.clock), s, whole=False))
+        _timed(
+            shared,
+            samples,
+            plan(samples).planned_tokens,
+            lambda s: Walk(asker, shared.clock).answers(plan(s)),
+        )
+        _timed(
+            alone,
+            samples,
+            plan(samples).naive_tokens,
+            lambda s: one_by_one(Walk(asker, alone.clock), s, whole=False),
+        )
         if library is not None:
             _generate(generate, library, job, samples)
         say(f"trial {number + 1} of {len(trials)} measured")
@@ -62,13 +79,17 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
 def table(ways: Sequence[Way]) -> list[str]:
     """Lines of the comparison; the ratios are each way's figure over that of the first."""
     first = ways[0]
-    lines = [f"{'way':36} {'tokens':>9} {'prefill s':>10} {'wall s':>8} {'tokens x':>9} {'prefill x':>10} {'wall x':>7} {'same answers':>13}"]
+    lines = [
+        f"{'way':36} {'tokens':>9} {'prefill s':>10} {'wall s':>8} {'tokens x':>9} {'prefill x':>10} {'wall x':>7} {'same answers':>13}"
+    ]
     for way in ways:
         same = sum(way.answers[i] == first.answers[i] for i in first.answers)
         prefill = f"{way.clock.prefill:10.2f}" if way.clock.prefill else f"{'-':>10}"
         ratio = f"{way.clock.prefill / first.clock.prefill:10.2f}" if way.clock.prefill else f"{'-':>10}"
-        lines.append(f"{way.name:36} {way.tokens:9,} {prefill} {way.wall:8.2f} {way.tokens / first.tokens:9.2f} {ratio} "
-                     f"{way.wall / first.wall:7.2f} {same:>6} of {len(first.answers)}")
+        lines.append(
+            f"{way.name:36} {way.tokens:9,} {prefill} {way.wall:8.2f} {way.tokens / first.tokens:9.2f} {ratio} "
+            f"{way.wall / first.wall:7.2f} {same:>6} of {len(first.answers)}"
+        )
     return lines
 
 
@@ -87,7 +108,9 @@ def startup(show: Print, repeats: int = 7) -> float:
     return medians["nih --help"]
 
 
-def _timed(way: Way, samples: Sequence[Sample], tokens: int, answer: Callable[[Sequence[Sample]], Iterable[Any]]) -> None:
+def _timed(
+    way: Way, samples: Sequence[Sample], tokens: int, answer: Callable[[Sequence[Sample]], Iterable[Any]]
+) -> None:
     start = time.perf_counter()
     for answered in answer(samples):
         way.answers[answered.sample_id] = answered.text
@@ -105,10 +128,18 @@ def _generate(way: Way, library: Any, job: Job, samples: Sequence[Sample]) -> No
         ids = torch.from_numpy(sample.prompt.ids().astype("int64"))[None].to(library.device)
         stop = StopAtText(tokenizer, ids.shape[1], sample.stop)
         with torch.inference_mode():
-            out = library.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=sample.room, do_sample=False,
-                                   stopping_criteria=[stop], pad_token_id=0)
-        text = tokenizer.decode(out[0, ids.shape[1]:].cpu().numpy())
-        way.answers[sample.id] = text[: min((text.find(s) for s in sample.stop if s in text), default=len(text))]
+            out = library.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=sample.room,
+                do_sample=False,
+                stopping_criteria=[stop],
+                pad_token_id=0,
+            )
+        text = tokenizer.decode(out[0, ids.shape[1] :].cpu().numpy())
+        way.answers[sample.id] = text[
+            : min((text.find(s) for s in sample.stop if s in text), default=len(text))
+        ]
         way.wall += time.perf_counter() - start
         way.tokens += len(sample.prompt)
 

@@ -23,7 +23,10 @@ from nih.settings import RunOptions
 
 app = typer.Typer(
     help="Measure what a language model still finds in a long context.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 bench_app = typer.Typer(help="Ratios measured side by side in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
@@ -63,10 +66,12 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
     for field in fields(RunOptions):
         kind: Any = hints[field.name]
         kind = {"set": list[str], "share": str}.get(field.name, kind)
-        default = list(field.default) if field.name == "set" else field.default
+        default: Any = field.default if field.name != "set" else []
         flag = "--" + field.name.replace("_", "-")
         shown = Annotated[kind, typer.Option(flag, help=field.metadata["help"], show_default=bool(default))]
-        parameters.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown))
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown)
+        )
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
@@ -78,7 +83,9 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(f"nih {__version__}")
         raise typer.Exit
@@ -114,8 +121,13 @@ def plan(options: RunOptions) -> None:
 
 @app.command("show")
 @_plain
-def show(folder: RunFolder, sample: Annotated[str, typer.Argument(help="The sample's id, or its beginning")],
-         prompt: Annotated[bool, typer.Option("--prompt", help="Print the prompt's text and nothing else.")] = False) -> None:
+def show(
+    folder: RunFolder,
+    sample: Annotated[str, typer.Argument(help="The sample's id, or its beginning")],
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Print the prompt's text and nothing else.")
+    ] = False,
+) -> None:
     """Show a sample: its prompt, built again byte for byte, and what was answered."""
     from nih.run import shown
 
@@ -130,11 +142,15 @@ def show(folder: RunFolder, sample: Annotated[str, typer.Argument(help="The samp
 
 @app.command("report")
 @_plain
-def report(folder: RunFolder, score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None) -> None:
+def report(
+    folder: RunFolder,
+    score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+) -> None:
     """Draw tables, heatmap and page again from the journal."""
+    from nih import store
     from nih.report import write
 
-    write(folder, score)
+    store.annotate(folder, report=write(folder, score))
     typer.echo(str(folder))
 
 
@@ -167,13 +183,19 @@ def doctor() -> None:
 
 @bench_app.command("sweep")
 @_plain
-def bench_sweep(model: Annotated[str, typer.Option(help="Any session model")] = "smollm2",
-                lengths: str = "512-2k", depths: str = "0-100:5", trials: str = "2",
-                generate: Annotated[bool, typer.Option(help="Also transformers' own generate, prompt by prompt")] = True) -> None:
+def bench_sweep(
+    model: Annotated[str, typer.Option(help="Any session model")] = "smollm2",
+    lengths: str = "512-2k",
+    depths: str = "0-100:5",
+    trials: str = "2",
+    generate: Annotated[bool, typer.Option(help="Also transformers' own generate, prompt by prompt")] = True,
+) -> None:
     """Shared prefixes against none, and against transformers' generate."""
     from nih.bench import sweep
 
-    sweep(RunOptions.of(model=model, lengths=lengths, depths=depths, trials=trials), generate, typer.echo, _say)
+    sweep(
+        RunOptions.of(model=model, lengths=lengths, depths=depths, trials=trials), generate, typer.echo, _say
+    )
 
 
 @bench_app.command("startup")
@@ -197,5 +219,3 @@ def bench_kernels() -> None:
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="nih")
-
-

@@ -1,10 +1,10 @@
 """Lengths, depths and trials: from what is typed to values, and back.
 
-    1k-128k        doubling from 1k (k = 1024, m = 1024 k); the end is included whether or not it is a doubling
-    1k-128k:15     15 lengths, evenly spaced
-    4k,32k,1000    as given
-    0-100:11       depths in percent, evenly spaced
-    5,64k:10       5 trials a cell, 10 from 64k on
+1k-128k        doubling from 1k (k = 1024, m = 1024 k); the end is included whether or not it is a doubling
+1k-128k:15     15 lengths, evenly spaced
+4k,32k,1000    as given
+0-100:11       depths in percent, evenly spaced
+5,64k:10       5 trials a cell, 10 from 64k on
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ def parse_length(text: str) -> int:
     """Read one length: `1000`, `32k`, `1.5k`, `1m`. Raises GridError."""
     match = _LENGTH.fullmatch(text.strip())
     if not match:
-        raise GridError(f"length `{text.strip()}` is not a number of tokens; type for example `1000`, `32k` or `1m`")
+        raise GridError(
+            f"length `{text.strip()}` is not a number of tokens; type for example `1000`, `32k` or `1m`"
+        )
     tokens = float(match[1]) * _UNITS[match[2].lower()]
     if tokens != int(tokens) or tokens < 1:
-        raise GridError(f"length `{text.strip()}` is {tokens:g} tokens; it must be a whole number of at least 1")
+        raise GridError(
+            f"length `{text.strip()}` is {tokens:g} tokens; it must be a whole number of at least 1"
+        )
     return int(tokens)
 
 
@@ -73,7 +77,9 @@ def parse_trials(text: str) -> Trials:
         elif base is None:
             base = _count(count, part, "trials")
         else:
-            raise GridError(f"trials `{text}` gives two counts for all lengths; type one, then `64k:10` for longer ones")
+            raise GridError(
+                f"trials `{text}` gives two counts for all lengths; type one, then `64k:10` for longer ones"
+            )
     if base is None:
         raise GridError(f"trials `{text}` has no count for the shorter lengths; type for example `5,{text}`")
     return Trials(base, tuple(sorted(steps.items())))
@@ -93,7 +99,9 @@ def _parts(text: str, what: str, example: str) -> list[str]:
 
 def _count(text: str, whole: str, what: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
-        raise GridError(f"`{text}` in {what} `{whole}` is not a count; it must be a whole number of at least 1")
+        raise GridError(
+            f"`{text}` in {what} `{whole}` is not a count; it must be a whole number of at least 1"
+        )
     return int(text)
 
 
@@ -141,15 +149,21 @@ def _depth_range(part: str) -> list[float]:
         raise GridError(f"depth range `{part}` runs backwards; type `{high_text}-{low_text}:{count}`")
     number = _count(count, part, "depths")
     if number == 1 and low != high:
-        raise GridError(f"depth range `{part}` cannot be one depth; type a count of at least 2, or a single depth")
+        raise GridError(
+            f"depth range `{part}` cannot be one depth; type a count of at least 2, or a single depth"
+        )
     # Rounded so that a depth prints and hashes alike wherever it is computed.
     return [round(float(x), 6) for x in np.linspace(low, high, number)]
 
 
 def _depth(text: str, part: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise GridError(f"depth `{text}` in `{part}` is not a percentage; type for example `0-100:11` or `0,50,100`")
+        raise GridError(
+            f"depth `{text}` in `{part}` is not a percentage; type for example `0-100:11` or `0,50,100`"
+        )
     depth = float(text)
     if depth > 100:
-        raise GridError(f"depth `{text}` in `{part}` is above 100; depths are percent of the haystack, 0 to 100")
+        raise GridError(
+            f"depth `{text}` in `{part}` is above 100; depths are percent of the haystack, 0 to 100"
+        )
     return depth

@@ -117,8 +117,10 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
         arrays += encoded
         total += sum(map(len, encoded))
     if total < tokens:
-        raise HaystackError(f"haystack `{source.name}` holds {total:,} tokens of {tokenizer.name}, the grid needs {tokens:,}; "
-                            "shorten --lengths, or give more text")
+        raise HaystackError(
+            f"haystack `{source.name}` holds {total:,} tokens of {tokenizer.name}, the grid needs {tokens:,}; "
+            "shorten --lengths, or give more text"
+        )
     return _assemble(texts, arrays)
 
 
@@ -141,7 +143,11 @@ def _assemble(texts: list[str], arrays: list[TokenIds]) -> Haystack:
 def _fold(text: str) -> str:
     """Lower case without a change of length, so that character offsets hold."""
     lowered = text.lower()
-    return lowered if len(lowered) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    return (
+        lowered
+        if len(lowered) == len(text)
+        else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    )
 
 
 def _noise(stream: int) -> Iterator[str]:
@@ -160,7 +166,9 @@ def _prose(stream: int) -> Iterator[str]:
 def _file_source(name: str) -> Source:
     path = Path(name).expanduser()
     if not path.exists():
-        raise HaystackError(f"haystack `{name}` is neither `noise` nor `prose` nor an existing path; type one of these")
+        raise HaystackError(
+            f"haystack `{name}` is neither `noise` nor `prose` nor an existing path; type one of these"
+        )
     files = _files_of(path)
     digest = hashlib.sha256()
     texts = []
@@ -190,7 +198,9 @@ def split_sentences(paragraph: str) -> list[str]:
 def _files_of(path: Path) -> list[Path]:
     if path.is_file():
         if not _ending(path):
-            raise HaystackError(f"haystack `{path}` is not a .txt, .md or .jsonl file (each may be .gz); rename or convert it")
+            raise HaystackError(
+                f"haystack `{path}` is not a .txt, .md or .jsonl file (each may be .gz); rename or convert it"
+            )
         return [path]
     found = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p))
     if not found:
@@ -216,7 +226,9 @@ def _texts(path: Path, content: bytes) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise HaystackError(f"haystack file `{path}` is not UTF-8 at byte {error.start}; convert it first") from error
+        raise HaystackError(
+            f"haystack file `{path}` is not UTF-8 at byte {error.start}; convert it first"
+        ) from error
     if _ending(path) != ".jsonl":
         return [text]
     return [_text_of(line, path, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -231,5 +243,3 @@ def _text_of(line: str, path: Path, number: int) -> str:
     except (ValueError, KeyError, TypeError):
         pass
     raise HaystackError(f"line {number} of haystack `{path}` is not a JSON string or an object with a `text`")
-
-

@@ -91,7 +91,8 @@ def plan(samples: Iterable[Sample]) -> Plan:
     naive = sum(map(len, prompts))
     if not listed:
         return Plan((), (), 0, 0, (), 0, ())
-    order = sorted(range(len(listed)), key=cmp_to_key(lambda a, b: compare(prompts[a], prompts[b])))
+    by_tokens = cmp_to_key(compare)
+    order = sorted(range(len(listed)), key=lambda i: by_tokens(prompts[i]))
     root = _tree(prompts, order)
     steps, marks = _walk(root)
     planned = sum(s.stop - s.start for s in steps if isinstance(s, Extend))
@@ -286,4 +287,3 @@ def _own_tokens(samples: Sequence[Sample], steps: Sequence[Step]) -> tuple[int, 
             if all(samples[i].cell == first.cell and samples[i].task == first.task for i in step.below):
                 own[step.below[0]] += step.stop - step.start
     return tuple(own)
-

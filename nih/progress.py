@@ -69,7 +69,10 @@ def work_of(plan: Plan) -> Vector:
 
 def work_alone(plan: Plan) -> Vector:
     """The same when every prompt is read from its beginning."""
-    return np.sum([features("prefill", len(s.prompt), len(s.prompt) // 2) + features("answer", 0, 0) for s in plan.samples], axis=0)
+    total = np.zeros(3)
+    for sample in plan.samples:
+        total += features("prefill", len(sample.prompt), len(sample.prompt) // 2) + features("answer", 0, 0)
+    return total
 
 
 class Bar:
@@ -78,14 +81,21 @@ class Bar:
     def __init__(self, work: Vector, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._forecast = Forecast(work.copy())
         self._bar = tqdm(
-            total=int(work[0]), unit="tok", unit_scale=True, file=stream or sys.stderr, disable=quiet, dynamic_ncols=True,
+            total=int(work[0]),
+            unit="tok",
+            unit_scale=True,
+            file=stream or sys.stderr,
+            disable=quiet,
+            dynamic_ncols=True,
             bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} tokens [{elapsed}{postfix}]",
         )
 
     def step(self, kind: str, tokens: int, position: int, seconds: float) -> None:
         """Count a finished piece of work."""
         self._forecast.add(features(kind, tokens, position), seconds)
-        self._bar.set_postfix_str(f"about {tqdm.format_interval(self._forecast.seconds_left())} left", refresh=False)
+        self._bar.set_postfix_str(
+            f"about {tqdm.format_interval(self._forecast.seconds_left())} left", refresh=False
+        )
         self._bar.update(tokens)
 
     def close(self) -> None:

@@ -90,8 +90,10 @@ class Builder:
             needle = self.task.needle(rng)
             if not any(haystack.holds(text, cell.length) for text in needle.avoid or needle.expected):
                 return needle
-        raise PromptError(f"haystack `{self.source.name}` holds every answer that task `{self.task.name}` drew in "
-                          f"{_REDRAWS} attempts; use another --haystack")
+        raise PromptError(
+            f"haystack `{self.source.name}` holds every answer that task `{self.task.name}` drew in "
+            f"{_REDRAWS} attempts; use another --haystack"
+        )
 
     def _assemble(self, cell: Cell, trial: int, haystack: Haystack, needle: Needle) -> Sample:
         encode = self.tokenizer.encode
@@ -99,25 +101,43 @@ class Builder:
         prefix = needle.answer_prefix
         intro = encode(needle.intro)
         hidden = encode(f" {needle.text}")
-        asked = encode(f"\n{needle.question}" if self.frame.chat or not prefix else f"\n{needle.question} {prefix}")
+        asked = encode(
+            f"\n{needle.question}" if self.frame.chat or not prefix else f"\n{needle.question} {prefix}"
+        )
         begun = encode(prefix) if self.frame.chat else np.empty(0, np.int32)
         others = [encode(f" {text}") for text in needle.distractors]
         parts = (self.frame.before, intro, hidden, asked, self.frame.after, begun, *others)
         left = cell.length - sum(map(len, parts)) - room
         if left < 0:
-            raise PromptError(f"length {format_length(cell.length)} is too short for task `{self.task.name}`: its fixed parts "
-                              f"take {cell.length - left - room} tokens and the answer {room}; type --lengths from "
-                              f"{cell.length - left} on")
+            raise PromptError(
+                f"length {format_length(cell.length)} is too short for task `{self.task.name}`: its fixed parts "
+                f"take {cell.length - left - room} tokens and the answer {room}; type --lengths from "
+                f"{cell.length - left} on"
+            )
         edge = haystack.edge_near(cell.depth / 100 * left, left)
-        body, needle_at = _interleave(haystack, left, edge, hidden, others, _rng_of(self.task_key, self.seed, cell, trial))
+        body, needle_at = _interleave(
+            haystack, left, edge, hidden, others, _rng_of(self.task_key, self.seed, cell, trial)
+        )
         needle_at += len(self.frame.before) + len(intro)
-        prompt = Prompt(tuple(p for p in (self.frame.before, intro, *body, asked, self.frame.after, begun) if len(p)))
+        prompt = Prompt(
+            tuple(p for p in (self.frame.before, intro, *body, asked, self.frame.after, begun) if len(p))
+        )
         around = self._around(haystack, edge, left, needle.text)
         return Sample(
             id=_identity(self.task.name, cell, trial, prompt, room, self.task.stop, needle.expected),
-            task=self.task.name, cell=cell, trial=trial, prompt=prompt, room=room, stop=self.task.stop,
-            actual_depth=100 * edge / left if left else 0.0, needle=needle.text, needle_at=needle_at, around=around,
-            question=needle.question, expected=needle.expected, answer_prefix=prefix,
+            task=self.task.name,
+            cell=cell,
+            trial=trial,
+            prompt=prompt,
+            room=room,
+            stop=self.task.stop,
+            actual_depth=100 * edge / left if left else 0.0,
+            needle=needle.text,
+            needle_at=needle_at,
+            around=around,
+            question=needle.question,
+            expected=needle.expected,
+            answer_prefix=prefix,
         )
 
     def _around(self, haystack: Haystack, edge: int, left: int, needle: str) -> str:
@@ -126,8 +146,14 @@ class Builder:
         return f"{before} {needle}{after}"
 
 
-def _interleave(haystack: Haystack, left: int, edge: int, hidden: TokenIds, others: list[TokenIds], rng: Random,
-                ) -> tuple[list[TokenIds], int]:
+def _interleave(
+    haystack: Haystack,
+    left: int,
+    edge: int,
+    hidden: TokenIds,
+    others: list[TokenIds],
+    rng: Random,
+) -> tuple[list[TokenIds], int]:
     """Haystack of `left` tokens with the needle at `edge` and the others at random sentence edges.
 
     Returns the pieces, and the position of the needle in them.
@@ -155,7 +181,15 @@ def _rng_of(task_key: str, seed: int, cell: Cell, trial: int) -> Random:
     return Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
 
 
-def _identity(task: str, cell: Cell, trial: int, prompt: Prompt, room: int, stop: tuple[str, ...], expected: tuple[str, ...]) -> str:
+def _identity(
+    task: str,
+    cell: Cell,
+    trial: int,
+    prompt: Prompt,
+    room: int,
+    stop: tuple[str, ...],
+    expected: tuple[str, ...],
+) -> str:
     head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected))
     digest = hashlib.blake2b(head.encode(), digest_size=8)
     for piece in prompt.pieces:

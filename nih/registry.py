@@ -55,7 +55,9 @@ def resolve_model(spec: str) -> ModelSource:
     if spec.count("/") == 1 and not spec.startswith((".", "/", "~")):
         return ModelSource(load("models", _adapter(_hub_config(spec))), spec)
     if "/" in spec or spec.startswith((".", "~")):
-        raise ModelError(f"no model at `{spec}`: the path does not exist; type a folder, a file, a hub id or a name of `nih list`")
+        raise ModelError(
+            f"no model at `{spec}`: the path does not exist; type a folder, a file, a hub id or a name of `nih list`"
+        )
     raise UnknownName.of("model", spec, names("models"), "A folder or a hub id (`owner/name`) works too")
 
 
@@ -108,7 +110,9 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 def _builtin(kind: str) -> set[str]:
     package = import_module(f"nih.{kind}")
-    return {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg}
+    return {
+        m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg
+    }
 
 
 def _plugins(kind: str) -> dict[str, EntryPoint]:
@@ -123,7 +127,9 @@ def _adapter_of(path: Path) -> str:
         return "transformer"
     config = path / "config.json"
     if not config.is_file():
-        raise ModelError(f"folder `{path}` holds no config.json; type the folder that `save_pretrained` wrote, or a .gguf file")
+        raise ModelError(
+            f"folder `{path}` holds no config.json; type the folder that `save_pretrained` wrote, or a .gguf file"
+        )
     try:
         return _adapter(json.loads(config.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -141,9 +147,15 @@ def _hub_config(repo: str) -> Mapping[str, Any]:
     from huggingface_hub import hf_hub_download
 
     try:
-        config: Mapping[str, Any] = json.loads(Path(hf_hub_download(repo, "config.json")).read_text(encoding="utf-8"))
-    except Exception as error:  # the hub's client raises a dozen unrelated classes for "not there" and "no network"
+        config: Mapping[str, Any] = json.loads(
+            Path(hf_hub_download(repo, "config.json")).read_text(encoding="utf-8")
+        )
+    except (
+        Exception
+    ) as error:  # the hub's client raises a dozen unrelated classes for "not there" and "no network"
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"cannot read config.json of `{repo}` from the hub ({type(error).__name__}: {reason}); "
-                         "check the name and the network, or type a folder") from error
+        raise ModelError(
+            f"cannot read config.json of `{repo}` from the hub ({type(error).__name__}: {reason}); "
+            "check the name and the network, or type a folder"
+        ) from error
     return config

@@ -307,8 +307,7 @@ def _figures(run: StoredRun, table: pd.DataFrame) -> tuple[bytes, bytes]:
 
 def _draw(ax: Axes, table: pd.DataFrame, training_length: int | None, heading: str) -> None:
     lengths, depths = sorted(set(table["length"])), sorted(set(table["depth"]))
-    figure = ax.get_figure(root=True)
-    assert figure is not None  # no Axes is drawn on without one
+    figure = ax.figure.canvas.figure
     grid = table.pivot(index="depth", columns="length", values="accuracy").reindex(
         index=depths, columns=lengths
     )

@@ -17,7 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from nih import store
-from nih.errors import UnknownName
+from nih.errors import SettingsDiffer, UnknownName
 from nih.grid import format_length, parse
 from nih.haystack import open_source
 from nih.plan import Plan, plan, verification
@@ -103,11 +103,18 @@ def prepare(options: RunOptions) -> Job:
     adapter, source = resolve_model(options.model)
     task_module = load("tasks", options.task)
     declared = option_names(adapter.Options)
-    general = {key: getattr(options, key) for key in ("device", "dtype", "tokenizer", "beyond_limit") if key in declared}
+    general: dict[str, Any] = {
+        key: getattr(options, key)
+        for key in ("device", "dtype", "tokenizer", "beyond_limit")
+        if key in declared
+    }
     declared -= set(general)
     chosen = assign(options.set, option_names(task_module.Options), declared, options.task, options.model)
     model: Model = adapter.open_model(
-        source, options.model, build_options(adapter.Options, {**general, **chosen.model}, f"model `{options.model}`"))
+        source,
+        options.model,
+        build_options(adapter.Options, {**general, **chosen.model}, f"model `{options.model}`"),
+    )
     task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
     task: Task = task_module.task(task_options)
     score = options.score or task.score
@@ -115,8 +122,16 @@ def prepare(options: RunOptions) -> Job:
     text = open_source(options.haystack or task.haystack)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
     task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
-    builder = Builder(task, repr((options.task, sorted(asdict(task_options).items()))), model.tokenizer, text, frame,
-                      options.seed, options.max_new_tokens, options.one_haystack)
+    builder = Builder(
+        task,
+        repr((options.task, sorted(asdict(task_options).items()))),
+        model.tokenizer,
+        text,
+        frame,
+        options.seed,
+        options.max_new_tokens,
+        options.one_haystack,
+    )
     settings = {
         **options.deciding(),
         "task_options": asdict(task_options),
@@ -139,8 +154,13 @@ def grid_settings(grid: Grid) -> dict[str, Any]:
     }
 
 
-def evaluate(options: RunOptions | None = None, *, tell: Callable[[str], None] | None = None, quiet: bool | None = None,
-             **arguments: Any) -> Run:
+def evaluate(
+    options: RunOptions | None = None,
+    *,
+    tell: Callable[[str], None] | None = None,
+    quiet: bool | None = None,
+    **arguments: Any,
+) -> Run:
     """Run a sweep, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
 
     Takes the options of `nih run` as arguments (or a ready RunOptions). `tell` gets a line for each thing the user should know
@@ -152,7 +172,11 @@ def evaluate(options: RunOptions | None = None, *, tell: Callable[[str], None] |
     hidden = not sys.stderr.isatty() if quiet is None else quiet
     started = time.perf_counter()
     job = prepare(options)
-    path = Path(options.out) if options.out else store.default_folder(RUNS, options.model, options.task, job.settings)
+    path = (
+        Path(options.out)
+        if options.out
+        else store.default_folder(RUNS, options.model, options.task, job.settings)
+    )
     with store.RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
         runner = _Runner(job, directory, say, hidden, started)
         try:
@@ -162,14 +186,16 @@ def evaluate(options: RunOptions | None = None, *, tell: Callable[[str], None] |
             raise
         from nih.report import write
 
-        write(directory.path)
+        directory.write_manifest(report=write(directory.path, job.score))
         return Run(directory.path, state)
 
 
 class _Runner:
     """One sitting at a run: what is left is answered, verified and appended."""
 
-    def __init__(self, job: Job, directory: store.RunDirectory, say: Callable[[str], None], quiet: bool, started: float) -> None:
+    def __init__(
+        self, job: Job, directory: store.RunDirectory, say: Callable[[str], None], quiet: bool, started: float
+    ) -> None:
         self.job = job
         self.directory = directory
         self.say = say
@@ -187,14 +213,23 @@ class _Runner:
         self._describe()
         for sample in job.samples:
             if not job.fits(sample) and sample.id not in self.directory.rows:
-                self._append(Answer(sample.id, "over_limit", error=f"longer than the model's {job.model.limit} positions"), "none")
+                self._append(
+                    Answer(
+                        sample.id, "over_limit", error=f"longer than the model's {job.model.limit} positions"
+                    ),
+                    "none",
+                )
         pending = [s for s in job.plan.samples if self._open(s)]
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
-            self.say(f"{left_out} of {len(job.samples)} samples are longer than the model's {job.model.limit} positions: "
-                     "`over_limit` (run them with --beyond-limit)")
+            self.say(
+                f"{left_out} of {len(job.samples)} samples are longer than the model's {job.model.limit} positions: "
+                "`over_limit` (run them with --beyond-limit)"
+            )
         if self.directory.rows and len(pending) < len(job.plan.samples):
-            self.say(f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered")
+            self.say(
+                f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered"
+            )
         if pending:
             self._answer(pending)
         state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
@@ -211,16 +246,27 @@ class _Runner:
             "verify_seconds": self.clock.verify,
         }
         times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
-        self.directory.write_manifest(exit_state=state, times=times, seconds=times["seconds"], ended=store.now())
+        self.directory.write_manifest(
+            exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
+        )
 
     def _describe(self) -> None:
         job = self.job
         self.directory.write_manifest(
-            options=asdict(job.options), model=job.options.model, tasks=[job.task_settings], grid=job.settings["grid"], seed=job.options.seed,
-            haystack=job.settings["haystack"], one_haystack=job.options.one_haystack,
+            options=asdict(job.options),
+            model=job.options.model,
+            tasks=[job.task_settings],
+            grid=job.settings["grid"],
+            seed=job.options.seed,
+            haystack=job.settings["haystack"],
+            one_haystack=job.options.one_haystack,
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
-            training_length=job.model.training_length, limit=job.model.limit, samples=len(job.samples),
-            naive_tokens=job.plan.naive_tokens, planned_tokens=job.plan.planned_tokens, exit_state="running",
+            training_length=job.model.training_length,
+            limit=job.model.limit,
+            samples=len(job.samples),
+            naive_tokens=job.plan.naive_tokens,
+            planned_tokens=job.plan.planned_tokens,
+            exit_state="running",
         )
 
     def _open(self, sample: Sample) -> bool:
@@ -245,15 +291,21 @@ class _Runner:
         asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
         walk = Walk(asker, self.clock)
         if self._sharing_failed:
-            self.say("sharing failed its verification before: prompts are read in one call each (`prefill: whole`)")
+            self.say(
+                "sharing failed its verification before: prompts are read in one call each (`prefill: whole`)"
+            )
             self._collect(walk, "whole", pending)
             return
         todo = plan(pending)
         verifier = Verifier(asker, self.clock, {})
         if job.options.share == "always":
-            self.directory.write_manifest(prefill="shared", verification={"state": "not asked", "why": "--share always"})
+            self.directory.write_manifest(
+                prefill="shared", verification={"state": "not asked", "why": "--share always"}
+            )
         elif self.directory.manifest.get("verification", {}).get("state") != "passed":
-            verifier.samples = {todo.samples[i].id: todo.samples[i] for i in verification(todo, session.chunk)}
+            verifier.samples = {
+                todo.samples[i].id: todo.samples[i] for i in verification(todo, session.chunk)
+            }
             walk.keep = frozenset(verifier.samples)
         walk.between = lambda: verifier(walk.kept)
         prefill: Prefill = "chunks" if job.options.share == "never" else "shared"
@@ -262,9 +314,13 @@ class _Runner:
         elif verifier.samples:
             self.directory.write_manifest(prefill=prefill, verification=verifier.result())
             if verifier.state == "unverified":
-                self.say("no sample could be answered from scratch in one call, so sharing is unverified (see run.json)")
+                self.say(
+                    "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
+                )
 
-    def _collect(self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None) -> bool:
+    def _collect(
+        self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None
+    ) -> bool:
         """Append answers as they come. Returns True, at once, when the verifier has found a difference."""
         from nih.progress import Bar, work_alone, work_of
 
@@ -286,10 +342,14 @@ class _Runner:
         """Sharing changed an answer or its logits: read every prompt in one call, also those that were answered before."""
         worst = verifier.failed
         assert worst is not None
-        self.say(f"warning: model `{self.job.options.model}` answers differently when its prompt is read in pieces "
-                 f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
-                 f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)")
-        self.directory.write_manifest(prefill="whole", verification=verifier.result(), planned_tokens=self.job.plan.naive_tokens)
+        self.say(
+            f"warning: model `{self.job.options.model}` answers differently when its prompt is read in pieces "
+            f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
+            f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
+        )
+        self.directory.write_manifest(
+            prefill="whole", verification=verifier.result(), planned_tokens=self.job.plan.naive_tokens
+        )
         walk.keep, walk.between = frozenset(), bool
         self._collect(walk, "whole", list(self.job.plan.samples))
 
@@ -298,20 +358,38 @@ class _Runner:
         identity = dict(self.job.model.identity())
         known = self.directory.manifest.get("identity", {}).get("weights")
         if known is not None and known != identity.get("weights"):
-            raise store.SettingsDiffer(f"run folder `{self.directory.path}` was begun with other weights ({known}) than "
-                                       f"`{self.job.options.model}` has now ({identity.get('weights')}); type --fresh or another --out")
+            raise SettingsDiffer(
+                f"run folder `{self.directory.path}` was begun with other weights ({known}) than "
+                f"`{self.job.options.model}` has now ({identity.get('weights')}); type --fresh or another --out"
+            )
         self.directory.write_manifest(identity=identity)
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.by_id[answer.sample_id]
         row = {
-            "id": sample.id, "attempt": self.directory.next_attempt(sample.id), "task": sample.task,
-            "length": sample.cell.length, "depth": sample.cell.depth, "actual_depth": round(sample.actual_depth, 4),
-            "trial": sample.trial, "tokens": len(sample.prompt), "needle": sample.needle, "around": sample.around,
-            "question": sample.question, "answer_prefix": sample.answer_prefix, "expected": list(sample.expected),
-            "answer": answer.text, "score": score_answer(answer, sample.expected, self.job.score), "score_name": self.job.score,
-            "status": answer.status, "error": answer.error, "nll": answer.nll, "greedy": answer.greedy,
-            "prefill": prefill, "prefill_tokens": self.own.get(sample.id, 0), "seconds": round(answer.seconds, 6),
+            "id": sample.id,
+            "attempt": self.directory.next_attempt(sample.id),
+            "task": sample.task,
+            "length": sample.cell.length,
+            "depth": sample.cell.depth,
+            "actual_depth": round(sample.actual_depth, 4),
+            "trial": sample.trial,
+            "tokens": len(sample.prompt),
+            "needle": sample.needle,
+            "around": sample.around,
+            "question": sample.question,
+            "answer_prefix": sample.answer_prefix,
+            "expected": list(sample.expected),
+            "answer": answer.text,
+            "score": score_answer(answer, sample.expected, self.job.score),
+            "score_name": self.job.score,
+            "status": answer.status,
+            "error": answer.error,
+            "nll": answer.nll,
+            "greedy": answer.greedy,
+            "prefill": prefill,
+            "prefill_tokens": self.own.get(sample.id, 0),
+            "seconds": round(answer.seconds, 6),
         }
         self.directory.append(row)
 
@@ -351,8 +429,10 @@ def rebuild(run: store.StoredRun, sample_id: str) -> tuple[dict[str, Any], Sampl
     job = prepare(RunOptions.of(**run.manifest["options"]))
     sample = job.builder.sample(Cell(row["length"], row["depth"]), row["trial"], max(job.grid.lengths))
     if sample.id != row["id"]:
-        raise store.SettingsDiffer(f"sample `{row['id']}` cannot be built again: this version, tokeniser or haystack gives another "
-                                   f"prompt (`{sample.id}`); use the versions that run.json names")
+        raise SettingsDiffer(
+            f"sample `{row['id']}` cannot be built again: this version, tokeniser or haystack gives another "
+            f"prompt (`{sample.id}`); use the versions that run.json names"
+        )
     return row, sample, job
 
 

@@ -20,36 +20,54 @@ def _option(default: Any, text: str, **more: Any) -> Any:
 class RunOptions:
     """What `nih run` is asked to do. Options marked `decides` change prompts or answers, so a resumed run must agree in them."""
 
-    model: str = _option("", "`smollm2`, `echo`, another name of `nih list`, a folder, a .gguf file, or a hub id", decides=True)
+    model: str = _option(
+        "", "`smollm2`, `echo`, another name of `nih list`, a folder, a .gguf file, or a hub id", decides=True
+    )
     task: str = _option("passkey", "What is hidden and asked; see `nih list`", decides=True)
-    lengths: str = _option("1k-8k", "Context lengths in tokens: `1k-128k` doubles, `1k-128k:15` spaces evenly, `4k,32k,1000`")
+    lengths: str = _option(
+        "1k-8k", "Context lengths in tokens: `1k-128k` doubles, `1k-128k:15` spaces evenly, `4k,32k,1000`"
+    )
     depths: str = _option("0-100:11", "Where the needle stands, in percent: `0-100:11` or `0,50,100`")
     trials: str = _option("5", "Samples a cell: `5`, or `5,64k:10` for ten from 64k on")
-    haystack: str | None = _option(None, "`noise`, `prose`, or a file or folder of .txt/.md/.jsonl(.gz); default: the task's")
+    haystack: str | None = _option(
+        None, "`noise`, `prose`, or a file or folder of .txt/.md/.jsonl(.gz); default: the task's"
+    )
     seed: int = _option(0, "Seed of needles and haystacks", decides=True)
     one_haystack: bool = _option(False, "Share one haystack over all trials", decides=True)
-    score: str | None = _option(None, "exact, contains, first_number, ordered, likelihood; default: the task's")
-    share: Share = _option("auto", "Read shared prefixes once: auto (and verify it), always (unverified), never", decides=True)
+    score: str | None = _option(
+        None, "exact, contains, first_number, ordered, likelihood; default: the task's"
+    )
+    share: Share = _option(
+        "auto", "Read shared prefixes once: auto (and verify it), always (unverified), never", decides=True
+    )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 ...", decides=True)
     dtype: str = _option("auto", "auto, float32, bfloat16, float16", decides=True)
     tokenizer: str | None = _option(None, "Folder or hub id, where the model brings none", decides=True)
     chat: bool = _option(False, "Wrap the prompt in the model's chat template", decides=True)
     system: str = _option("", "System message of the chat template", decides=True)
-    max_new_tokens: int | None = _option(None, "Room for the answer, inside the length; default: the task's", decides=True)
+    max_new_tokens: int | None = _option(
+        None, "Room for the answer, inside the length; default: the task's", decides=True
+    )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     timeout: float | None = _option(None, "Seconds after which an answer counts as `timeout`")
-    set: tuple[str, ...] = _option((), "KEY=VALUE option of the task, the model, or its template (`chat.KEY`); repeatable")
+    set: tuple[str, ...] = _option(
+        (), "KEY=VALUE option of the task, the model, or its template (`chat.KEY`); repeatable"
+    )
     out: str | None = _option(None, "Run folder; default: results/runs/<model>-<task>-<hash>")
     fresh: bool = _option(False, "Start another run instead of resuming")
 
     def __post_init__(self) -> None:
         """Raises UsageError for what no later step would name."""
         if not self.model:
-            raise UsageError("no model given; type for example `--model smollm2`, or `--model echo` to try without one")
+            raise UsageError(
+                "no model given; type for example `--model smollm2`, or `--model echo` to try without one"
+            )
         if self.share not in ("auto", "always", "never"):
             raise UsageError(f"--share `{self.share}` is none of `auto`, `always`, `never`")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise UsageError(f"--max-new-tokens {self.max_new_tokens} leaves no room for an answer; type at least 1")
+            raise UsageError(
+                f"--max-new-tokens {self.max_new_tokens} leaves no room for an answer; type at least 1"
+            )
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"--timeout {self.timeout:g} gives no time; type a positive number of seconds")
         if self.system and not self.chat:
@@ -86,7 +104,9 @@ class Assigned:
     chat: dict[str, Any]
 
 
-def assign(pairs: Sequence[str], task_options: set[str], model_options: set[str], task: str, model: str) -> Assigned:
+def assign(
+    pairs: Sequence[str], task_options: set[str], model_options: set[str], task: str, model: str
+) -> Assigned:
     """Give each KEY=VALUE to the task or the model that knows KEY. Raises UsageError, UnknownName."""
     out = Assigned({}, {}, {})
     for pair in pairs:
@@ -99,13 +119,19 @@ def assign(pairs: Sequence[str], task_options: set[str], model_options: set[str]
         elif dot and scope in ("task", "model"):
             getattr(out, scope)[rest] = value
         elif key in task_options and key in model_options:
-            raise UsageError(f"--set `{key}` is an option of both task `{task}` and model `{model}`; type `task.{key}` or `model.{key}`")
+            raise UsageError(
+                f"--set `{key}` is an option of both task `{task}` and model `{model}`; type `task.{key}` or `model.{key}`"
+            )
         elif key in task_options:
             out.task[key] = value
         elif key in model_options:
             out.model[key] = value
         else:
-            raise UnknownName.of(f"option of task `{task}` or model `{model}`", key, task_options | model_options | {"chat.KEY"})
+            raise UnknownName.of(
+                f"option of task `{task}` or model `{model}`",
+                key,
+                task_options | model_options | {"chat.KEY"},
+            )
     return out
 
 

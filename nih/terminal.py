@@ -28,7 +28,7 @@ _WORDS: Mapping[State, str] = {
 }
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _NARROWEST = 4
-"""Columns of a cell: three digits and a space."""
+"""Columns of a cell: three digits and a space; one more where a mark follows the digits."""
 _GUTTER = 6
 # Every tenth colour of viridis, which gets steadily lighter and so reads the same without colour vision.
 _SCALE = (
@@ -42,7 +42,8 @@ def sanitize(text: str, *, lines: bool = True) -> str:
     Line feeds and tabs stay if `lines`. Rich reads `[...]` as markup: print the result as `rich.text.Text`.
     """
     kept = "\n\t" if lines else ""
-    return "".join(c.encode("unicode_escape").decode() if c not in kept and _hostile(c) else c for c in text)
+    hostile = {c for c in set(text) if c not in kept and _hostile(c)}
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hostile})
 
 
 def _hostile(character: str) -> bool:
@@ -120,7 +121,7 @@ class Heatmap:
             yield _line(Text(f"{sanitize(drawn.task, lines=False)}: accuracy in %, depth by length"))
             lengths = sorted({cell.length for cell in drawn.squares})
             depths = sorted({cell.depth for cell in drawn.squares})
-            width = _cell_width(lengths, options.max_width)
+            width = _cell_width(drawn, lengths, options.max_width)
             columns = max(1, (options.max_width - _GUTTER) // width)
             for start in range(0, len(lengths), columns):
                 yield from _block(drawn, lengths[start : start + columns], depths, width, marks)
@@ -128,10 +129,13 @@ class Heatmap:
             yield _line(Text(legend))
 
 
-def _cell_width(lengths: Sequence[int], available: int) -> int:
-    """Wide enough for the labels where all columns fit so, else as narrow as the digits allow."""
-    wanted = max([_NARROWEST, *(len(length_label(n)) + 1 for n in lengths)])
-    return wanted if wanted * len(lengths) + _GUTTER <= available else _NARROWEST
+def _cell_width(drawn: _Map, lengths: Sequence[int], available: int) -> int:
+    """Wide enough for the labels where all columns fit so, else as narrow as the digits and marks allow."""
+    narrowest = _NARROWEST + any(
+        square.state == "scored" and square.errors for square in drawn.squares.values()
+    )
+    wanted = max([narrowest, *(len(length_label(n)) + 1 for n in lengths)])
+    return wanted if wanted * len(lengths) + _GUTTER <= available else narrowest
 
 
 def _block(

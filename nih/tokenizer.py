@@ -187,11 +187,12 @@ class _Backend(_Coder):
         original = RustTokenizer.from_str(_backend_of(tokenizer).to_str())
         original.no_truncation()
         original.no_padding()
-        rules = original.to_str()
-        self.fingerprint = hashlib.sha256(rules.encode()).hexdigest()
-        middle = json.dumps(_mid_text(json.loads(rules)), ensure_ascii=False)
-        self._template = RustTokenizer.from_str(middle)
-        self._plain = RustTokenizer.from_str(middle)
+        text = original.to_str()
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        rules = _mid_text(json.loads(text))
+        self._template = RustTokenizer.from_str(json.dumps(rules, ensure_ascii=False))
+        plain = _without_special_words(rules, _special_ids(tokenizer))
+        self._plain = RustTokenizer.from_str(json.dumps(plain, ensure_ascii=False))
         self._plain.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
@@ -311,6 +312,33 @@ def _middle(rule: Any, part: str) -> Any:
         case "Strip" if part == "decoder":
             return None
     return rule
+
+
+def _without_special_words(rules: dict[str, Any], special: set[int]) -> dict[str, Any]:
+    """Rules whose vocabulary holds special tokens under names that no text spells.
+
+    `encode_special_tokens` keeps them from being looked for before the model runs; but a Unigram or word model finds
+    `</s>` among its own pieces all the same. BPE does not: no merge leads there.
+    """
+    model = rules["model"]
+    if model["type"] == "Unigram":
+        pieces = [
+            [_unspelt(i) if i in special else piece, score] for i, (piece, score) in enumerate(model["vocab"])
+        ]
+        model = model | {"vocab": pieces}
+    elif model["type"] in ("WordLevel", "WordPiece"):
+        special = special - {model["vocab"].get(model.get("unk_token"))}
+        model = model | {
+            "vocab": {_unspelt(i) if i in special else word: i for word, i in model["vocab"].items()}
+        }
+    else:
+        return rules
+    added = [t | {"content": _unspelt(t["id"])} if t["id"] in special else t for t in rules["added_tokens"]]
+    return rules | {"model": model, "added_tokens": added}
+
+
+def _unspelt(token: int) -> str:
+    return f"\uf8ff{token}\uf8ff"
 
 
 def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) -> str:

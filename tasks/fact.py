@@ -75,22 +75,48 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind("{person} hid the {thing} in {town}.", "Where did {person} hide the {thing}?", "{person} hid the {thing} in", "{town}"),
-    _Kind("{person} found the {thing} in {town}.", "In which town did {person} find the {thing}?", "{person} found the {thing} in",
-          "{town}"),
-    _Kind("{person} left {town} with the {thing} on {date}.", "On what date did {person} leave {town} with the {thing}?",
-          "{person} left {town} with the {thing} on", "{date}"),
-    _Kind("{person} sold the {thing} to a dealer in {town} on {date}.",
-          "On what date did {person} sell the {thing} to a dealer in {town}?",
-          "{person} sold the {thing} to a dealer in {town} on", "{date}"),
-    _Kind("{person} paid {number} crowns for the {thing} at the market of {town}.",
-          "How many crowns did {person} pay for the {thing} at the market of {town}?",
-          "At the market of {town}, the number of crowns that {person} paid for the {thing} was", "{number}"),
-    _Kind("The {thing} in the museum of {town} was repaired by {person}.",
-          "Who repaired the {thing} in the museum of {town}?",
-          "The {thing} in the museum of {town} was repaired by", "{person}"),
-    _Kind("The mayor of {town} gave {person} the {thing} on {date}.", "What did the mayor of {town} give {person} on {date}?",
-          "On {date}, the mayor of {town} gave {person} the", "{thing}"),
+    _Kind(
+        "{person} hid the {thing} in {town}.",
+        "Where did {person} hide the {thing}?",
+        "{person} hid the {thing} in",
+        "{town}",
+    ),
+    _Kind(
+        "{person} found the {thing} in {town}.",
+        "In which town did {person} find the {thing}?",
+        "{person} found the {thing} in",
+        "{town}",
+    ),
+    _Kind(
+        "{person} left {town} with the {thing} on {date}.",
+        "On what date did {person} leave {town} with the {thing}?",
+        "{person} left {town} with the {thing} on",
+        "{date}",
+    ),
+    _Kind(
+        "{person} sold the {thing} to a dealer in {town} on {date}.",
+        "On what date did {person} sell the {thing} to a dealer in {town}?",
+        "{person} sold the {thing} to a dealer in {town} on",
+        "{date}",
+    ),
+    _Kind(
+        "{person} paid {number} crowns for the {thing} at the market of {town}.",
+        "How many crowns did {person} pay for the {thing} at the market of {town}?",
+        "At the market of {town}, the number of crowns that {person} paid for the {thing} was",
+        "{number}",
+    ),
+    _Kind(
+        "The {thing} in the museum of {town} was repaired by {person}.",
+        "Who repaired the {thing} in the museum of {town}?",
+        "The {thing} in the museum of {town} was repaired by",
+        "{person}",
+    ),
+    _Kind(
+        "The mayor of {town} gave {person} the {thing} on {date}.",
+        "What did the mayor of {town} give {person} on {date}?",
+        "On {date}, the mayor of {town} gave {person} the",
+        "{thing}",
+    ),
 )
 
 

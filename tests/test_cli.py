@@ -90,7 +90,9 @@ def test_list_names_what_can_be_typed() -> None:
         (["run", "--model", "echo", "--no-such-option"], "--no-such-option"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = nih(*arguments)
     assert done.exit_code == 2
@@ -100,16 +102,36 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], named: 
 
 def test_a_full_disk_is_one_sentence_and_the_journal_stays_whole(tmp_path: Path) -> None:
     folder = tmp_path / "full"
-    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
-            "sys.argv = ['nih', *sys.argv[1:]]\nfrom nih.cli import main; main()")
-    command = [sys.executable, "-c", code, "run", *SMALL[:2], "--lengths", "512-2k", "--depths", "0-100:5", "--trials", "2", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        "sys.argv = ['nih', *sys.argv[1:]]\nfrom nih.cli import main; main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "run",
+        *SMALL[:2],
+        "--lengths",
+        "512-2k",
+        "--depths",
+        "0-100:5",
+        "--trials",
+        "2",
+        "--out",
+        str(folder),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert str(folder) in done.stderr.splitlines()[-1]
     kept = (folder / "samples.jsonl").read_text().splitlines()
     assert kept and all(json.loads(line)["status"] == "ok" for line in kept)
-    again = nih("run", *SMALL[:2], "--lengths", "512-2k", "--depths", "0-100:5", "--trials", "2", "--out", str(folder))
+    again = nih(
+        "run", *SMALL[:2], "--lengths", "512-2k", "--depths", "0-100:5", "--trials", "2", "--out", str(folder)
+    )
     assert again.exit_code == 0 and f"{len(kept)} of 30 samples are answered" in again.stderr
 
 
@@ -150,11 +172,17 @@ def test_an_interrupt_keeps_what_came_and_exits_130(monkeypatch: pytest.MonkeyPa
 
 def test_the_commands_of_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = [shlex.split(line, comments=True) for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.S) for line in block.splitlines()
-                if line.startswith("nih ")]
+    commands = [
+        shlex.split(line, comments=True)
+        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.S)
+        for line in block.splitlines()
+        if line.startswith("nih ")
+    ]
     assert commands
     for command in commands:
         flags = [word for word in command if word.startswith("--")]
-        path = [word for word in command[1:3] if re.fullmatch(r"[a-z]+", word)][: 2 if command[1] == "bench" else 1]
+        path = [word for word in command[1:3] if re.fullmatch(r"[a-z]+", word)][
+            : 2 if command[1] == "bench" else 1
+        ]
         told = nih(*path, "--help").stdout
         assert not [flag for flag in flags if flag.split("=")[0] not in told], command

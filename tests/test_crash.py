@@ -44,7 +44,9 @@ def lines(folder: Path) -> int:
 def kill(child: int) -> None:
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the run ended before it was killed"
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (
+        "the run ended before it was killed"
+    )
 
 
 def wait_until(condition: Callable[[], bool], child: int) -> None:
@@ -79,7 +81,7 @@ def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
             flag.touch()
             time.sleep(60)
 
-        Figure.savefig = savefig  # type: ignore[method-assign]
+        Figure.savefig = savefig  # type: ignore[method-assign, assignment]
 
     child = start(folder, stop_while_drawing)
     wait_until(flag.exists, child)

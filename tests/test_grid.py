@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.errors import GridError
-from nih.grid import format_length, format_trials, parse, parse_depths, parse_length, parse_lengths, parse_trials
+from nih.grid import (
+    format_length,
+    format_trials,
+    parse,
+    parse_depths,
+    parse_length,
+    parse_lengths,
+    parse_trials,
+)
 from nih.types import Trials
 
 K = 1024

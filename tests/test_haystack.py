@@ -35,7 +35,9 @@ def test_edges_lie_between_sentences(name: str) -> None:
         assert before in ".!?\"'" and after in " \n"
     assert haystack.edges[0] == 0
     assert BYTES.decode(haystack.ids) == haystack.text
-    assert haystack.text[haystack.offsets[5] :].startswith(BYTES.decode(haystack.ids[haystack.edges[5] : haystack.edges[6]]))
+    assert haystack.text[haystack.offsets[5] :].startswith(
+        BYTES.decode(haystack.ids[haystack.edges[5] : haystack.edges[6]])
+    )
 
 
 def test_noise_is_the_five_sentences_in_turn() -> None:
@@ -73,13 +75,22 @@ def test_holds_finds_answers_whatever_their_case_and_only_inside_the_cut(tmp_pat
 def test_files_and_folders_give_their_text_whole(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One here. Two there!\n\nThird one? Yes.")
     (tmp_path / "b.md").write_text("# Title\n\nUn été. Fin.")
-    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "Json line. Second."}) + "\n" + json.dumps("plain string.") + "\n")
+    (tmp_path / "c.jsonl").write_text(
+        json.dumps({"text": "Json line. Second."}) + "\n" + json.dumps("plain string.") + "\n"
+    )
     (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"Zipped text. End."))
     (tmp_path / "ignored.bin").write_bytes(b"\xff\xfe")
     haystack = build(open_source(str(tmp_path)), 7, BYTES, 100)
     paragraphs = {p for p in haystack.text.split("\n\n") if p}
-    assert paragraphs == {"One here. Two there!", "Third one? Yes.", "# Title", "Un été. Fin.", "Json line. Second.", "plain string.",
-                          "Zipped text. End."}
+    assert paragraphs == {
+        "One here. Two there!",
+        "Third one? Yes.",
+        "# Title",
+        "Un été. Fin.",
+        "Json line. Second.",
+        "plain string.",
+        "Zipped text. End.",
+    }
 
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
@@ -104,8 +115,15 @@ def test_errors_say_what_and_what_to_type(tmp_path: Path) -> None:
     odd = tmp_path / "table.csv"
     odd.write_text("a,b")
     (tmp_path / "sub").mkdir()
-    for path, part in [(bad, "byte 3"), (line, "line 2"), (empty, "no text"), (broken, "cannot be read"), (odd, ".jsonl"),
-                       (tmp_path / "sub", "holds no"), (tmp_path / "nowhere.txt", "`noise`")]:
+    for path, part in [
+        (bad, "byte 3"),
+        (line, "line 2"),
+        (empty, "no text"),
+        (broken, "cannot be read"),
+        (odd, ".jsonl"),
+        (tmp_path / "sub", "holds no"),
+        (tmp_path / "nowhere.txt", "`noise`"),
+    ]:
         with pytest.raises(HaystackError, match=part.replace(".", r"\.")) as caught:
             open_source(str(path))
         assert "\n" not in str(caught.value)

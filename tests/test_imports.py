@@ -30,8 +30,20 @@ MAY_IMPORT = {
     "nih.progress": {"nih.plan"},
     "nih.score": set(),
     "nih.store": {"nih"},
-    "nih.run": {"nih.grid", "nih.haystack", "nih.plan", "nih.progress", "nih.prompt", "nih.registry", "nih.report", "nih.score",
-                "nih.settings", "nih.store", "nih.verify", "nih.walk"},
+    "nih.run": {
+        "nih.grid",
+        "nih.haystack",
+        "nih.plan",
+        "nih.progress",
+        "nih.prompt",
+        "nih.registry",
+        "nih.report",
+        "nih.score",
+        "nih.settings",
+        "nih.store",
+        "nih.verify",
+        "nih.walk",
+    },
     "nih.terminal": {"nih.score"},
     "nih.report": {"nih.grid", "nih.score", "nih.store", "nih.terminal"},
     "nih.doctor": {"nih", "nih.kernels", "nih.registry"},
@@ -54,7 +66,8 @@ MODULES = {
     for path in sorted((ROOT / "nih").glob("*.py"))
 } | {
     ".".join(("nih", *path.relative_to(ROOT).with_suffix("").parts)): path
-    for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
 }
 
 
@@ -77,7 +90,11 @@ def allowed(module: str, target: str) -> bool:
         return True
     folder = module.split(".")[1] if module.count(".") > 1 else ""
     rules = FOLDERS.get(folder, MAY_IMPORT.get(module, set()))
-    return any(target == rule or (rule in ("nih.kernels", "nih.models", "nih.tasks") and target.startswith(rule + ".")) for rule in rules)
+    return any(
+        target == rule
+        or (rule in ("nih.kernels", "nih.models", "nih.tasks") and target.startswith(rule + "."))
+        for rule in rules
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -87,7 +104,9 @@ def test_imports_follow_the_table(module: str) -> None:
 
 
 def test_every_module_has_a_row() -> None:
-    own = {m for m in MODULES if m.count(".") < 2} - {m for m in MODULES if m.split(".")[1:2] and m.split(".")[1] in FOLDERS}
+    own = {m for m in MODULES if m.count(".") < 2} - {
+        m for m in MODULES if m.split(".")[1:2] and m.split(".")[1] in FOLDERS
+    }
     assert own - SCRIPTS == set(MAY_IMPORT) & own, "a new module needs a row in MAY_IMPORT"
 
 
@@ -106,8 +125,10 @@ def test_tasks_and_models_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
 def test_help_imports_no_heavy_package(arguments: list[str]) -> None:
     heavy = ["torch", "transformers", "matplotlib", "pandas", "scipy", "seaborn", "numpy"]
-    code = (f"import sys; sys.argv = ['nih', *{arguments!r}]\nfrom nih.cli import main\n"
-            f"try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-            f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)")
+    code = (
+        f"import sys; sys.argv = ['nih', *{arguments!r}]\nfrom nih.cli import main\n"
+        f"try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"

@@ -15,8 +15,11 @@ def table() -> dict[str, object]:
 
 
 def test_every_folder_with_python_is_a_package_of_the_table() -> None:
-    holding = {"nih"} | {f"nih.{p.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
-                         for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")}
+    holding = {"nih"} | {
+        f"nih.{p.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
+        for folder in FOLDERS
+        for p in (ROOT / folder).rglob("*.py")
+    }
     assert set(table()["packages"]) == holding  # type: ignore[call-overload]
 
 

@@ -18,7 +18,21 @@ prompts = st.lists(tokens, min_size=1, max_size=25)
 def make(ids: list[int], index: int = 0, cuts: int = 1) -> Sample:
     """A sample with this prompt, in pieces of about len / cuts tokens."""
     pieces = tuple(np.array_split(np.array(ids, np.int32), cuts))
-    return Sample(f"{index:04x}", "t", Cell(len(ids) + 1, float(index)), 0, Prompt(pieces), 1, (), 0.0, "", 0, "", "", ("a",))
+    return Sample(
+        f"{index:04x}",
+        "t",
+        Cell(len(ids) + 1, float(index)),
+        0,
+        Prompt(pieces),
+        1,
+        (),
+        0.0,
+        "",
+        0,
+        "",
+        "",
+        ("a",),
+    )
 
 
 def trie_edges(listed: list[list[int]]) -> int:
@@ -60,7 +74,11 @@ def test_a_walk_asks_every_sample_once_at_exactly_its_prompt(listed: list[list[i
 def test_planned_tokens_are_the_distinct_prefixes(listed: list[list[int]]) -> None:
     plan_ = plan(make(ids, i) for i, ids in enumerate(listed))
     assert plan_.naive_tokens == sum(map(len, listed))
-    assert plan_.planned_tokens == trie_edges(listed) == sum(s.stop - s.start for s in plan_.steps if isinstance(s, Extend))
+    assert (
+        plan_.planned_tokens
+        == trie_edges(listed)
+        == sum(s.stop - s.start for s in plan_.steps if isinstance(s, Extend))
+    )
 
 
 @given(prompts)
@@ -76,9 +94,13 @@ def test_below_are_the_samples_whose_prompt_runs_through_the_edge(listed: list[l
 def test_own_tokens_count_edges_of_one_cell_only(listed: list[list[int]]) -> None:
     samples = [make(ids, i) for i, ids in enumerate(listed)]
     plan_ = plan(samples)
-    alone = {i: len({tuple(ids[:n]) for n in range(1, len(ids) + 1)}
-                    - {tuple(o[:n]) for j, o in enumerate(listed) if j != i for n in range(1, len(o) + 1)})
-             for i, ids in enumerate(listed)}
+    alone = {
+        i: len(
+            {tuple(ids[:n]) for n in range(1, len(ids) + 1)}
+            - {tuple(o[:n]) for j, o in enumerate(listed) if j != i for n in range(1, len(o) + 1)}
+        )
+        for i, ids in enumerate(listed)
+    }
     assert dict(enumerate(plan_.own_tokens)) == alone
 
 
@@ -91,7 +113,9 @@ def test_the_plan_does_not_depend_on_the_order_of_samples(listed: list[list[int]
 
 
 @given(tokens, tokens, st.integers(1, 4), st.integers(1, 4))
-def test_common_prefix_and_order_equal_those_of_lists(a: list[int], b: list[int], cuts_a: int, cuts_b: int) -> None:
+def test_common_prefix_and_order_equal_those_of_lists(
+    a: list[int], b: list[int], cuts_a: int, cuts_b: int
+) -> None:
     left, right = make(a, 0, cuts_a).prompt, make(b, 1, cuts_b).prompt
     expected = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     assert common_prefix(left, right) == expected
@@ -107,13 +131,17 @@ def test_sorting_by_compare_sorts_by_token_ids(listed: list[list[int]]) -> None:
 def haystack_sweep(lengths: list[int], depths: list[int], needle: int = 4) -> list[Sample]:
     """Prompts over one haystack; the needle's tokens are the cell's own."""
     ids = np.arange(max(lengths), dtype=np.int32)
-    out = []
+    out: list[Sample] = []
     for n in lengths:
         for d in depths:
             edge, body = (n - needle) * d // 100, n - needle
             own = np.full(needle, -1 - len(out), np.int32)
             pieces = (ids[:edge], own, ids[edge:body])
-            out.append(Sample(f"{len(out):04x}", "t", Cell(n + 1, d), 0, Prompt(pieces), 1, (), 0, "", 0, "", "", ("a",)))
+            out.append(
+                Sample(
+                    f"{len(out):04x}", "t", Cell(n + 1, d), 0, Prompt(pieces), 1, (), 0, "", 0, "", "", ("a",)
+                )
+            )
     return out
 
 
@@ -122,7 +150,9 @@ def test_a_sweep_over_one_haystack_needs_one_mark_and_about_half_the_tokens() ->
     assert plan_.most_marks == 1
     assert plan_.planned_tokens < 0.6 * plan_.naive_tokens
     trunk = [s for s in plan_.steps if isinstance(s, Extend) and len(s.below) > 1]
-    assert [s.start for s in trunk] == sorted(s.start for s in trunk), "the trunk is read once, from its beginning to its end"
+    assert [s.start for s in trunk] == sorted(s.start for s in trunk), (
+        "the trunk is read once, from its beginning to its end"
+    )
 
 
 @settings(max_examples=50)
@@ -134,7 +164,9 @@ def test_marks_grow_with_the_logarithm_of_the_prompts(count: int) -> None:
 
 
 @given(prompts, st.integers(1, 6))
-def test_verification_keeps_its_budget_and_covers_what_the_walk_does(listed: list[list[int]], chunk: int) -> None:
+def test_verification_keeps_its_budget_and_covers_what_the_walk_does(
+    listed: list[list[int]], chunk: int
+) -> None:
     plan_ = plan(make(ids, i) for i, ids in enumerate(listed))
     chosen = verification(plan_, chunk)
     assert len(set(chosen)) == len(chosen) >= min(3, len(listed))

@@ -33,10 +33,19 @@ TASKS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def make(task: str, options: dict[str, Any], tokenizer_: Tokenizer, haystack: str, seed: int = 0, chat: bool = False) -> Builder:
+def make(
+    task: str,
+    options: dict[str, Any],
+    tokenizer_: Tokenizer,
+    haystack: str,
+    seed: int = 0,
+    chat: bool = False,
+) -> Builder:
     module = load("tasks", task)
     built = module.task(build_options(module.Options, options, task))
-    return Builder(built, f"{task}{options}", tokenizer_, open_source(haystack), frame_of(tokenizer_, chat, "", {}), seed)
+    return Builder(
+        built, f"{task}{options}", tokenizer_, open_source(haystack), frame_of(tokenizer_, chat, "", {}), seed
+    )
 
 
 @cache
@@ -46,8 +55,16 @@ def builder(task: int, name: str, haystack: str) -> Builder:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, len(TASKS) - 1), st.sampled_from(["noise", "prose"]), st.integers(450, 3000), st.floats(0, 100), st.integers(0, 5))
-def test_length_is_exact_and_the_needle_intact(name: str, task: int, haystack: str, length: int, depth: float, trial: int) -> None:
+@given(
+    st.integers(0, len(TASKS) - 1),
+    st.sampled_from(["noise", "prose"]),
+    st.integers(450, 3000),
+    st.floats(0, 100),
+    st.integers(0, 5),
+)
+def test_length_is_exact_and_the_needle_intact(
+    name: str, task: int, haystack: str, length: int, depth: float, trial: int
+) -> None:
     made = builder(task, name, haystack)
     sample = made.sample(Cell(length, depth), trial, longest=3000)
     ids = sample.prompt.ids()
@@ -62,8 +79,15 @@ def test_length_is_exact_and_the_needle_intact(name: str, task: int, haystack: s
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, len(TASKS) - 1), st.sampled_from(["noise", "prose"]), st.integers(1000, 6000), st.floats(0, 100))
-def test_the_needle_stands_at_the_sentence_edge_nearest_to_its_depth(task: int, haystack: str, length: int, depth: float) -> None:
+@given(
+    st.integers(0, len(TASKS) - 1),
+    st.sampled_from(["noise", "prose"]),
+    st.integers(1000, 6000),
+    st.floats(0, 100),
+)
+def test_the_needle_stands_at_the_sentence_edge_nearest_to_its_depth(
+    task: int, haystack: str, length: int, depth: float
+) -> None:
     made = builder(task, "byte", haystack)
     sample = made.sample(Cell(length, depth), 0, longest=6000)
     text = made.tokenizer.decode(sample.prompt.ids())
@@ -155,13 +179,26 @@ def test_facts_come_in_hundreds_of_thousands() -> None:
 
 
 def test_ids_are_the_same_in_another_process_and_as_recorded() -> None:
-    code = ("from nih.grid import parse; from tests.test_prompt import make; from nih.tokenizer import ByteTokenizer\n"
-            "for t, h in (('passkey', 'noise'), ('fact', 'noise')):\n"
-            "    print(*[s.id for s in make(t, {}, ByteTokenizer(), h).samples(parse('1k', '0,50', 2))])")
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed, "PATH": ""}).stdout
-            for seed in ("1", "2")]
+    code = (
+        "from nih.grid import parse; from tests.test_prompt import make; from nih.tokenizer import ByteTokenizer\n"
+        "for t, h in (('passkey', 'noise'), ('fact', 'noise')):\n"
+        "    print(*[s.id for s in make(t, {}, ByteTokenizer(), h).samples(parse('1k', '0,50', 2))])"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+        ).stdout
+        for seed in ("1", "2")
+    ]
     assert runs[0] == runs[1]
-    here = [" ".join(s.id for s in make(t, {}, ByteTokenizer(), "noise").samples(parse("1k", "0,50", 2))) for t in ("passkey", "fact")]
+    here = [
+        " ".join(s.id for s in make(t, {}, ByteTokenizer(), "noise").samples(parse("1k", "0,50", 2)))
+        for t in ("passkey", "fact")
+    ]
     assert runs[0].split("\n")[:2] == here
     assert here == RECORDED
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import random
 import re
 import unicodedata
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -24,7 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
-from nih import report, store, terminal
+from nih import report, terminal
 from nih.errors import StoreError, UnknownName, UsageError
 from nih.score import wilson
 from nih.store import StoredRun, read
@@ -68,6 +72,13 @@ def mixed_rows() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    """Figures that pyplot keeps are closed after each test."""
+    yield
+    plt.close("all")
+
+
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run", mixed_rows(), grid=grid(LENGTHS, DEPTHS, 3), training_length=2048)
@@ -80,7 +91,8 @@ def test_cells_tell_every_status_apart(mixed: Path) -> None:
     table = report.cells(mixed)
     assert list(table.columns) == COLUMNS.split(",")
     assert list(zip(table["length"], table["depth"], strict=True)) == list(itertools.product(LENGTHS, DEPTHS))
-    found = {(r.length, r.depth): (r.n, r.correct, r.errors) for r in table.itertuples()}
+    lines: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    found = {(r["length"], r["depth"]): (r["n"], r["correct"], r["errors"]) for r in lines}
     assert found == {
         (1024, 0): (3, 2, 0),
         (1024, 50): (0, 0, 0),
@@ -95,11 +107,12 @@ def test_cells_tell_every_status_apart(mixed: Path) -> None:
         (8192, 50): (0, 0, 0),
         (8192, 100): (0, 0, 0),
     }
-    for line in table.itertuples():
-        assert pd.isna(line.accuracy) == pd.isna(line.ci_low) == pd.isna(line.ci_high) == (line.n == 0)
-        if line.n:
-            assert line.accuracy == line.correct / line.n
-            assert (line.ci_low, line.ci_high) == wilson(line.correct, line.n)
+    for line in lines:
+        empty = [pd.isna(line[name]) for name in ("accuracy", "ci_low", "ci_high")]
+        assert empty == [line["n"] == 0] * 3
+        if line["n"]:
+            assert line["accuracy"] == line["correct"] / line["n"]
+            assert (line["ci_low"], line["ci_high"]) == wilson(line["correct"], line["n"])
     missing = table["prefill_tokens"].isna()
     assert set(zip(table["length"][missing], table["depth"][missing], strict=True)) == {
         (1024, 50),
@@ -262,7 +275,7 @@ def test_the_same_journal_gives_the_same_bytes(mixed: Path, tmp_path: Path) -> N
 def test_files_are_replaced_in_one_step(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report.write(mixed)
     before = {name: (mixed / name).read_bytes() for name in OUTPUTS}
-    real = store.os.replace
+    real = os.replace
     allowed = [2]
 
     def killed(source: Any, target: Any) -> None:
@@ -271,7 +284,7 @@ def test_files_are_replaced_in_one_step(mixed: Path, monkeypatch: pytest.MonkeyP
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(store.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(StoreError, match=r"heatmap\.png.*No space left"):
         report.write(mixed, score="exact")
     for name in OUTPUTS[2:]:
@@ -338,7 +351,7 @@ def test_the_scale_is_fixed_and_depth_runs_down(mixed: Path) -> None:
 @pytest.mark.parametrize(("trained", "x"), [(500, 0), (1024, 1), (1500, 1), (2048, 2), (8191, 3), (8192, 4)])
 def test_the_line_parts_lengths_seen_in_training_from_longer_ones(mixed: Path, trained: int, x: int) -> None:
     ax = report.heatmap(report.cells(mixed), training_length=trained)
-    assert {tuple(line.get_xdata()) for line in ax.lines} == {(x, x)}
+    assert {tuple(np.asarray(line.get_xdata()).tolist()) for line in ax.lines} == {(x, x)}
     label = next(t for t in ax.texts if t.get_text().startswith("trained at"))
     assert label.xy[0] == x  # type: ignore[attr-defined]
 
@@ -373,9 +386,7 @@ def test_no_label_touches_another_or_leaves_its_square(tmp_path: Path, columns: 
         tmp_path, {"model": "m", "grid": grid(lengths, depths), "tasks": [{"name": "passkey"}]}, made
     )
     ax = report.heatmap(run)
-    figure = ax.get_figure(root=True)
-    assert figure
-    figure.draw_without_rendering()
+    ax.figure.canvas.figure.draw_without_rendering()
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         boxes = [label.get_window_extent() for label in labels]
         assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))

@@ -27,7 +27,16 @@ def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def go(out: str | Path, lines: list[str] | None = None, **more: Any) -> store.StoredRun:
     """Run echo on the small grid and read the folder back."""
-    finished = evaluate(**{"model": "echo", "out": str(out), "tell": (lines if lines is not None else []).append, "quiet": True, **GRID, **more})
+    finished = evaluate(
+        **{
+            "model": "echo",
+            "out": str(out),
+            "tell": (lines if lines is not None else []).append,
+            "quiet": True,
+            **GRID,
+            **more,
+        }
+    )
     return store.read(finished.path)
 
 
@@ -75,7 +84,9 @@ def test_echo_finds_everything(task: str, tmp_path: Path) -> None:
     assert manifest["planned_tokens"] <= 0.65 * manifest["naive_tokens"]
     assert manifest["verification"]["tokens"] <= max(0.05 * manifest["planned_tokens"], 3 * 4096)
     assert all(r["needle"] in r["around"] for r in stored.rows)
-    assert {"samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html"} <= {p.name for p in stored.path.iterdir()}
+    assert {"samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html"} <= {
+        p.name for p in stored.path.iterdir()
+    }
 
 
 def test_sharing_changes_no_answer(tmp_path: Path) -> None:
@@ -88,7 +99,10 @@ def test_sharing_changes_no_answer(tmp_path: Path) -> None:
 
 def test_likelihood_needs_no_decoding(tmp_path: Path) -> None:
     stored = go(tmp_path / "r", score="likelihood")
-    assert all(r["nll"] == 0.0 and r["greedy"] is True and r["score"] == 1.0 and r["answer"] == "" for r in stored.rows)
+    assert all(
+        r["nll"] == 0.0 and r["greedy"] is True and r["score"] == 1.0 and r["answer"] == ""
+        for r in stored.rows
+    )
 
 
 def test_a_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
@@ -107,7 +121,9 @@ def test_a_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
         assert any(f"{kept} of {SAMPLES} samples are answered" in line for line in said) == (kept > 0)
 
 
-def test_a_wrong_rewind_is_found_and_everything_is_read_whole(tmp_path: Path, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_rewind_is_found_and_everything_is_read_whole(
+    tmp_path: Path, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken(lambda *_: None)
     monkeypatch.setattr(Broken, "rewind", lambda self, mark: setattr(self, "position", mark.position))
     said: list[str] = []
@@ -130,7 +146,9 @@ def test_chunks_that_lose_the_state_are_found_even_without_sharing(tmp_path: Pat
     assert stored.manifest["prefill"] == "whole" and {r["score"] for r in stored.rows} == {1.0}
 
 
-def test_a_resumed_run_remembers_that_sharing_failed(tmp_path: Path, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_remembers_that_sharing_failed(
+    tmp_path: Path, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken(lambda *_: None)
     monkeypatch.setattr(Broken, "rewind", lambda self, mark: None)
     stored = go(tmp_path / "r")
@@ -149,7 +167,12 @@ def test_out_of_memory_is_a_status_and_the_run_goes_on(tmp_path: Path, broken: A
 
     broken(small)
     stored = go(tmp_path / "r")
-    assert {(r["length"], r["status"]) for r in stored.rows} == {(512, "ok"), (1024, "ok"), (2048, "ok"), (4096, "oom")}
+    assert {(r["length"], r["status"]) for r in stored.rows} == {
+        (512, "ok"),
+        (1024, "ok"),
+        (2048, "ok"),
+        (4096, "oom"),
+    }
     assert {r["score"] for r in stored.rows} == {1.0, None}
     assert stored.manifest["exit_state"] == "incomplete"
     cells = table(stored)
@@ -221,8 +244,16 @@ def test_cells_beyond_the_limit_are_marked_not_run_and_run_when_asked(tmp_path: 
 
 def test_a_folder_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     go(tmp_path / "r")
-    for change, named in [({"seed": 1}, "seed"), ({"lengths": "512-8k"}, "length"), ({"task": "fact"}, "task"), ({"share": "never"}, "share"),
-                          ({"set": {"key": "words"}}, "key"), ({"score": "exact"}, "score"), ({"haystack": "prose"}, "haystack")]:
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"seed": 1}, "seed"),
+        ({"lengths": "512-8k"}, "length"),
+        ({"task": "fact"}, "task"),
+        ({"share": "never"}, "share"),
+        ({"set": {"key": "words"}}, "key"),
+        ({"score": "exact"}, "score"),
+        ({"haystack": "prose"}, "haystack"),
+    ]
+    for change, named in changes:
         with pytest.raises(SettingsDiffer, match=named):
             go(tmp_path / "r", **change)
     assert len(go(tmp_path / "r", fresh=True).rows) == SAMPLES
@@ -278,7 +309,9 @@ def test_every_prompt_is_built_again_byte_for_byte(tmp_path: Path) -> None:
         ({"device": "cuda"}, "--device"),
     ],
 )
-def test_bad_input_is_one_sentence_that_says_what_to_type(change: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence_that_says_what_to_type(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError) as caught:
         go(tmp_path / "r", **change)
     assert named in str(caught.value) and "\n" not in str(caught.value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from nih.prose import paragraphs
 from nih.tokenizer import ByteTokenizer, HubTokenizer, open_tokenizer
@@ -19,7 +21,13 @@ CHAT = "{{ bos_token }}[INST]{% for m in messages %}{{ m['content'] }}{% endfor 
 @cache
 def tokenizer(name: str) -> Tokenizer:
     """A tokeniser by name, made once."""
-    return {"byte": ByteTokenizer, "unigram": _unigram, "smollm2": _smollm2, "chat": _chat}[name]()
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "byte": ByteTokenizer,
+        "unigram": _unigram,
+        "smollm2": _smollm2,
+        "chat": _chat,
+    }
+    return makers[name]()
 
 
 def _unigram() -> HubTokenizer:
@@ -32,7 +40,7 @@ def _chat() -> HubTokenizer:
     return HubTokenizer(trained, "chat")
 
 
-def _trained():  # type: ignore[no-untyped-def]  # transformers' class is not typed
+def _trained() -> Any:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -47,10 +55,13 @@ def _trained():  # type: ignore[no-untyped-def]  # transformers' class is not ty
     vocabulary = [(piece, score) for piece, score in _pieces(backend)]
     backend.model = models.Unigram(vocabulary, unk_id=0, byte_fallback=True)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    wrapper: Any = PreTrainedTokenizerFast
+    return wrapper(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
-def _pieces(backend) -> list[tuple[str, float]]:  # type: ignore[no-untyped-def]
+def _pieces(backend: Any) -> list[tuple[str, float]]:
     import json
 
     return [(p, s) for p, s in json.loads(backend.to_str())["model"]["vocab"]]
