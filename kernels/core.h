@@ -17,7 +17,7 @@ enum { NIH_F32 = 0, NIH_BF16 = 1, NIH_F16 = 2 };
 
 // Time is cut into chunks of constant length, counted from the start of the call. A result therefore depends neither on the
 // number of threads nor on the batch, and a call that is cut at a multiple of the chunk gives the same bits.
-enum { WKV4_CHUNK = 256, SCAN_CHUNK = 1024 };
+enum { WKV4_CHUNK = 256, SCAN_CHUNK = 1024, CONV_CHUNK = 64 };
 
 // No state yet: a maximum below any key, finite so that differences with it are never inf - inf.
 #define NIH_LOWEST (-1e38f)
@@ -133,7 +133,7 @@ NIH_FN void nih_store(f16 *p, float x) {
         half = 0x7e00u;
     } else if (rest >= 0x47800000u) {
         half = 0x7c00u;
-    } else if (rest < 0x38800000u) {  // subnormal: adding 2^-1 * 2^-13 lines the bits up and rounds them
+    } else if (rest < 0x38800000u) {  // subnormal: a last place of 1/2 is the unit of the subnormals, so this rounds
         w.u = rest;
         w.f += 0.5f;
         half = w.u - 0x3f000000u;
@@ -142,4 +142,39 @@ NIH_FN void nih_store(f16 *p, float x) {
     }
     p->bits = (unsigned short)(sign | half);
 #endif
+}
+
+// ---- scalar mathematics of the CUDA kernels ------------------------------------------------------------------------
+
+NIH_FN float nih_exp2(float x) {
+#ifdef __CUDA_ARCH__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return __builtin_exp2f(x);
+#endif
+}
+
+NIH_FN float nih_div(float x, float y) {
+#ifdef __CUDA_ARCH__
+    return __fdividef(x, y);
+#else
+    return x / y;
+#endif
+}
+
+// e^-|x|
+NIH_FN float nih_decay(float x) { return nih_exp2(__builtin_fabsf(x) * -1.44269504f); }
+
+// log(1 + e^x), relatively exact also where it is tiny: log1p(e) = 2 atanh(e / (2 + e)).
+NIH_FN float nih_softplus(float x) {
+    float e = nih_decay(x), s = nih_div(e, 2.0f + e), q = s * s;
+    float p = ((0.280119844f * q + 0.280018058f) * q + 0.400215272f) * q + 0.666664163f;
+    return (x > 0.0f ? x : 0.0f) + (q * p * s + 2.0f * s);
+}
+
+NIH_FN float nih_silu(float x) {
+    float e = nih_decay(x);
+    return nih_div(x < 0.0f ? x * e : x, 1.0f + e);
 }

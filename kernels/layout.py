@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Storage types that the C++ and CUDA kernels read and write, with their numbers in core.h."""
@@ -42,3 +44,16 @@ class ConvArgs(ctypes.Structure):
 def abi() -> int:
     """What `nih_abi` of a library with the same blocks returns."""
     return ctypes.sizeof(Wkv4Args) << 20 | ctypes.sizeof(ScanArgs) << 10 | ctypes.sizeof(ConvArgs)
+
+
+_Args = TypeVar("_Args", bound=ctypes.Structure)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[_Args]):
+    """One call of a C++ or CUDA form: its argument block, its results, and the tensors that the block points into."""
+
+    args: _Args
+    y: Tensor
+    end: Tensor
+    held: tuple[Tensor | None, ...]

@@ -115,3 +115,8 @@ def within(lengths: Tensor | None, steps: int) -> Tensor | None:
     if lengths is None:
         return None
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
+
+
+def silu(x: Tensor) -> Tensor:
+    """As F.silu, but made of functions that torch computes alike in vectors and in their remainders."""
+    return x / (1 + torch.exp((-x).clamp(max=80)))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nih.kernels import cpu_loader, cuda_loader, op
-from nih.kernels.layout import DTYPES, Wkv4Args
+from nih.kernels.layout import DTYPES, Call, Wkv4Args
 
 CHUNK = 256
 """Steps of a chunk in the C++ and CUDA forms: a call cut at a multiple of it gives the same bits."""
@@ -64,24 +64,179 @@ def wkv4_reference(
 ) -> tuple[Tensor, Tensor]:
     """The truth: the formulas of this module, token by token, in float64. Arguments as `wkv4`; both results are float64."""
     w, u, k, v = w.double(), u.double(), k.double(), v.double()
-    batch, steps, channels = k.shape
-    start = initial_state(batch, channels, k.device) if state is None else state
-    a, b, p = start.double().clamp_(min=torch.tensor([0.0, 0.0, LOWEST]).new_tensor(-math.inf)).unbind(1)
-    p = p.clamp(min=LOWEST)
-    live = op.within(lengths, steps)
+    a, b, p = _start(k, state)
+    live = op.within(lengths, k.shape[1])
     y = torch.zeros_like(v)
-    for t in range(steps):
-        here = True if live is None else live[:, t, None]
-        q = torch.maximum(p, u + k[:, t])
-        kept, fresh = torch.exp(p - q), torch.exp(u + k[:, t] - q)
-        weight = kept * b + fresh
-        output = torch.where(weight == 0, 0.0, (kept * a + fresh * v[:, t]) / weight)
-        q = torch.maximum(p + w, k[:, t])
-        kept, fresh = torch.exp(p + w - q), torch.exp(k[:, t] - q)
-        after = kept * a + fresh * v[:, t], kept * b + fresh, q
+    for t in range(k.shape[1]):
+        output = _output(a, b, p, u, k[:, t], v[:, t])
+        after = _push(a, b, p, w, k[:, t], v[:, t])
         if live is None:
-            y[:, t], (a, b, p) = output, after
+            y[:, t] = output
+            a, b, p = after
         else:
-            y[:, t] = torch.where(here, output, 0.0)
-            a, b, p = (torch.where(here, new, old) for new, old in zip(after, (a, b, p), strict=True))
+            y[:, t] = torch.where(live[:, t, None], output, 0.0)
+            a, b, p = (torch.where(live[:, t, None], new, old) for new, old in zip(after, (a, b, p), strict=True))
     return y, torch.stack((a, b, p), 1)
+
+
+def wkv4_torch(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Differentiable, vectorised form of `wkv4`, same arguments and results; float64 inputs are computed in float64.
+
+    All chunks are read side by side, step by step: once for their summaries, and again from the folded prefixes.
+    The running maximum only scales the state: gradients don't flow through it, so differentiate y, not the state's plane p.
+    """
+    dtype = torch.promote_types(k.dtype, torch.float32)
+    w, u, wide_k, wide_v = (x.to(dtype) for x in (w, u, k, v))
+    carried = _start(wide_k, state)
+    live = op.within(lengths, k.shape[1])
+    whole = k.shape[1] // _TORCH_CHUNK * _TORCH_CHUNK
+    outputs = []
+    for start, stop, size in ((0, whole, _TORCH_CHUNK), (whole, k.shape[1], k.shape[1] - whole)):
+        if start < stop:
+            part = None if live is None else live[:, start:stop]
+            y, carried = _chunks(w, u, wide_k[:, start:stop], wide_v[:, start:stop], carried, part, size)
+            outputs.append(y)
+    y = torch.cat(outputs, 1) if outputs else torch.zeros_like(wide_v)
+    return y.to(v.dtype), torch.stack(carried, 1)
+
+
+_Planes = tuple[Tensor, Tensor, Tensor]
+
+
+def _start(k: Tensor, state: Tensor | None) -> _Planes:
+    """Planes (B, C) of the carried state, in k's type."""
+    given = initial_state(k.shape[0], k.shape[2], k.device) if state is None else state
+    a, b, p = given.to(k.dtype).unbind(1)
+    return a, b, p.clamp(min=LOWEST)
+
+
+def _push(a: Tensor, b: Tensor, p: Tensor, w: Tensor, k: Tensor, v: Tensor) -> _Planes:
+    moved = p + w
+    q = torch.maximum(moved, k).detach()
+    kept, fresh = torch.exp(moved - q), torch.exp(k - q)
+    return torch.addcmul(kept * a, fresh, v), torch.addcmul(fresh, kept, b), q
+
+
+def _output(a: Tensor, b: Tensor, p: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    bonus = u + k
+    q = torch.maximum(p, bonus).detach()
+    kept, fresh = torch.exp(p - q), torch.exp(bonus - q)
+    weight = torch.addcmul(fresh, kept, b)
+    empty = weight == 0
+    return (torch.addcmul(kept * a, fresh, v) / weight.masked_fill(empty, 1.0)).masked_fill(empty, 0.0)
+
+
+def _fold(before: _Planes, after: _Planes, decay: Tensor) -> _Planes:
+    """The state `before`, decayed by e^`decay`, joined with a later stretch's own summary."""
+    moved = before[2] + decay
+    q = torch.maximum(moved, after[2]).detach()
+    kept, fresh = torch.exp(moved - q), torch.exp(after[2] - q)
+    a, b = (torch.addcmul(kept * old, fresh, new) for old, new in zip(before[:2], after[:2], strict=True))
+    return a, b, q
+
+
+def _chunks(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, carried: _Planes, live: Tensor | None, size: int
+) -> tuple[Tensor, _Planes]:
+    """Outputs (B, T, C) and end state over chunks of `size` steps that fill T exactly."""
+    batch, steps, channels = k.shape
+    count = steps // size
+    if live is not None:
+        k = k.masked_fill(~live[:, :, None], -math.inf)
+        v = v.masked_fill(~live[:, :, None], 0.0)
+    keys, values = (x.reshape(batch, count, size, channels).permute(2, 0, 1, 3).contiguous() for x in (k, v))
+    decays: list[Tensor] = [w] * size
+    spans: list[Tensor] = [w * size] * count
+    if live is not None:
+        marks = live.reshape(batch, count, size, 1).to(w.dtype)
+        decays = list((marks * w).unbind(2))
+        spans = list((marks.sum(2) * w).unbind(1))
+    prefixes = [carried]
+    if size == _TORCH_CHUNK:
+        zeros = torch.zeros_like(keys[0])
+        own: _Planes = (zeros, zeros, zeros + LOWEST)
+        for j in range(size):
+            own = _push(*own, decays[j], keys[j], values[j])
+        for i in range(count):
+            prefixes.append(_fold(prefixes[-1], (own[0][:, i], own[1][:, i], own[2][:, i]), spans[i]))
+    a, b, p = (torch.stack(planes, 1) for planes in zip(*prefixes[:count], strict=True))
+    outputs = []
+    for j in range(size):
+        outputs.append(_output(a, b, p, u, keys[j], values[j]))
+        a, b, p = _push(a, b, p, decays[j], keys[j], values[j])
+    y = torch.stack(outputs).permute(1, 2, 0, 3).reshape(batch, steps, channels)
+    end = prefixes[-1] if size == _TORCH_CHUNK else (a[:, 0], b[:, 0], p[:, 0])
+    return y if live is None else y.masked_fill(~live[:, :, None], 0.0), end
+
+
+def _run_reference(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    y, end = wkv4_reference(w, u, k, v, state, lengths)
+    return y.to(v.dtype), end.float()
+
+
+def _prepare(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
+) -> Call[Wkv4Args]:
+    """The argument block for the C++ and CUDA forms, with room for the results."""
+    batch, steps, channels = k.shape
+    dtype = torch.promote_types(k.dtype, v.dtype)
+    w, u, state, lengths = op.plain(w), op.plain(u), op.plain_or_none(state), op.whole_numbers(lengths)
+    k, v = op.rows(k.to(dtype)), op.rows(v.to(dtype))
+    y = torch.empty(k.shape, dtype=dtype, device=k.device)
+    end = torch.empty(batch, 3, channels, device=k.device)
+    args = Wkv4Args(
+        *map(op.pointer, (w, u, k, v, y, state, end, lengths, None)),
+        *(batch, steps, channels),
+        *(stride for x in (k, v, y) for stride in x.stride()[:2]),
+        DTYPES[dtype],
+    )
+    return Call(args, y, end, (w, u, k, v, state, lengths))
+
+
+def _run_cpu(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    call = _prepare(w, u, k, v, state, lengths)
+    cpu_loader.call("wkv4", call.args)
+    return call.y.to(v.dtype), call.end
+
+
+def _run_cuda(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    call = _prepare(w, u, k, v, state, lengths)
+    batch, steps, channels = k.shape
+    whole, chunks = steps // CHUNK, -(-steps // CHUNK)
+    with cuda_loader.module("wkv4", k.device) as module:
+        if whole:
+            scratch = torch.empty(batch, chunks, 3, channels, device=k.device)
+            call.args.scratch = scratch.data_ptr()
+            module.launch(call, "summarise", channels, whole, batch)
+            module.launch(call, "fold", channels, 1, batch)
+        module.launch(call, "replay", channels, max(chunks, 1), batch)
+    return call.y.to(v.dtype), call.end
+
+
+def _fake(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return v.new_empty(v.shape), k.new_empty((k.shape[0], 3, k.shape[2]), dtype=torch.float32)
+
+
+def _run_torch(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    y, end = wkv4_torch(w, u, k, v, state, lengths)
+    return y, end.float()
+
+
+_op = op.register(
+    "wkv4",
+    "(Tensor w, Tensor u, Tensor k, Tensor v, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
+    {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
+    _fake,
+)

@@ -99,7 +99,7 @@ _WINDOWED = (DynamicSlidingWindowLayer,)
 _COPIED = (LinearAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer)
 _KV = frozenset({"keys", "values"})
 _EMPTY: Any = getattr(cache_utils, "DummyLayer", None)
-"""Stands for layers without any state; transformers before 5.20 has no such class."""
+"""Stands for layers without any state; transformers 5.17 has no such class."""
 
 
 def new_cache(config: Any) -> DynamicCache:

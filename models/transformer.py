@@ -5,6 +5,7 @@ The prompt is read in chunks that carry the model's cache; `_cache` marks and re
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import logging
@@ -13,18 +14,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import transformers
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from nih.errors import ModelError
 from nih.models._cache import (
     CacheMark,
     Footprint,
+    Sharing,
     copied,
     footprints,
+    held_bytes,
     new_cache,
     restore,
     sharing,
@@ -129,7 +136,7 @@ class TransformerModel:
 
     def state_bytes(self, tokens: int) -> int:
         """Cache after `tokens` tokens, in bytes, found without weights; growing buffers may hold a quarter more."""
-        return sum(layer.at(tokens) for layer in self._footprints)
+        return sum(layer.at(tokens) for layer in self._shape.layers)
 
     def identity(self) -> Mapping[str, Any]:
         """What decides the answers, for the manifest. Reads the weight files once, to hash them."""
@@ -141,7 +148,7 @@ class TransformerModel:
             "device_name": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
             "dtype": str(self._dtype).removeprefix("torch."),
             "chunk": self._chunk,
-            "sharing": sharing(self._probes[0].cache),
+            "sharing": self._shape.sharing,
             "tokenizer": self._tokenizer.name,
             "tokenizer_fingerprint": self._tokenizer.fingerprint,
             "options": asdict(self._options),
@@ -152,7 +159,10 @@ class TransformerModel:
         return {**self._weights_identity, **own}
 
     def session(self) -> CachedSession:
-        """Load the weights (once) and start at position 0. Raises ModelError."""
+        """Load the weights (once) and start at position 0. Raises ModelError.
+
+        One session at a time: some models keep state in their modules.
+        """
         return CachedSession(self._loaded, self._tokenizer, self._device, self._eos, self._chunk)
 
     @cached_property
@@ -165,7 +175,7 @@ class TransformerModel:
         return _load(self._source, self._options, self._config, self._dtype, self._device)
 
     @cached_property
-    def _weights_identity(self) -> Mapping[str, str]:
+    def _weights_identity(self) -> Mapping[str, str | None]:
         commit = getattr(self._config, "_commit_hash", None)
         if commit and not Path(self._source).expanduser().exists():
             return {"revision": commit}
@@ -176,17 +186,27 @@ class TransformerModel:
         return self._options.chunk or _CHUNK.get(self._device.type, 512)
 
     @cached_property
-    def _probes(self) -> tuple[CachedSession, CachedSession]:
-        return _probe(self._config, self._options, self._tokenizer, self._dtype, 1)
+    def _shape(self) -> StateShape:
+        try:
+            return _state_shape(self._meta_model(), self._tokenizer)
+        # Whatever a model's own code raises when its tensors hold no numbers.
+        except Exception as error:  # noqa: BLE001
+            log.warning(
+                "the state of %s is estimated from its config, because it does not run without weights (%s)",
+                self._name,
+                reason(error),
+            )
+            return _estimated_shape(self._text, self._dtype.itemsize)
 
-    @cached_property
-    def _footprints(self) -> list[Footprint]:
-        (once, twice), tokens = self._probes, 1
-        if unknown_layers(once.cache):
-            # Such states may grow in steps (compressed blocks), which one token does not show.
-            tokens = _LONG_PROBE
-            once, twice = _probe(self._config, self._options, self._tokenizer, self._dtype, tokens)
-        return footprints(once.cache, twice.cache, tokens)
+    def _meta_model(self) -> Any:
+        with torch.device("meta"):
+            return _AutoModel.from_config(
+                copy.deepcopy(self._config),
+                dtype=self._dtype,
+                trust_remote_code=self._options.trust_remote_code,
+                # The default kernel for experts does not know the meta device.
+                experts_implementation="batched_mm",
+            ).eval()
 
     @property
     def _eos(self) -> frozenset[int]:
@@ -217,9 +237,19 @@ class CachedSession(ForwardSession):
         self._told = False
 
     @property
+    def model(self) -> Any:
+        """The model of transformers, for comparisons with its own `generate`."""
+        return self._model
+
+    @property
     def cache(self) -> Any:
         """The cache of transformers; None before the first token."""
         return self._cache
+
+    @property
+    def module_states(self) -> list[dict[str, Any]]:
+        """What is kept in the model's modules instead of the cache."""
+        return [{name: vars(m)[name] for name in _MODULE_STATES & vars(m).keys()} for m in self._stateful]
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         if self._cache is None and self._takes_cache:
@@ -262,11 +292,7 @@ class CachedSession(ForwardSession):
         self._told = True
 
     def _snapshot(self) -> tuple[CacheMark | None, list[dict[str, Any]]]:
-        states = [
-            {name: vars(module)[name] for name in _MODULE_STATES & vars(module).keys()}
-            for module in self._stateful
-        ]
-        return snapshot(self._cache), copied(states)
+        return snapshot(self._cache), copied(self.module_states)
 
     def _restore(self, state: tuple[CacheMark | None, list[dict[str, Any]]]) -> None:
         mark, states = state
@@ -295,19 +321,38 @@ def position_limit(config: Any) -> int | None:
     return max(positions, int(factor * (rope.get("original_max_position_embeddings") or positions)))
 
 
-def _probe(
-    config: Any, options: Options, tokenizer: Tokenizer, dtype: torch.dtype, tokens: int
-) -> tuple[CachedSession, CachedSession]:
-    """Sessions that have read `tokens` and twice as many tokens on torch's meta device: what the state is made of."""
+class StateShape(NamedTuple):
+    """What a model's state is made of."""
+
+    sharing: Sharing
+    layers: list[Footprint]
+
+
+def _state_shape(model: Any, tokenizer: Tokenizer) -> StateShape:
+    """Read one token and two with a model on torch's meta device, which has shapes and no numbers."""
+    once, twice = (_read_zeros(model, tokenizer, count) for count in (1, 2))
+    found = footprints(once.cache, twice.cache, 1)
+    if unknown_layers(once.cache):
+        # Such states may grow in steps (compressed blocks), which one token does not show.
+        once, twice = (_read_zeros(model, tokenizer, count) for count in (_LONG_PROBE, 2 * _LONG_PROBE))
+        found = footprints(once.cache, twice.cache, _LONG_PROBE)
+    return StateShape(sharing(once.cache), [*found, Footprint(held_bytes(once.module_states), 0, None)])
+
+
+def _read_zeros(model: Any, tokenizer: Tokenizer, count: int) -> CachedSession:
     meta = torch.device("meta")
+    session = CachedSession(model, tokenizer, meta, frozenset(), count)
     with meta:
-        model = _AutoModel.from_config(
-            config, dtype=dtype, trust_remote_code=options.trust_remote_code
-        ).eval()
-        once, twice = (CachedSession(model, tokenizer, meta, frozenset(), 2 * tokens) for _ in range(2))
-        once.extend([np.zeros(tokens, np.int32)])
-        twice.extend([np.zeros(2 * tokens, np.int32)])
-    return once, twice
+        session.extend([np.zeros(count, np.int32)])
+    return session
+
+
+def _estimated_shape(config: Any, item: int) -> StateShape:
+    """As if every layer kept keys and values of all tokens."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layer = Footprint(0, 2 * heads * width * item, None)
+    return StateShape(sharing(new_cache(config)), [layer] * config.num_hidden_layers)
 
 
 def _positions(config: Any) -> int | None:
@@ -371,17 +416,28 @@ def _config(source: str, options: Options) -> Any:
             f"cannot read the config of `{source}` ({reason(error)}); "
             "type a folder that `save_pretrained` wrote, a hub id or a .gguf file"
         ) from error
+    _refuse_what_cannot_continue_text(source, config)
+    return config
+
+
+def _refuse_what_cannot_continue_text(source: str, config: Any) -> None:
+    kind = config.model_type
     if _architecture(config) is None:
         raise ModelError(
-            f"`{source}` has model type `{config.model_type}`, which transformers does not know as a causal language model"
+            f"`{source}` has model type `{kind}`, which transformers does not know as a causal language model"
         )
-    return config
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"`{source}` is an encoder-decoder (`{kind}`); only models that continue a text can be asked"
+        )
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(config, "is_decoder", None) is False:
+        raise ModelError(
+            f"`{source}` is an encoder (`{kind}`), which reads in both directions and continues no text"
+        )
 
 
 def _architecture(config: Any) -> str | None:
     """Name of the causal language model's class; None if there is none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     name: str | None = remote or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     return name
@@ -425,29 +481,35 @@ def _load(source: str, options: Options, config: Any, dtype: torch.dtype, device
             f"the weights of `{source}` lack {len(lacking)} of the model's tensors (`{lacking[0]}` ...); "
             "the files do not belong to this config.json"
         )
+    if unused := sorted(report["unexpected_keys"]):
+        log.warning(
+            "%d tensors in the weights of %s are not the model's (%s ...)", len(unused), source, unused[0]
+        )
     return model.eval().requires_grad_(False)
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No progress bars of transformers: ours would be torn, and loading is short."""
-    shown = _library_log.is_progress_bar_enabled()
+    """Without transformers' progress bars and report: errors and unused tensors are told in our own words."""
+    bars, verbosity = _library_log.is_progress_bar_enabled(), _library_log.get_verbosity()
     _library_log.disable_progress_bar()
+    _library_log.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        _library_log.set_verbosity(verbosity)
+        if bars:
             _library_log.enable_progress_bar()
 
 
-def _hash_weights(path: Path) -> str:
-    """SHA-256 of one weight file, or of the list of several files' hashes."""
+def _hash_weights(path: Path) -> str | None:
+    """SHA-256 of one weight file, or of the list of several files' hashes; None if there is none."""
     files = [path] if path.is_file() else _weight_files(path)
     digests = [_hash_file(file) for file in files]
     if len(files) == 1:
         return digests[0]
     lines = [f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
 
 
 def _weight_files(folder: Path) -> list[Path]:

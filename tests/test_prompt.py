@@ -58,7 +58,7 @@ def builder(task: int, name: str, haystack: str) -> Builder:
 @given(
     st.integers(0, len(TASKS) - 1),
     st.sampled_from(["noise", "prose"]),
-    st.integers(450, 3000),
+    st.integers(800, 3000),
     st.floats(0, 100),
     st.integers(0, 5),
 )
@@ -212,7 +212,8 @@ def test_a_chat_template_wraps_the_user_and_leaves_the_prefix_to_the_assistant()
     sample = made.sample(Cell(1024, 50.0), 0)
     ids = sample.prompt.ids()
     assert len(ids) + sample.room == 1024
-    raw = made.tokenizer.decode(ids, skip_special_tokens=False)  # type: ignore[call-arg]
-    assert raw.startswith("<s>[INST]") and raw.endswith("[/INST]The pass key is")
+    wrapped: Any = made.tokenizer
+    raw = wrapped._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    assert raw.replace(" ", "").startswith("<s>[INST]") and raw.endswith("[/INST]The pass key is")
     assert raw.index(sample.question) < raw.index("[/INST]")
     assert list(islice((i for i in ids if int(i) in made.tokenizer.special_ids), 9)) == [ids[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -51,7 +52,10 @@ CONFIGS: dict[str, tuple[str, Values]] = {
     "bloom": ("BloomConfig", _of(vocab_size=VOCABULARY, hidden_size=64, n_layer=4, n_head=4)),
     "deepseek_v3": ("DeepseekV3Config", _of(_MHA, _MLA, _ROUTED, _EXPERTS)),
     "mistral": ("MistralConfig", _WINDOWED),
-    "gemma3_text": ("Gemma3TextConfig", _of(_WINDOWED, num_hidden_layers=6, query_pre_attn_scalar=16)),
+    "gemma3_text": (
+        "Gemma3TextConfig",
+        _of(_WINDOWED, query_pre_attn_scalar=16, layer_types=["sliding_attention", "full_attention"] * 2),
+    ),
     "gpt_oss": ("GptOssConfig", _of(_WINDOWED, num_local_experts=4, num_experts_per_tok=2)),
     "mamba2": ("Mamba2Config", _of(_SSM, state_size=16, num_heads=8, head_dim=16, n_groups=2, chunk_size=16)),
     "falcon_h1": ("FalconH1Config", _of(_HEAD, _MAMBA2, mamba_d_ssm=128, mamba_n_groups=1)),
@@ -69,7 +73,7 @@ CONFIGS: dict[str, tuple[str, Values]] = {
     ),
     "recurrent_gemma": (
         "RecurrentGemmaConfig",
-        _of(_GQA, num_hidden_layers=6, lru_width=64, attention_window_size=WINDOW),
+        _of(_BASE, num_hidden_layers=3, intermediate_size=96, lru_width=64, attention_window_size=WINDOW),
     ),
 }
 """Model type -> class and values of its config. gemma3_text and gpt_oss mix windows with full attention."""
@@ -100,12 +104,18 @@ def session(name: str, chunk: int = CHUNK) -> CachedSession:
     return CachedSession(model(name), ByteTokenizer(), torch.device("cpu"), frozenset(), chunk)
 
 
+@cache
+def _witness(name: str) -> Any:
+    """A copy for the oracle: a model that keeps state in its modules must not be disturbed by it."""
+    return copy.deepcopy(model(name))
+
+
 def oracle(name: str, ids: TokenIds) -> Logits:
     """Logits (T, V) of the bare model, all in one go and without a cache."""
     with torch.no_grad():
-        logits = model(name)(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False).logits[
-            0
-        ]
+        logits = _witness(name)(
+            input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False
+        ).logits[0]
     values: Logits = logits.float().numpy()
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -45,26 +46,19 @@ def _trained() -> Any:
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["<unk>", "<s>", "</s>"]
-    backend = Backend(models.Unigram())
+    learner = Backend(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    text = chain.from_iterable(islice(paragraphs(0), 200))
+    learner.train_from_iterator(text, trainers.UnigramTrainer(vocab_size=1200, show_progress=False))
+    learnt = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    # As in a sentencepiece file, the bytes are pieces of the model and not added tokens.
+    first = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{b:02X}>", -20.0) for b in range(256))]
+    backend = Backend(models.Unigram([*first, *learnt], unk_id=0, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
-    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=[*specials, *bytes_], unk_token="<unk>")
-    backend.train_from_iterator(chain.from_iterable(islice(paragraphs(0), 200)), trainer)
-    vocabulary = [(piece, score) for piece, score in _pieces(backend)]
-    backend.model = models.Unigram(vocabulary, unk_id=0, byte_fallback=True)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     wrapper: Any = PreTrainedTokenizerFast
-    return wrapper(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-def _pieces(backend: Any) -> list[tuple[str, float]]:
-    import json
-
-    return [(p, s) for p, s in json.loads(backend.to_str())["model"]["vocab"]]
+    return wrapper(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def _smollm2() -> Tokenizer:

@@ -1,0 +1,287 @@
+"""The selective scan of Mamba-1: a bank of N decaying sums per channel whose decay and input weight depend on the token.
+
+Per channel, with delta = softplus(delta + bias) (the identity above 20) and decay rates A < 0:
+
+    h_n <- e^(delta A_n) h_n + delta B_n u
+    y = (sum_n C_n h_n + D u) silu(z),   silu(z) = z / (1 + e^-z)
+
+Letters: B batch (and the input weights), T time, D channels (and the skip weights), N states of a channel.
+The state (B, N, D) holds h; before the first token it is 0.
+Source: Gu and Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces (2023), algorithm 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nih.errors import KernelError
+from nih.kernels import cpu_loader, cuda_loader, op
+from nih.kernels.layout import DTYPES, Call, ScanArgs
+
+CHUNK = 1024
+"""Steps of a chunk in the C++ and CUDA forms: a call cut at a multiple of it gives the same bits."""
+CUDA_STATES = 64
+"""Most states of a channel that the CUDA form holds in registers."""
+_TORCH_CHUNK = 64
+_TORCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    z: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Read T tokens: outputs (B, T, D) in the type of `u`, and the state (B, N, D) after them, in float32 and fresh.
+
+    u, delta, z (B, T, D) and B, C (B, T, N) in float32, bfloat16 or float16; delta is taken before bias and softplus; without z
+    there is no gate. A (D, N) (Mamba stores log(-A)). D, delta_bias (D) or None. state (B, N, D) or None.
+    lengths (B): row i ends after lengths[i] tokens; its further outputs are 0.
+    No gradient: train with `selective_scan_torch`. Raises KernelError for arguments against this contract, or under autograd.
+    """
+    _check(u, delta, z, A, B, C, D, delta_bias, state, lengths)
+    return _op(u, delta, z, A, B, C, D, delta_bias, state, lengths)
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    z: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    state: Tensor | None,
+    lengths: Tensor | None,
+) -> None:
+    name = "selective_scan"
+    sequences = {"u": u, "delta": delta, "z": z, "B": B, "C": C}
+    for label, tensor in sequences.items():
+        if tensor is not None:
+            op.expect_sequence(name, label, tensor)
+    batch, steps, channels = u.shape
+    states = B.shape[2]
+    op.expect_shape(name, "delta", delta, (batch, steps, channels))
+    op.expect_shape(name, "z", z, (batch, steps, channels))
+    op.expect_shape(name, "A", A, (channels, states))
+    op.expect_shape(name, "B", B, (batch, steps, states))
+    op.expect_shape(name, "C", C, (batch, steps, states))
+    op.expect_shape(name, "D", D, (channels,))
+    op.expect_shape(name, "delta_bias", delta_bias, (channels,))
+    op.expect_shape(name, "state", state, (batch, states, channels))
+    op.expect_lengths(name, lengths, batch)
+    others = {"A": A, "D": D, "delta_bias": delta_bias, "state": state, "lengths": lengths}
+    op.expect_one_device(name, sequences | others)
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    z: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The truth: the formulas of this module, token by token, in float64. Arguments as `selective_scan`; results in float64."""
+    u, delta, A, B, C = u.double(), delta.double(), A.double(), B.double(), C.double()
+    delta = F.softplus(delta if delta_bias is None else delta + delta_bias.double())
+    h = u.new_zeros(u.shape[0], A.shape[1], A.shape[0]) if state is None else state.double()
+    live = op.within(lengths, u.shape[1])
+    y = torch.zeros_like(u)
+    for t in range(u.shape[1]):
+        now = delta[:, t, None]  # (B, 1, D)
+        after = torch.exp(now * A.t()) * h + now * B[:, t, :, None] * u[:, t, None]
+        h = after if live is None else torch.where(live[:, t, None, None], after, h)
+        y[:, t] = (C[:, t, :, None] * h).sum(1)
+    if D is not None:
+        y = y + u * D.double()
+    if z is not None:
+        y = y * F.silu(z.double())
+    return (y if live is None else y.masked_fill(~live[:, :, None], 0.0)), h.clone()
+
+
+def selective_scan_torch(
+    u: Tensor,
+    delta: Tensor,
+    z: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Differentiable, vectorised form of `selective_scan`, same arguments and results; float64 inputs are computed in float64.
+
+    Chunks are read side by side, step by step: once for their summaries, and again from the folded prefixes.
+    """
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    wide_u, wide_delta, rate, B, C = (x.to(dtype).contiguous() for x in (u, delta, A.t(), B, C))
+    wide_delta = _softplus(wide_delta if delta_bias is None else wide_delta + delta_bias.to(dtype))
+    live = op.within(lengths, u.shape[1])
+    if live is not None:
+        wide_u, wide_delta, B = (x.masked_fill(~live[:, :, None], 0.0) for x in (wide_u, wide_delta, B))
+    batch, steps, channels = u.shape
+    h = u.new_zeros(batch, *rate.shape, dtype=dtype) if state is None else state.to(dtype)
+    if steps == 0:
+        return u.clone(), h.clone()
+    outputs = []
+    for start, stop, size in _stretches(steps, batch * rate.numel(), u.device.type):
+        here = slice(start, stop)
+        y, h = _chunks(wide_u[:, here], wide_delta[:, here], rate, B[:, here], C[:, here], h, size)
+        outputs.append(y)
+    y = torch.cat(outputs, 1)
+    if D is not None:
+        y = torch.addcmul(y, wide_u, D.to(dtype))
+    if z is not None:
+        y = y * op.silu(z.to(dtype).contiguous())
+    if live is not None:
+        y = y.masked_fill(~live[:, :, None], 0.0)
+    return y.to(u.dtype), h
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """As F.softplus, but made of functions that torch computes alike in vectors and in their remainders."""
+    return torch.where(x > 20, x, torch.log1p(torch.exp(x.clamp(max=20))))
+
+
+def _stretches(steps: int, elements: int, device_type: str) -> list[tuple[int, int, int]]:
+    """(start, stop, chunk) of what is read side by side: as many chunks as keep the states of one step in fast memory."""
+    count = max(1, _TORCH_ELEMENTS.get(device_type, 1 << 22) // max(1, elements))
+    whole = steps // _TORCH_CHUNK * _TORCH_CHUNK
+    stride = count * _TORCH_CHUNK
+    cuts = [(start, min(start + stride, whole), _TORCH_CHUNK) for start in range(0, whole, stride)]
+    return cuts + ([(whole, steps, steps - whole)] if whole < steps else [])
+
+
+def _chunks(
+    u: Tensor, delta: Tensor, rate: Tensor, B: Tensor, C: Tensor, h: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T, D) without skip and gate, and end state (B, N, D), over chunks of `size` steps that fill T exactly."""
+    batch, steps, channels = u.shape
+    count = steps // size
+    deltas, inputs, B, C = (
+        x.reshape(batch, count, size, -1).permute(2, 0, 1, 3).contiguous() for x in (delta, delta * u, B, C)
+    )
+    prefixes = [h]
+    if size == _TORCH_CHUNK:
+        own = _push(None, deltas[0], inputs[0], rate, B[0])
+        for j in range(1, size):
+            own = _push(own, deltas[j], inputs[j], rate, B[j])
+        totals = deltas.sum(0)
+        for i in range(count):
+            decay = torch.exp(totals[:, i, None] * rate)
+            prefixes.append(torch.addcmul(own[:, i], decay, prefixes[-1]))
+    state = torch.stack(prefixes[:count], 1)  # (B, count, N, D)
+    outputs = []
+    for j in range(size):
+        state = _push(state, deltas[j], inputs[j], rate, B[j])
+        outputs.append((state * C[j, ..., None]).sum(2))
+    y = torch.stack(outputs).permute(1, 2, 0, 3).reshape(batch, steps, channels)
+    return y, prefixes[-1] if size == _TORCH_CHUNK else state[:, 0]
+
+
+def _push(h: Tensor | None, delta: Tensor, inputs: Tensor, rate: Tensor, B: Tensor) -> Tensor:
+    """One step of states (B, count, N, D), from zeros if `h` is None."""
+    fresh = inputs[..., None, :] * B[..., None]
+    if h is None:
+        return fresh
+    return torch.addcmul(fresh, torch.exp(delta[..., None, :] * rate), h)
+
+
+def _run_reference(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    y, end = selective_scan_reference(u, *others)  # type: ignore[arg-type]
+    return y.to(u.dtype), end.float()
+
+
+def _run_torch(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    y, end = selective_scan_torch(u, *others)  # type: ignore[arg-type]
+    return y, end.float()
+
+
+def _prepare(
+    u: Tensor,
+    delta: Tensor,
+    z: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    state: Tensor | None,
+    lengths: Tensor | None,
+) -> Call[ScanArgs]:
+    """The argument block for the C++ and CUDA forms, with room for the results."""
+    batch, steps, channels = u.shape
+    states = B.shape[2]
+    dtype = u.dtype
+    for other in (delta, B, C, *(() if z is None else (z,))):
+        dtype = torch.promote_types(dtype, other.dtype)
+    u, delta, B, C = (op.rows(x.to(dtype)) for x in (u, delta, B, C))
+    z = None if z is None else op.rows(z.to(dtype))
+    A, D, delta_bias, state = op.plain(A), op.plain_or_none(D), op.plain_or_none(delta_bias), op.plain_or_none(state)
+    lengths = op.whole_numbers(lengths)
+    y = torch.empty(u.shape, dtype=dtype, device=u.device)
+    end = torch.empty(batch, states, channels, device=u.device)
+    args = ScanArgs(
+        *map(op.pointer, (u, delta, z, A, B, C, D, delta_bias, y, state, end, lengths, None)),
+        *(batch, steps, channels, states),
+        *(stride for x in (u, delta, u if z is None else z, B, C, y) for stride in x.stride()[:2]),
+        DTYPES[dtype],
+    )
+    return Call(args, y, end, (u, delta, z, A, B, C, D, delta_bias, state, lengths))
+
+
+def _run_cpu(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    call = _prepare(u, *others)  # type: ignore[arg-type]
+    cpu_loader.call("selective_scan", call.args)
+    return call.y.to(u.dtype), call.end
+
+
+def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    call = _prepare(u, *others)  # type: ignore[arg-type]
+    batch, steps, channels = u.shape
+    states = call.end.shape[1]
+    if states > CUDA_STATES:
+        raise KernelError(
+            f"the CUDA form of `selective_scan` holds at most {CUDA_STATES} states a channel, but this model has {states}; "
+            "set `NIH_KERNELS=torch`"
+        )
+    whole, chunks = steps // CHUNK, -(-steps // CHUNK)
+    with cuda_loader.module("selective_scan", u.device, NIH_STATES=states) as module:
+        if whole:
+            scratch = torch.empty(batch, chunks, states + 1, channels, device=u.device)
+            call.args.scratch = scratch.data_ptr()
+            module.launch(call, "summarise", channels, whole, batch)
+            module.launch(call, "fold", channels, states, batch)
+        module.launch(call, "replay", channels, max(chunks, 1), batch)
+    return call.y.to(u.dtype), call.end
+
+
+def _fake(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    B = others[3]
+    assert B is not None
+    return u.new_empty(u.shape), u.new_empty((u.shape[0], B.shape[2], u.shape[2]), dtype=torch.float32)
+
+
+_op = op.register(
+    "selective_scan",
+    "(Tensor u, Tensor delta, Tensor? z, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, Tensor? state, "
+    "Tensor? lengths) -> (Tensor, Tensor)",
+    {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
+    _fake,
+)

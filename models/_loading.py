@@ -1,0 +1,324 @@
+"""What adapters with a forward pass of their own share before the first token: files, tensors, device, dtype, tokeniser.
+
+A source is a folder, a file inside one, or a hub id. Tensors are read one by one, so that a model whose weights fit the
+device once is never held twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nih.errors import ModelError
+from nih.rwkv_vocabulary import WORLD_FILE, WorldTokenizer
+from nih.tokenizer import ByteTokenizer, HubTokenizer, open_tokenizer, reason
+from nih.types import Tokenizer
+
+REFERENCE = Path(__file__).parent / "reference"
+"""Folder of the models that ship with the package, one folder each."""
+NEOX_FILE = "20B_tokenizer.json"
+"""GPT-NeoX's tokeniser under the name that RWKV-4's releases give it."""
+
+_BYTES = 256
+"""Vocabulary of a model that reads bytes and ships no tokeniser files."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "*.model")
+_DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", "tokenizer*")
+_SAFETENSORS = ("model*.safetensors",)
+_BIN = ("pytorch_model*.bin",)
+_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files lie on this machine."""
+
+    name: str
+    """What the user typed: a folder, a file or a hub id."""
+    folder: Path
+    revision: str | None = None
+    """Commit of the hub's snapshot; None for what is no snapshot."""
+
+    def config(self) -> dict[str, Any]:
+        """config.json. Raises ModelError."""
+        return read_json(self.folder / "config.json")
+
+    def weight_files(self) -> list[Path]:
+        """safetensors where there are any, else pytorch_model files; fetched from the hub now. Raises ModelError."""
+        for patterns in (_SAFETENSORS, _BIN):
+            if self.revision is not None:
+                _snapshot(self.name, self.revision, patterns)
+            if files := _shards(self.folder, patterns):
+                return files
+        raise ModelError(
+            f"`{self.name}` holds no weights; expected model.safetensors or pytorch_model.bin beside its config.json"
+        )
+
+
+def locate(name: str, revision: str | None) -> Source:
+    """The folder of a source; a hub id's description is fetched, its weights are not. Raises ModelError."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return Source(name, path if path.is_dir() else path.parent)
+    folder = _snapshot(name, revision, _DESCRIPTION_FILES)
+    return Source(name, folder, folder.name)
+
+
+def reference(name: str) -> Source:
+    """A model that ships with the package. Raises ModelError if this installation lacks it."""
+    folder = REFERENCE / name
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the reference model `{name}` is not in this installation (no `{folder}`); reinstall `nih`, "
+            f"or train it: `python -m nih.models.reference.train {name}`"
+        )
+    return Source(name, folder)
+
+
+def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    # The hub's client raises a dozen unrelated classes for "not there" and "no network".
+    except Exception as error:
+        raise ModelError(
+            f"cannot fetch `{repo}` from the hub ({reason(error)}); check the name, --set revision and the network, "
+            "or type a folder"
+        ) from error
+
+
+def _shards(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    for index in (folder / name for name in _INDICES):
+        if not index.is_file() or not any(
+            Path(index.name.removesuffix(".index.json")).match(p) for p in patterns
+        ):
+            continue
+        named = {folder / str(file) for file in read_json(index).get("weight_map", {}).values()}
+        if lacking := sorted(file.name for file in named if not file.is_file()):
+            raise ModelError(
+                f"`{folder}` lacks the weight file `{lacking[0]}` that its {index.name} names; copy it there"
+            )
+        return sorted(named)
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ModelError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"`{path}` cannot be read ({reason(error)})") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"`{path}` holds no JSON object")
+    return value
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 of one weight file, or of the list of several files' hashes."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    lines = [f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class Tensors:
+    """The tensors of weight files by name, read when they are taken."""
+
+    def __init__(self, whose: str, readers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._whose = whose
+        self._readers = dict(readers)
+        self._left = set(readers)
+        self._parameters = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._readers
+
+    def names(self) -> frozenset[str]:
+        """Every name in the files."""
+        return frozenset(self._readers)
+
+    def renamed(self, rename: Callable[[str], str]) -> Tensors:
+        """The same tensors under other names."""
+        return Tensors(self._whose, {rename(name): reader for name, reader in self._readers.items()})
+
+    def matrix(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a tensor, which does not count as taken. Raises ModelError if there is no such matrix."""
+        shape = self._read(name).shape
+        if len(shape) != 2:
+            raise ModelError(f"`{name}` of `{self._whose}` has shape {tuple(shape)}, not two dimensions")
+        return shape[0], shape[1]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Storage type of a tensor, which does not count as taken. Raises ModelError."""
+        return self._read(name).dtype
+
+    def head(self, name: str, embedding: str, tied: bool, shape: tuple[int, ...]) -> Tensor | None:
+        """The output matrix; None if it is the embedding. Raises ModelError.
+
+        As in transformers, a head in the files that differs from the embedding is used even where the config ties them.
+        """
+        if tied and name not in self:
+            return None
+        head = self.take(name, *shape)
+        if tied and torch.equal(head, self._read(embedding)):
+            self._parameters -= head.numel()
+            return None
+        return head
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """A tensor by name, as it is stored. Raises ModelError if it is not there, is no float, or has another shape."""
+        tensor = self._read(name)
+        self._left.discard(name)
+        if not tensor.is_floating_point():
+            raise ModelError(
+                f"`{name}` of `{self._whose}` holds {tensor.dtype}; quantised weights are not read: take a release in "
+                "float32, bfloat16 or float16"
+            )
+        if tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"`{name}` of `{self._whose}` has shape {tuple(tensor.shape)}, but the config says {shape}; the files do not "
+                "belong together"
+            )
+        self._parameters += tensor.numel()
+        return tensor
+
+    def finish(self) -> int:
+        """Numbers in all that was taken. Raises ModelError if a tensor was not: the files then describe another model."""
+        if unknown := sorted(self._left):
+            raise ModelError(
+                f"the weights of `{self._whose}` hold {len(unknown)} tensors that this architecture does not have "
+                f"(`{unknown[0]}` ...)"
+            )
+        return self._parameters
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self._readers:
+            raise ModelError(
+                f"the weights of `{self._whose}` lack the tensor `{name}`; the files do not belong to this architecture"
+            )
+        return self._readers[name]()
+
+
+def open_tensors(whose: str, files: Sequence[Path]) -> Tensors:
+    """Index weight files (.safetensors; else torch's format, of which only plain tensors are read). Raises ModelError."""
+    readers: dict[str, Callable[[], Tensor]] = {}
+    for path in files:
+        readers.update(_safetensors(path) if path.suffix == ".safetensors" else _pickled(path))
+    return Tensors(whose, readers)
+
+
+def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
+    try:
+        file: Any = safe_open(path, framework="pt")
+        names = list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"`{path}` cannot be read as safetensors ({reason(error)})") from error
+    return {name: partial(file.get_tensor, name) for name in names}
+
+
+def _pickled(path: Path) -> dict[str, Callable[[], Tensor]]:
+    try:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"`{path}` cannot be read as plain tensors ({reason(error)}); other Python objects in it are never unpickled"
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ModelError(f"`{path}` holds something else than tensors by name")
+    return {str(name): tensor.detach for name, tensor in loaded.items()}
+
+
+def pick_device(asked: str) -> torch.device:
+    """`auto` is cuda where there is one, else cpu. Raises ModelError for a device that is not there."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device `{asked}`; type `--device cpu`, `cuda` or `cuda:1`") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            "no CUDA device is usable here; type `--device cpu`, or install a CUDA build of torch"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"there is no `{asked}` among {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`"
+        )
+    return device
+
+
+def pick_dtype(asked: str, stored: str | None, device: torch.device) -> torch.dtype:
+    """`auto` is float32 on a CPU; on a GPU float16 where the weights say so, else bfloat16 if it has that."""
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
+    if device.type != "cuda":
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native and stored != "float16" else torch.float16
+
+
+def find_tokenizer(
+    source: Source, asked: str | None, name: str, vocabulary: int, trust_remote_code: bool
+) -> Tokenizer:
+    """The tokeniser that `--tokenizer` names, else the one that lies beside the weights.
+
+    `vocabulary` is the embedding's number of rows: 256 without tokeniser files means bytes. Raises ModelError.
+    """
+    if asked is not None:
+        return _asked_tokenizer(asked, trust_remote_code)
+    folder = source.folder
+    world, neox = folder / WORLD_FILE, folder / NEOX_FILE
+    # Both may lie beside several .pth files; the world models are those with 2^16 rows.
+    for path in (world, neox) if vocabulary == 1 << 16 else (neox, world):
+        if path.is_file():
+            return _asked_tokenizer(str(path), trust_remote_code)
+    if any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        return open_tokenizer(
+            str(folder) if source.revision is None else source.name, name, source.revision, trust_remote_code
+        )
+    if vocabulary == _BYTES:
+        return ByteTokenizer()
+    raise ModelError(
+        f"no tokeniser beside the weights of `{source.name}`; name one with `--tokenizer`: {NEOX_FILE} (the Pile models, "
+        f"and state-spaces' Mamba), {WORLD_FILE} (the World models), a folder or a hub id"
+    )
+
+
+def _asked_tokenizer(asked: str, trust_remote_code: bool) -> Tokenizer:
+    path = Path(asked).expanduser()
+    if path.is_dir() and (path / WORLD_FILE).is_file():
+        path /= WORLD_FILE
+    if path.is_file() and path.suffix == ".txt":
+        return WorldTokenizer.read(path)
+    if path.is_file() and path.suffix == ".json":
+        return _tokenizer_file(path)
+    return open_tokenizer(asked, asked, None, trust_remote_code)
+
+
+def _tokenizer_file(path: Path) -> Tokenizer:
+    import transformers
+
+    fast: Any = transformers.PreTrainedTokenizerFast
+    try:
+        return HubTokenizer(fast(tokenizer_file=str(path)), str(path))
+    # The Rust library raises plain Exception.
+    except Exception as error:
+        raise ModelError(f"`{path}` is no tokeniser of the `tokenizers` library ({reason(error)})") from error

@@ -1,0 +1,270 @@
+"""What the recurrent models with a forward pass of their own share: options, the Model, and a Session whose marks are small.
+
+Letters: B batch, T tokens of one call, C width of the model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from nih.errors import ModelError
+from nih.kernels import backend
+from nih.models._loading import Source, find_tokenizer, fingerprint, pick_device, pick_dtype, read_json
+from nih.models._session import ForwardSession
+from nih.types import Tokenizer
+
+State = tuple[tuple[Tensor, ...], ...]
+"""One tuple a layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
+
+TILE = 8192
+"""Most tokens whose widest activations are in memory at once, also where a call reads more."""
+_CHUNK = {"cpu": 2048, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load a model; every field can be set by `--set`, the first three also by an option of their own."""
+
+    device: str = "auto"
+    """`auto` is cuda where there is one, else cpu."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and activations; the recurrent state is float32. `auto` is float32 on a CPU; on a GPU float16 where
+    the weights are, else bfloat16."""
+    tokenizer: str | None = None
+    """A `20B_tokenizer.json`, a `rwkv_vocab_v20230424.txt`, a folder, a hub id, or `byte`; None takes the model's own."""
+    chunk: int | None = None
+    """Most tokens a forward call during prefill; None is 2048 on a CPU, 8192 on a GPU."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the tokeniser."""
+
+
+class Shape(Protocol):
+    """What a config says of a model before its weights are read."""
+
+    @property
+    def model_type(self) -> str:
+        """transformers' word for the architecture."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+
+    @property
+    def training_length(self) -> int | None:
+        """Tokens of a training text, where the files tell."""
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Ids that end an answer."""
+
+    def state_bytes(self, dtype: torch.dtype) -> int:
+        """Memory of the state of one row."""
+
+
+class Network(Protocol):
+    """Loaded weights and the forward pass over them."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the weights; a tied head counts once."""
+
+    def __call__(
+        self, ids: Tensor, state: State | None = None, keep: int = 1, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read ids (B, T). Returns logits (B, keep, V) of the last `keep` places, float32, and the state after them.
+
+        state: what an earlier call returned, None for nothing read yet; it stays as it is. lengths (B): row i ends after
+        lengths[i] tokens, its last places and its state are those of that end.
+        """
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk: what is known before its weights are read, and how to read them."""
+
+    source: Source
+    shape: Shape
+    dtype: str | None
+    """Name of the type the weights are stored in, where the files tell."""
+    files: Callable[[], list[Path]]
+    """The weight files; from the hub they are fetched by this call."""
+    load: Callable[[torch.device, torch.dtype], Network]
+
+
+def open_recurrent(checkpoint: Checkpoint, name: str, options: Options) -> RecurrentModel:
+    """Choose device, dtype and tokeniser; the weights wait for `session`. Raises ModelError."""
+    if options.chunk is not None and options.chunk < 1:
+        raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, checkpoint.dtype, device)
+    tokenizer = find_tokenizer(
+        checkpoint.source, options.tokenizer, name, checkpoint.shape.vocabulary, options.trust_remote_code
+    )
+    return RecurrentModel(checkpoint, name, options, tokenizer, device, dtype)
+
+
+class RecurrentModel:
+    """A Model (nih.types) whose weights are loaded by the first `session`."""
+
+    limit: int | None = None
+    """A recurrent state holds any number of tokens."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        name: str,
+        options: Options,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._shape = checkpoint.shape
+        self._name = name
+        self._options = options
+        self._tokenizer = tokenizer
+        self._device = device
+        self._dtype = dtype
+
+    @property
+    def name(self) -> str:
+        """What the user typed after `--model`."""
+        return self._name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own, or the one that `--tokenizer` names."""
+        return self._tokenizer
+
+    @property
+    def training_length(self) -> int | None:
+        """Tokens of a training text, where the files tell."""
+        return self._shape.training_length
+
+    def state_bytes(self, tokens: int) -> int:
+        """The same for any number of tokens but none."""
+        return self._shape.state_bytes(self._dtype) if tokens else 0
+
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the answers, for the manifest. Reads local weight files once, to hash them."""
+        own = {
+            "model": self._name,
+            "model_type": self._shape.model_type,
+            "weights": self._weights,
+            "device": str(self._device),
+            "device_name": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "chunk": self._chunk,
+            "sharing": "copy-all",
+            "kernels": backend.choose(self._device.type)._asdict(),
+            "tokenizer": self._tokenizer.name,
+            "tokenizer_fingerprint": self._tokenizer.fingerprint,
+            "options": asdict(self._options),
+        }
+        return {**own, "parameters": self._network.parameters} if "_network" in vars(self) else own
+
+    def session(self) -> RecurrentSession:
+        """Load the weights (once) and start at position 0. Raises ModelError, KernelError."""
+        return RecurrentSession(
+            self._network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, self._chunk
+        )
+
+    @cached_property
+    def _network(self) -> Network:
+        backend.choose(self._device.type)
+        try:
+            return self._checkpoint.load(self._device, self._dtype)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"the weights of `{self._checkpoint.source.name}` do not fit into the memory of `{self._device}` in "
+                f"{self._dtype}; type a smaller --dtype or `--device cpu`"
+            ) from error
+
+    @cached_property
+    def _weights(self) -> str:
+        return self._checkpoint.source.revision or fingerprint(self._checkpoint.files())
+
+    @property
+    def _chunk(self) -> int:
+        return self._options.chunk or _CHUNK.get(self._device.type, 2048)
+
+
+class RecurrentSession(ForwardSession):
+    """A Session over a Network. A mark is a reference: no call changes a state it was given."""
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        vocabulary: int,
+        eos: frozenset[int],
+        chunk: int,
+    ) -> None:
+        super().__init__(tokenizer, device, vocabulary, eos, chunk)
+        self._network = network
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State | None:
+        """What was read so far, for a batch of one; None before the first token."""
+        return self._state
+
+    def _forward(self, ids: Tensor, keep: int) -> Tensor:
+        logits, self._state = self._network(ids[None], self._state, keep)
+        return logits[0]
+
+    def _snapshot(self) -> State | None:
+        return self._state
+
+    def _restore(self, state: State | None) -> None:
+        self._state = state
+
+    def _clear(self) -> None:
+        self._state = None
+
+
+def tiles(tokens: int) -> Iterator[slice]:
+    """Consecutive stretches of at most TILE tokens."""
+    for start in range(0, tokens, TILE):
+        yield slice(start, min(start + TILE, tokens))
+
+
+def tiled(tokens: int, make: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `make` returns for each stretch, tensors (B, t, ...), joined along time; one stretch passes without a copy."""
+    if tokens <= TILE:
+        return make(slice(0, tokens))
+    joined: Sequence[Tensor] = ()
+    for tile in tiles(tokens):
+        parts = make(tile)
+        joined = joined or [p.new_empty(p.shape[0], tokens, *p.shape[2:]) for p in parts]
+        for whole, part in zip(joined, parts, strict=True):
+            whole[:, tile] = part
+    return tuple(joined)
+
+
+def last_places(hidden: Tensor, keep: int, lengths: Tensor | None) -> Tensor:
+    """The last `keep` of T places (B, T, C), or of each row's own length, which must be at least `keep`."""
+    if lengths is None:
+        return hidden[:, -keep:]
+    at = lengths[:, None] + torch.arange(-keep, 0, device=hidden.device)
+    return hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+def end_tokens(source: Source, config: Mapping[str, Any], default: int | None) -> frozenset[int]:
+    """Ids that end an answer: those of generation_config.json, else of config.json, else the architecture's own."""
+    path = source.folder / "generation_config.json"
+    asked = read_json(path).get("eos_token_id") if path.is_file() else None
+    eos = config.get("eos_token_id", default) if asked is None else asked
+    if eos is None:
+        return frozenset()
+    return frozenset([eos] if isinstance(eos, int) else eos)

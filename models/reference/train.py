@@ -1,0 +1,360 @@
+"""Train a reference model from nothing on this project's own prompts.
+
+    python -m nih.models.reference.train rwkv --steps 2000 --out /tmp/rwkv
+
+A batch is texts of one length: a prompt of `passkey` or `fact` as a sweep asks it, and its answer. The loss is the cross-entropy of the answer,
+plus that of words which the text says a second time (it teaches copying early), plus a little of the whole text's. The curriculum
+lets longer texts in once the longest so far are answered. Seeds begin at 10**6, far from those that sweeps use.
+On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nih.haystack import open_source
+from nih.models.reference.native import NativeScan, native_wkv
+from nih.models.reference.nets import Mamba, MambaMixer, Rwkv, TimeMix
+from nih.prompt import Builder, frame_of
+from nih.score import wilson
+from nih.tasks import fact, passkey
+from nih.tokenizer import ByteTokenizer
+from nih.types import Cell, Sample
+
+TRAIN_SEED = 10**6
+"""Training texts have seeds from here on; each run has a million of its own."""
+TEST_SEED = 10**9
+"""Seeds of the accuracy that the card states."""
+BATCH_BYTES = 8192
+LEVELS = (160, 256, 512, 1024, 2048, 4096)
+"""Text lengths in bytes; the first two are too short for whole prompts, so their texts go without the intro."""
+FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096)
+NOTHING, TEXT, ANSWER, AGAIN = -1, 0, 1, 2
+"""Classes of a byte as a target: padding, text, the answer, words that the needle said before."""
+_TOKENIZER = ByteTokenizer()
+_PROSE_STREAMS = 256
+
+
+class Text(NamedTuple):
+    """Bytes (L,) and the class of each as a target (L,)."""
+
+    ids: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64]
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The configuration of a reference model, as its config.json beside this file says."""
+    loaded: dict[str, Any] = json.loads((Path(__file__).parent / name / "config.json").read_text())
+    return loaded
+
+
+def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor], nn.Module]:
+    """The network, its body (ids (B, T) to features (B, T, C)) and its head (features to logits)."""
+    if config["model_type"] == "rwkv":
+        rwkv = Rwkv(config)
+        return rwkv, rwkv, rwkv.head
+    if config["model_type"] == "mamba":
+        mamba = Mamba(config)
+        return mamba, mamba, mamba.lm_head
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    llama = LlamaForCausalLM(LlamaConfig(**config))
+    return llama, lambda ids: llama.model(input_ids=ids, use_cache=False).last_hidden_state, llama.lm_head
+
+
+@cache
+def _builder(task: str, haystack: str, seed: int) -> Builder:
+    made = fact.Fact(fact.Options()) if task == "fact" else passkey.Passkey(passkey.Options())
+    frame = frame_of(_TOKENIZER, False, "", {})
+    return Builder(made, task, _TOKENIZER, open_source(haystack), frame, seed=seed, one_haystack=True)
+
+
+def whole_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
+    """A prompt as sweeps ask it, `length` bytes with the room for its answer, and the answer in that room."""
+    # Prose is slow to make, so its texts share some haystacks; needles and their places are fresh all the same.
+    shared = TRAIN_SEED + seed % _PROSE_STREAMS if haystack == "prose" else seed % len(passkey_streams())
+    sample = _builder(task, haystack, shared + TRAIN_SEED).sample(Cell(length, depth), seed, max(LEVELS))
+    return _marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
+
+
+def passkey_streams() -> range:
+    """Streams of noise to train on: its few rotations."""
+    return range(16)
+
+
+def short_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
+    """The same without intro, for lengths at which a whole prompt would hold no haystack: an easier beginning."""
+    whole = _builder(task, haystack, TRAIN_SEED).sample(Cell(4096, 50), seed, max(LEVELS))
+    text = bytes(whole.prompt.ids().astype(np.uint8))
+    needle = f" {whole.needle}".encode()
+    asked = f"\n{whole.question} {whole.answer_prefix}".encode()
+    left = length - len(needle) - len(asked) - whole.room
+    hay = text[whole.needle_at + len(needle) : len(text) - len(asked)]
+    start = Random(seed).choice([m.end() for m in re.finditer(rb"[.]", hay[: len(hay) // 2])])
+    hay = hay[start : start + left]
+    edges = [0, *(m.end() for m in re.finditer(rb"[.]", hay))]
+    edge = min(edges, key=lambda e: abs(e - depth / 100 * left))
+    return _marked(hay[:edge] + needle + hay[edge:] + asked, whole, whole.room)
+
+
+def _marked(prompt: bytes, sample: Sample, room: int) -> Text:
+    answer = f" {sample.expected[0]}.".encode()
+    text = prompt + answer
+    kind = np.full(len(prompt) + room, NOTHING)
+    kind[: len(prompt)] = TEXT
+    for start, stop in _said_again(text, prompt, sample):
+        kind[start:stop] = AGAIN
+    kind[len(prompt) : len(text)] = ANSWER
+    return Text(np.frombuffer(text.ljust(len(kind), b"\n"), np.uint8).astype(np.int64), kind)
+
+
+def _said_again(text: bytes, prompt: bytes, sample: Sample) -> Iterator[tuple[int, int]]:
+    """Where the needle says its key a second time, and the words of the question and prefix that the needle said."""
+    needle = sample.needle.encode()
+    key = sample.expected[0].encode()
+    at = prompt.index(needle)
+    second = needle.find(key, needle.index(key) + 1)
+    if second >= 0:
+        yield at + second, at + second + len(key)
+    if sample.task == "fact":
+        words = set(re.findall(rb"[\w-]+", needle))
+        asked = len(f"\n{sample.question} {sample.answer_prefix}".encode())
+        for match in re.finditer(rb"[\w-]+", prompt[-asked:]):
+            if match.group() in words:
+                yield len(prompt) - asked + match.start(), len(prompt) - asked + match.end()
+
+
+@dataclass
+class Curriculum:
+    """Draws the batches. Level i is let in when the last `window` texts of level i - 1 were answered well enough."""
+
+    seed: int
+    top: int
+    facts: float
+    prose: float
+    pass_at: float = 0.9
+    window: int = 64
+    level: int = 0
+    count: int = 0
+    recent: dict[tuple[str, int], deque[bool]] = field(default_factory=dict)
+
+    def batch(self, rng: Random) -> tuple[str, int, list[Text]]:
+        """Task, level and texts of equal length."""
+        task = "fact" if rng.random() < self.facts else "passkey"
+        level = rng.randint(0, self.level)
+        levels = FACT_LEVELS if task == "fact" else LEVELS
+        length = rng.randint(levels[max(level - 1, 0)], levels[level])
+        haystack = "prose" if rng.random() < self.prose else "noise"
+        make = short_text if level < 2 or length < 420 else whole_text
+        texts = []
+        for _ in range(max(BATCH_BYTES // length, 1)):
+            seed = TRAIN_SEED * (1 + self.seed) + self.count
+            self.count += 1
+            texts.append(make(task, haystack, length, rng.uniform(0, 100), seed))
+        return task, level, texts
+
+    def note(self, task: str, level: int, right: list[bool]) -> None:
+        """Record answers, and go up a level if due."""
+        last = self.recent.setdefault((task, level), deque(maxlen=self.window))
+        last.extend(right)
+        main = "fact" if self.facts == 1 else "passkey"
+        due = (task, level) == (main, self.level) and len(last) == self.window
+        if due and self.level < self.top and sum(last) >= self.pass_at * self.window:
+            self.level += 1
+
+    def accuracies(self) -> str:
+        return " ".join(
+            f"{task[0]}{(FACT_LEVELS if task == 'fact' else LEVELS)[level]}={sum(last) / max(len(last), 1):.2f}"
+            for (task, level), last in sorted(self.recent.items())
+        )
+
+
+def losses(
+    body: Callable[[Tensor], Tensor], head: nn.Module, texts: list[Text], bf16: bool
+) -> tuple[Tensor, Tensor, list[bool]]:
+    """Loss, the answer's cross-entropy, and whether each text's answer was right (greedily)."""
+    ids = torch.from_numpy(np.stack([t.ids for t in texts]))
+    kind = torch.from_numpy(np.stack([t.kind for t in texts]))[:, 1:]
+    # A fourth of the plain text is enough for its small part of the loss.
+    some = (torch.arange(kind.shape[1]) + torch.arange(len(texts))[:, None]) % 4 == 0
+    at = ((kind >= ANSWER) | (some & (kind == TEXT))).flatten().nonzero().squeeze(1)
+    row, kind, target = at // kind.shape[1], kind.flatten()[at], ids[:, 1:].flatten()[at]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = head(body(ids[:, :-1]).flatten(0, 1).index_select(0, at)).float()
+    nll = F.cross_entropy(logits, target, reduction="none")
+    answer, again, text = (nll[kind == k].mean() for k in (ANSWER, AGAIN, TEXT))
+    wrong = row[(kind == ANSWER) & (logits.argmax(-1) != target)].unique().tolist()
+    return answer + again + 0.05 * text, answer, [i not in wrong for i in range(len(texts))]
+
+
+@torch.no_grad()
+def accuracy(
+    body: Callable[[Tensor], Tensor], head: nn.Module, task: str, haystack: str, length: int, depths: list[float], count: int
+) -> list[int]:
+    """Right answers of `count` unseen samples of each depth."""
+    right = []
+    for depth in depths:
+        hits: list[bool] = []
+        for first in range(0, count, max(16384 // length, 1)):
+            size = min(max(16384 // length, 1), count - first)
+            texts = [_test_text(task, haystack, length, depth, first + i) for i in range(size)]
+            hits += losses(body, head, texts, False)[2]
+        right.append(sum(hits))
+    return right
+
+
+def _test_text(task: str, haystack: str, length: int, depth: float, trial: int) -> Text:
+    builder = _builder(task, haystack, TEST_SEED + trial % 64)
+    sample = builder.sample(Cell(length, depth), trial, length)
+    return _marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
+
+
+def optimizer_of(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+    """AdamW; matrices decay, vectors do not."""
+    groups = [
+        {"params": [p for n, p in net.named_parameters() if p.dim() >= 2 and "A_log" not in n], "weight_decay": decay},
+        {"params": [p for n, p in net.named_parameters() if p.dim() < 2 or "A_log" in n], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+
+def save(net: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    """config.json and model.safetensors, complete or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors.part"
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights, {"format": "pt"})
+    os.replace(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _use_native(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, MambaMixer):
+            module.scan = NativeScan
+        if isinstance(module, TimeMix):
+            module.wkv = native_wkv
+
+
+def train(args: argparse.Namespace) -> float:
+    """Train and save; the mean loss of the last 20 steps."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    torch.use_deterministic_algorithms(True)
+    config = config_of(args.model) | json.loads(args.config)
+    net, body, head = network(config)
+    if args.native:
+        _use_native(net)
+    if args.start:
+        net.load_state_dict(load_file(Path(args.start) / "model.safetensors"))
+    rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
+    optimizer = optimizer_of(net, rate, 0.0 if args.model == "rwkv" else 0.01)
+    curriculum = Curriculum(args.seed, LEVELS.index(args.length), args.facts, args.prose, level=LEVELS.index(args.begin))
+    rng = Random(args.seed)
+    began = saved = time.monotonic()
+    last: deque[float] = deque(maxlen=20)
+    read = 0
+    for step in range(args.steps):
+        spent = (time.monotonic() - began) / 60
+        left = 1 - max(step / args.steps, spent / args.minutes)
+        if left <= 0:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min((step + 1) / 50, left / args.decay if args.decay else 1, 1)
+        task, level, texts = curriculum.batch(rng)
+        loss, answer, right = losses(body, head, texts, args.bf16)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        curriculum.note(task, level, right)
+        read += sum(len(t.ids) for t in texts)
+        last.append(loss.item())
+        if step % 50 == 49:
+            print(
+                f"step {step + 1} {read / 1e6:.2f} MB {spent:.1f} min loss {np.mean(last):.3f} {task} answer {answer.item():.3f} "
+                f"norm {norm.item():.2f} {curriculum.accuracies()}",
+                flush=True,
+            )
+        if time.monotonic() - saved > 120:
+            save(net, config, Path(args.out))
+            saved = time.monotonic()
+    save(net, config, Path(args.out))
+    print(f"done: {step + 1} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True)
+    return float(np.mean(last))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print the accuracy of a saved model by length and depth."""
+    torch.set_num_threads(args.threads)
+    config = json.loads((Path(args.out) / "config.json").read_text())
+    net, body, head = network(config)
+    net.load_state_dict(load_file(Path(args.out) / "model.safetensors"))
+    net.eval()
+    depths = [float(d) for d in args.depths.split(",")]
+    for length in (int(n) for n in args.evaluate.split(",")):
+        right = accuracy(body, head, args.task, args.haystack, length, depths, args.count)
+        low, high = wilson(sum(right), args.count * len(depths))
+        print(
+            f"{args.task} in {args.haystack}, {length} bytes: {sum(right)}/{args.count * len(depths)} "
+            f"[{low:.3f}, {high:.3f}] by depth {' '.join(f'{d:g}%={r / args.count:.2f}' for d, r in zip(depths, right, strict=True))}",
+            flush=True,
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description="Train a reference model, or evaluate one with --evaluate LENGTHS.")
+    add = partial(made.add_argument)
+    add("model", choices=("rwkv", "mamba", "transformer"))
+    add("--steps", type=int, default=4000)
+    add("--minutes", type=float, default=math.inf, help="stop earlier after this time")
+    add("--seed", type=int, default=0)
+    add("--out", required=True)
+    add("--threads", type=int, default=1)
+    add("--rate", type=float, help="peak learning rate (2e-3 recurrent, 1e-3 transformer)")
+    add("--decay", type=float, default=0.2, help="part of the run over which the rate falls to 0")
+    add("--length", type=int, default=2048, choices=LEVELS, help="longest texts")
+    add("--begin", type=int, default=LEVELS[0], choices=LEVELS, help="longest texts at the beginning")
+    add("--facts", type=float, default=0.0, help="part of the batches that are `fact`")
+    add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
+    add("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has them")
+    add("--native", action="store_true", help="the recurrences in C++, compiled at the start")
+    add("--start", help="folder of weights to begin with")
+    add("--config", default="{}", help="JSON of entries that override config.json")
+    add("--evaluate", help="lengths in bytes: no training, the accuracy of --out")
+    add("--task", default="passkey", choices=("passkey", "fact"))
+    add("--haystack", default="noise")
+    add("--depths", default="0,25,50,75,100")
+    add("--count", type=int, default=100, help="samples of a length and depth")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    if args.evaluate:
+        evaluate(args)
+    else:
+        train(args)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
