@@ -158,14 +158,24 @@ NIH_FN float nih_exp2(float x) {
 
 NIH_FN float nih_div(float x, float y) {
 #ifdef __CUDA_ARCH__
-    return __fdividef(x, y);
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(y));
+    return x * inverse;
 #else
     return x / y;
 #endif
 }
 
+NIH_FN float nih_abs(float x) {
+#ifdef __CUDA_ARCH__
+    return fabsf(x);
+#else
+    return __builtin_fabsf(x);
+#endif
+}
+
 // e^-|x|
-NIH_FN float nih_decay(float x) { return nih_exp2(__builtin_fabsf(x) * -1.44269504f); }
+NIH_FN float nih_decay(float x) { return nih_exp2(nih_abs(x) * -1.44269504f); }
 
 // log(1 + e^x), relatively exact also where it is tiny: log1p(e) = 2 atanh(e / (2 + e)).
 NIH_FN float nih_softplus(float x) {

@@ -25,10 +25,14 @@ NIH_FN Weights scan_weights(const ScanArgs &g, i64 c) {
     return w;
 }
 
+template <class S> struct Wide {
+    enum { ITEMS = 16 / sizeof(S), FITS = N % ITEMS == 0 };
+};
+
 // Four floats, or eight halves, in one load where the rows are aligned to it.
-template <class S> NIH_FN void scan_row(const S *p, bool aligned, float (&to)[N]) {
-    enum { PER_LOAD = 16 / sizeof(S) };
-    if (N % PER_LOAD == 0 && aligned) {
+template <class S, bool ALIGNED> NIH_FN void scan_row(const S *p, float (&to)[N]) {
+    if (ALIGNED) {
+        enum { PER_LOAD = Wide<S>::ITEMS };
 #pragma unroll
         for (int n = 0; n < N; n += PER_LOAD) {
             union { uint4 word; S items[PER_LOAD]; } pack;
@@ -42,31 +46,28 @@ template <class S> NIH_FN void scan_row(const S *p, bool aligned, float (&to)[N]
     }
 }
 
-NIH_FN bool scan_aligned(const void *p, i64 row_stride, i64 step_stride, i64 item) {
-    return (((unsigned long long)p | (unsigned long long)(row_stride * item) | (unsigned long long)(step_stride * item)) & 15) == 0;
+// Whether all rows of B and C can be read in loads of 16 bytes.
+template <class S> NIH_FN bool scan_aligned(const ScanArgs &g) {
+    const unsigned long long strides = (unsigned long long)(g.B_b | g.B_t | g.C_b | g.C_t) * sizeof(S);
+    return Wide<S>::FITS && (((unsigned long long)g.Bm | (unsigned long long)g.Cm | strides) & 15) == 0;
 }
 
 template <class S> struct ScanRow {  // where a thread reads and writes
     const S *u, *delta, *z, *B, *C;
     S *y;
-    bool B_aligned, C_aligned;
 };
 
 template <class S> NIH_FN ScanRow<S> scan_at(const ScanArgs &g, i64 row, i64 t0, i64 c) {
-    ScanRow<S> at;
-    at.u = (const S *)g.u + row * g.u_b + t0 * g.u_t + c;
-    at.delta = (const S *)g.delta + row * g.d_b + t0 * g.d_t + c;
-    at.z = g.z ? (const S *)g.z + row * g.z_b + t0 * g.z_t + c : 0;
-    at.B = (const S *)g.Bm + row * g.B_b + t0 * g.B_t;
-    at.C = (const S *)g.Cm + row * g.C_b + t0 * g.C_t;
-    at.y = (S *)g.y + row * g.y_b + t0 * g.y_t + c;
-    at.B_aligned = scan_aligned(g.Bm, g.B_b, g.B_t, sizeof(S));
-    at.C_aligned = scan_aligned(g.Cm, g.C_b, g.C_t, sizeof(S));
-    return at;
+    return {(const S *)g.u + row * g.u_b + t0 * g.u_t + c,
+            (const S *)g.delta + row * g.d_b + t0 * g.d_t + c,
+            g.z ? (const S *)g.z + row * g.z_b + t0 * g.z_t + c : 0,
+            (const S *)g.Bm + row * g.B_b + t0 * g.B_t,
+            (const S *)g.Cm + row * g.C_b + t0 * g.C_t,
+            (S *)g.y + row * g.y_b + t0 * g.y_t + c};
 }
 
 // Reads COUNT tokens, whose loads all come first; REPLAY writes the outputs, otherwise `total` sums delta.
-template <class S, int COUNT, bool REPLAY>
+template <class S, int COUNT, bool REPLAY, bool ALIGNED>
 NIH_FN void scan_steps(const ScanArgs &g, ScanRow<S> &at, const Weights &w, float (&h)[N], float &total) {
     S us[COUNT], deltas[COUNT], zs[COUNT] = {};
 #pragma unroll
@@ -79,7 +80,8 @@ NIH_FN void scan_steps(const ScanArgs &g, ScanRow<S> &at, const Weights &w, floa
     for (int i = 0; i < COUNT; i++) {
         const float u = nih_float(us[i]), delta = nih_softplus(nih_float(deltas[i]) + w.bias), input = delta * u;
         float b[N];
-        scan_row(at.B + i * g.B_t, at.B_aligned, b);
+        scan_row<S, ALIGNED>(at.B, b);
+        at.B += g.B_t;
 #pragma unroll
         for (int n = 0; n < N; n++) h[n] = nih_exp2(delta * w.rate[n]) * h[n] + input * b[n];
         if (!REPLAY) {
@@ -87,26 +89,30 @@ NIH_FN void scan_steps(const ScanArgs &g, ScanRow<S> &at, const Weights &w, floa
             continue;
         }
         float out[N], y = w.skip * u;
-        scan_row(at.C + i * g.C_t, at.C_aligned, out);
+        scan_row<S, ALIGNED>(at.C, out);
+        at.C += g.C_t;
 #pragma unroll
         for (int n = 0; n < N; n++) y += out[n] * h[n];
-        nih_store(at.y + i * g.y_t, at.z ? y * nih_silu(nih_float(zs[i])) : y);
+        nih_store(at.y, at.z ? y * nih_silu(nih_float(zs[i])) : y);
+        at.y += g.y_t;
     }
     at.u += COUNT * g.u_t;
     at.delta += COUNT * g.d_t;
-    at.B += COUNT * g.B_t;
-    if (!REPLAY) return;
-    if (at.z) at.z += COUNT * g.z_t;
-    at.C += COUNT * g.C_t;
-    at.y += COUNT * g.y_t;
+    if (REPLAY && at.z) at.z += COUNT * g.z_t;
+}
+
+template <class S, bool REPLAY, bool ALIGNED>
+NIH_FN void scan_loop(const ScanArgs &g, ScanRow<S> at, int steps, const Weights &w, float (&h)[N], float &total) {
+    int t = 0;
+    for (; t + STEPS <= steps; t += STEPS) scan_steps<S, STEPS, REPLAY, ALIGNED>(g, at, w, h, total);
+    for (; t < steps; t++) scan_steps<S, 1, REPLAY, ALIGNED>(g, at, w, h, total);
 }
 
 template <class S, bool REPLAY>
 NIH_FN void scan_span(const ScanArgs &g, i64 row, i64 t0, int steps, i64 c, const Weights &w, float (&h)[N], float &total) {
-    ScanRow<S> at = scan_at<S>(g, row, t0, c);
-    int t = 0;
-    for (; t + STEPS <= steps; t += STEPS) scan_steps<S, STEPS, REPLAY>(g, at, w, h, total);
-    for (; t < steps; t++) scan_steps<S, 1, REPLAY>(g, at, w, h, total);
+    const ScanRow<S> at = scan_at<S>(g, row, t0, c);
+    if (scan_aligned<S>(g)) scan_loop<S, REPLAY, Wide<S>::FITS>(g, at, steps, w, h, total);
+    else scan_loop<S, REPLAY, false>(g, at, steps, w, h, total);
 }
 
 // Slot of a chunk: N end states from zero (later: the prefix), then the sum of delta.

@@ -179,10 +179,9 @@ def _chunks(
     )
     prefixes = [h]
     if size == _TORCH_CHUNK:
-        own = _push(None, deltas[0], inputs[0], rate, B[0])
+        own, totals = _push(None, deltas[0], inputs[0], rate, B[0]), deltas[0]
         for j in range(1, size):
-            own = _push(own, deltas[j], inputs[j], rate, B[j])
-        totals = deltas.sum(0)
+            own, totals = _push(own, deltas[j], inputs[j], rate, B[j]), totals + deltas[j]
         for i in range(count):
             decay = torch.exp(totals[:, i, None] * rate)
             prefixes.append(torch.addcmul(own[:, i], decay, prefixes[-1]))

@@ -1,8 +1,8 @@
 """The `prose` haystack: endless seeded English in paragraphs.
 
-A paragraph stays in one scene of `nih.prose_words` (a bakery, a harbour, a law office ...) with two recurring actors, who do
-what one does there in the order of the day. Sentence frames are filled from the scene's actions, surroundings, sayings and
-things, and from pools of openers, tails and thoughts. All of the material was written for this project.
+A paragraph stays in one scene of `nih.prose_words` (a bakery, a harbor, a law office ...) with two recurring actors,
+who do what one does there in the order of the day. Sentence frames are filled from the scene's actions, surroundings,
+sayings and things, and from pools of openers, tails and thoughts. All of the material was written for this project.
 
 Draws are 16-bit integers from SHAKE-128 of the seed, so a stream is the same on every machine and Python version.
 """
@@ -24,6 +24,8 @@ Pool = tuple[Variants, ...]
 """Groups of interchangeable strings."""
 
 _BLOCK = 4096
+_STRIDE = 7
+"""Through the frames in the present tense: no divisor of how many there are, so that none comes twice in a paragraph."""
 _MOST_VARIANTS = 48
 
 _IRREGULAR_VERBS = """
@@ -255,7 +257,7 @@ _SLOTS = (
     *("tail", "head", "thought", "aside", "tail_B", "head_B", "thought_B", "aside_B"),
 )
 _REGISTERS = (*("S", "N", "B"), *_SCENE_SLOTS, "do", *_SLOTS[_SLOTS.index("opener") :])
-"""A register walks through the pools of its slot; all forms of the actions share `do`, so that they follow each other."""
+"""A register walks through the pools of its slot; all forms of the actions share `do`, so they follow each other."""
 
 Frame = tuple[str, tuple[tuple[int, int], ...]]
 """A %-format and, for each %s, (slot, register)."""
@@ -309,7 +311,8 @@ def _draws(seed: int) -> Iterator[int]:
 def paragraphs(seed: int) -> Iterator[list[str]]:
     """Endless paragraphs, each as its list of sentences, which end in `.`, `!` or `?` and have no space around them.
 
-    The stream is a function of `seed` (any integer) alone; streams of different seeds are independent. ASCII, no digits.
+    The stream is a function of `seed` (any integer) alone; streams of different seeds are independent.
+    ASCII, no digits.
     """
     draw = _draws(seed).__next__
     registers = [draw() for _ in _REGISTERS]
@@ -339,7 +342,7 @@ def _outline(frames: dict[str, tuple[Frame, ...]], draw: Callable[[], int]) -> l
     if kind < 2:
         present = frames["habit" if kind else "advice"]
         first = draw()
-        return [present[(first + 7 * i) % len(present)] for i in range(count + 1)]
+        return [present[(first + _STRIDE * i) % len(present)] for i in range(count + 1)]
     start, body, talk, end = frames["start"], frames["body"], frames["talk"], frames["end"]
     outline = [start[draw() % len(start)]]
     for _ in range(count):

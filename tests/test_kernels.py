@@ -442,3 +442,46 @@ def test_two_runs_give_the_same_bits(op: Op, device: torch.device) -> None:
     (y, state), (again_y, again_state) = run(op, inputs, device), run(op, inputs, device)
     assert torch.equal(y, again_y)
     assert torch.equal(state, again_state)
+
+
+# 9. Threads
+
+
+@every_op
+@pytest.mark.parametrize("shape", [(1, 5000, 16), (2, 3000, 70), (1, 2048, 130), (3, 200, 300)], ids=str)
+def test_the_number_of_threads_changes_no_bit(op: Op, shape: tuple[int, int, int], device: torch.device) -> None:
+    """Few channels: threads share the time; many: each has its own. Either way the same bits."""
+    inputs = op.make(*shape)
+    inputs["lengths"] = torch.tensor([shape[1], 2049, 33][: shape[0]])
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(op, inputs, device))
+    finally:
+        torch.set_num_threads(before)
+    for y, state in results[1:]:
+        assert torch.equal(y, results[0][0])
+        assert torch.equal(state, results[0][1])
+
+
+# 10. A million tokens
+
+
+@every_op
+def test_a_million_tokens(op: Op) -> None:
+    """T = 2^20 in one call: outputs and state are those of two half calls, and the last tokens those of the truth."""
+    form = next((form for form in reversed(FORMS) if form.startswith("cpu")), "torch")
+    steps = 1 << 20
+    inputs = op.make(1, steps, 16)
+    with served_by(form) as device, torch.no_grad():
+        y, state = run(op, inputs, device)
+        _, middle = run(op, op.part(inputs, 0, steps // 2), device)
+        half_y, end = run(op, op.part(inputs, steps // 2, None, state=middle), device)
+        _, late = run(op, op.part(inputs, 0, steps - 40), device)
+    assert torch.equal(half_y, y[:, steps // 2 :])
+    assert torch.equal(end, state)
+    true_y, true_state = op.reference(**op.part(inputs, steps - 40, None, state=late))
+    assert distance(y[:, -40:], true_y) < 2e-5
+    assert state_distance(op, state, true_state) < 2e-5

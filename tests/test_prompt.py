@@ -181,7 +181,7 @@ def test_facts_come_in_hundreds_of_thousands() -> None:
 def test_ids_are_the_same_in_another_process_and_as_recorded() -> None:
     code = (
         "from nih.grid import parse; from tests.test_prompt import make; from nih.tokenizer import ByteTokenizer\n"
-        "for t, h in (('passkey', 'noise'), ('fact', 'noise')):\n"
+        "for t, h in (('passkey', 'noise'), ('fact', 'prose')):\n"
         "    print(*[s.id for s in make(t, {}, ByteTokenizer(), h).samples(parse('1k', '0,50', 2))])"
     )
     runs = [
@@ -196,14 +196,17 @@ def test_ids_are_the_same_in_another_process_and_as_recorded() -> None:
     ]
     assert runs[0] == runs[1]
     here = [
-        " ".join(s.id for s in make(t, {}, ByteTokenizer(), "noise").samples(parse("1k", "0,50", 2)))
-        for t in ("passkey", "fact")
+        " ".join(s.id for s in make(t, {}, ByteTokenizer(), h).samples(parse("1k", "0,50", 2)))
+        for t, h in (("passkey", "noise"), ("fact", "prose"))
     ]
     assert runs[0].split("\n")[:2] == here
     assert here == RECORDED
 
 
-RECORDED = ["", ""]
+RECORDED = [
+    "1a33df7d9cbbdae1 b5035250aae5412d a980eedd0b19c240 3a8603a9ad7c4eaa",
+    "96ac9d6dfef4d133 544e00f797c41e04 417ba1d000aa31d3 0b4623ead2387ea9",
+]
 """Sample ids must not change between versions of Python, numpy or nih without a new identity number."""
 
 

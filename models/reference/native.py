@@ -26,12 +26,24 @@ def _library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "recurrences.so"
         compiler = os.environ.get("CXX", "g++")
-        command = [compiler, "-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", str(source), "-o", str(made)]
+        command = [
+            compiler,
+            "-O3",
+            "-march=native",
+            "-std=c++17",
+            "-shared",
+            "-fPIC",
+            str(source),
+            "-o",
+            str(made),
+        ]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             why = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-            raise KernelError(f"`--native` needs a C++ compiler ({why}); install g++, or train without `--native`") from error
+            raise KernelError(
+                f"`--native` needs a C++ compiler ({why}); install g++, or train without `--native`"
+            ) from error
         return ctypes.CDLL(str(made))
 
 
@@ -42,7 +54,9 @@ class NativeScan(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         steps, batch, channels = x.shape
         if channels % _LANES or a.shape[0] > _STATES:
-            raise KernelError(f"`--native` takes channels in multiples of 16 and at most 16 states, not {channels} and {a.shape[0]}")
+            raise KernelError(
+                f"`--native` takes channels in multiples of 16 and at most 16 states, not {channels} and {a.shape[0]}"
+            )
         y = torch.empty_like(x)
         chunks = -(-steps // _library().scan_steps())
         starts = x.new_empty(chunks, batch, channels // _LANES, a.shape[0], _LANES)

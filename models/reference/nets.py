@@ -73,7 +73,9 @@ class TimeMix(nn.Module):
         self.time_mix_key = nn.Parameter((place**early)[None, None])
         self.time_mix_value = nn.Parameter((place**early + 0.3 * late)[None, None])
         self.time_mix_receptance = nn.Parameter((place ** (0.5 * early))[None, None])
-        self.key, self.value, self.receptance, self.output = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.key, self.value, self.receptance, self.output = (
+            nn.Linear(width, width, bias=False) for _ in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         before = F.pad(x, (0, 0, 1, -1))
@@ -185,7 +187,9 @@ class SelectiveScan(torch.autograd.Function):
             starts[i] = h
             _, states = _states(h, dt[now], dtx[now], a, b[now])
             h = states[-1].clone()
-            torch.bmm(c[now].reshape(-1, 1, a.shape[0]), states.flatten(0, 1), out=y[now].view(-1, 1, channels))
+            torch.bmm(
+                c[now].reshape(-1, 1, a.shape[0]), states.flatten(0, 1), out=y[now].view(-1, 1, channels)
+            )
         ctx.save_for_backward(x, dt, a, b, c, starts)
         return y
 
@@ -203,7 +207,9 @@ class SelectiveScan(torch.autograd.Function):
         for i in reversed(range(len(starts))):
             now = slice(i * size, (i + 1) * size)
             decay, states = _states(starts[i], dt[now], dtx[now], a, b[now])
-            torch.bmm(states.flatten(0, 1), gy[now].reshape(-1, channels, 1), out=gc[now].view(-1, states_n, 1))
+            torch.bmm(
+                states.flatten(0, 1), gy[now].reshape(-1, channels, 1), out=gc[now].view(-1, states_n, 1)
+            )
             g = c[now].unsqueeze(-1) * gy[now].unsqueeze(-2)
             g[-1] += later
             for t in range(len(g) - 1, 0, -1):

@@ -45,14 +45,13 @@ TRAIN_SEED = 10**6
 """Training texts have seeds from here on; each run has a million of its own."""
 TEST_SEED = 10**9
 """Seeds of the accuracy that the card states."""
-BATCH_BYTES = 8192
 LEVELS = (160, 256, 512, 1024, 2048, 4096)
 """Text lengths in bytes; the first two are too short for whole prompts, so their texts go without the intro."""
 FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096)
 NOTHING, TEXT, ANSWER, AGAIN = -1, 0, 1, 2
 """Classes of a byte as a target: padding, text, the answer, words that the needle said before."""
 _TOKENIZER = ByteTokenizer()
-_PROSE_STREAMS = 256
+_STREAMS = 128
 
 
 class Text(NamedTuple):
@@ -91,15 +90,11 @@ def _builder(task: str, haystack: str, seed: int) -> Builder:
 
 def whole_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
     """A prompt as sweeps ask it, `length` bytes with the room for its answer, and the answer in that room."""
-    # Prose is slow to make, so its texts share some haystacks; needles and their places are fresh all the same.
-    shared = TRAIN_SEED + seed % _PROSE_STREAMS if haystack == "prose" else seed % len(passkey_streams())
-    sample = _builder(task, haystack, shared + TRAIN_SEED).sample(Cell(length, depth), seed, max(LEVELS))
+    # Texts share some haystacks, for prose is slow to make; needles and their places are fresh all the same.
+    sample = _builder(task, haystack, TRAIN_SEED + seed % _STREAMS).sample(
+        Cell(length, depth), seed, max(LEVELS)
+    )
     return _marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
-
-
-def passkey_streams() -> range:
-    """Streams of noise to train on: its few rotations."""
-    return range(16)
 
 
 def short_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
@@ -152,6 +147,7 @@ class Curriculum:
     top: int
     facts: float
     prose: float
+    bytes: int = 8192
     pass_at: float = 0.9
     window: int = 64
     level: int = 0
@@ -167,7 +163,7 @@ class Curriculum:
         haystack = "prose" if rng.random() < self.prose else "noise"
         make = short_text if level < 2 or length < 420 else whole_text
         texts = []
-        for _ in range(max(BATCH_BYTES // length, 1)):
+        for _ in range(max(self.bytes // length, 1)):
             seed = TRAIN_SEED * (1 + self.seed) + self.count
             self.count += 1
             texts.append(make(task, haystack, length, rng.uniform(0, 100), seed))
@@ -209,7 +205,13 @@ def losses(
 
 @torch.no_grad()
 def accuracy(
-    body: Callable[[Tensor], Tensor], head: nn.Module, task: str, haystack: str, length: int, depths: list[float], count: int
+    body: Callable[[Tensor], Tensor],
+    head: nn.Module,
+    task: str,
+    haystack: str,
+    length: int,
+    depths: list[float],
+    count: int,
 ) -> list[int]:
     """Right answers of `count` unseen samples of each depth."""
     right = []
@@ -232,8 +234,14 @@ def _test_text(task: str, haystack: str, length: int, depth: float, trial: int) 
 def optimizer_of(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors do not."""
     groups = [
-        {"params": [p for n, p in net.named_parameters() if p.dim() >= 2 and "A_log" not in n], "weight_decay": decay},
-        {"params": [p for n, p in net.named_parameters() if p.dim() < 2 or "A_log" in n], "weight_decay": 0.0},
+        {
+            "params": [p for n, p in net.named_parameters() if p.dim() >= 2 and "A_log" not in n],
+            "weight_decay": decay,
+        },
+        {
+            "params": [p for n, p in net.named_parameters() if p.dim() < 2 or "A_log" in n],
+            "weight_decay": 0.0,
+        },
     ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
@@ -260,7 +268,9 @@ def train(args: argparse.Namespace) -> float:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
-    config = config_of(args.model) | json.loads(args.config)
+    config = config_of(args.model) | json.loads(args.config) | {"nih_training_length": args.length}
+    if args.model == "rwkv":
+        config["context_length"] = args.length
     net, body, head = network(config)
     if args.native:
         _use_native(net)
@@ -268,7 +278,8 @@ def train(args: argparse.Namespace) -> float:
         net.load_state_dict(load_file(Path(args.start) / "model.safetensors"))
     rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
     optimizer = optimizer_of(net, rate, 0.0 if args.model == "rwkv" else 0.01)
-    curriculum = Curriculum(args.seed, LEVELS.index(args.length), args.facts, args.prose, level=LEVELS.index(args.begin))
+    begin, top = (LEVELS.index(length) for length in (args.begin, args.length))
+    curriculum = Curriculum(args.seed, top, args.facts, args.prose, args.batch, level=begin)
     rng = Random(args.seed)
     began = saved = time.monotonic()
     last: deque[float] = deque(maxlen=20)
@@ -299,7 +310,9 @@ def train(args: argparse.Namespace) -> float:
             save(net, config, Path(args.out))
             saved = time.monotonic()
     save(net, config, Path(args.out))
-    print(f"done: {step + 1} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True)
+    print(
+        f"done: {step + 1} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True
+    )
     return float(np.mean(last))
 
 
@@ -310,6 +323,8 @@ def evaluate(args: argparse.Namespace) -> None:
     net, body, head = network(config)
     net.load_state_dict(load_file(Path(args.out) / "model.safetensors"))
     net.eval()
+    if args.native:
+        _use_native(net)
     depths = [float(d) for d in args.depths.split(",")]
     for length in (int(n) for n in args.evaluate.split(",")):
         right = accuracy(body, head, args.task, args.haystack, length, depths, args.count)
@@ -322,7 +337,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description="Train a reference model, or evaluate one with --evaluate LENGTHS.")
+    made = argparse.ArgumentParser(
+        description="Train a reference model, or evaluate one with --evaluate LENGTHS."
+    )
     add = partial(made.add_argument)
     add("model", choices=("rwkv", "mamba", "transformer"))
     add("--steps", type=int, default=4000)
@@ -333,6 +350,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", type=float, help="peak learning rate (2e-3 recurrent, 1e-3 transformer)")
     add("--decay", type=float, default=0.2, help="part of the run over which the rate falls to 0")
     add("--length", type=int, default=2048, choices=LEVELS, help="longest texts")
+    add("--batch", type=int, default=8192, help="bytes of a batch")
     add("--begin", type=int, default=LEVELS[0], choices=LEVELS, help="longest texts at the beginning")
     add("--facts", type=float, default=0.0, help="part of the batches that are `fact`")
     add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
