@@ -29,16 +29,33 @@ template <class S> struct Wide {
     enum { ITEMS = 16 / sizeof(S), FITS = N % ITEMS == 0 };
 };
 
+NIH_FN void scan_unpack(unsigned word, float *to, float) {
+    NihWord w;
+    w.u = word;
+    to[0] = w.f;
+}
+
+NIH_FN void scan_unpack(unsigned word, float *to, bf16) {
+    scan_unpack(word << 16, to, 0.0f);
+    scan_unpack(word & 0xffff0000u, to + 1, 0.0f);
+}
+
+NIH_FN void scan_unpack(unsigned word, float *to, f16) {
+    to[0] = nih_float(f16{(unsigned short)word});
+    to[1] = nih_float(f16{(unsigned short)(word >> 16)});
+}
+
 // Four floats, or eight halves, in one load where the rows are aligned to it.
 template <class S, bool ALIGNED> NIH_FN void scan_row(const S *p, float (&to)[N]) {
     if (ALIGNED) {
-        enum { PER_LOAD = Wide<S>::ITEMS };
 #pragma unroll
-        for (int n = 0; n < N; n += PER_LOAD) {
-            union { uint4 word; S items[PER_LOAD]; } pack;
-            pack.word = *(const uint4 *)(p + n);
-#pragma unroll
-            for (int i = 0; i < PER_LOAD; i++) to[n + i] = nih_float(pack.items[i]);
+        for (int n = 0; n < N; n += Wide<S>::ITEMS) {
+            const uint4 words = *(const uint4 *)(p + n);
+            const int step = Wide<S>::ITEMS / 4;
+            scan_unpack(words.x, to + n, S());
+            scan_unpack(words.y, to + n + step, S());
+            scan_unpack(words.z, to + n + 2 * step, S());
+            scan_unpack(words.w, to + n + 3 * step, S());
         }
     } else {
 #pragma unroll
@@ -153,13 +170,15 @@ NIH_FN void scan_fold_row(const ScanArgs &g, i64 row, i64 n, i64 c) {
     const float rate = g.A[c * N + n] * 1.44269504f;
     const i64 plane = (row * N + n) * g.channels + c;
     float h = g.state ? g.state[plane] : 0.0f;
+    float *slot = scan_slot(g, row, 0, c) + n * g.channels;
+    const i64 to_total = (N - n) * g.channels, to_next = (N + 1) * g.channels;
 #pragma unroll 4
-    for (i64 chunk = 0; chunk < whole; chunk++) {
-        float *slot = scan_slot(g, row, chunk, c), own = slot[n * g.channels], total = slot[N * g.channels];
-        slot[n * g.channels] = h;
+    for (i64 chunk = 0; chunk < whole; chunk++, slot += to_next) {
+        const float own = slot[0], total = slot[to_total];
+        slot[0] = h;
         h = nih_exp2(total * rate) * h + own;
     }
-    if (whole * SCAN_CHUNK < length) scan_slot(g, row, whole, c)[n * g.channels] = h;
+    if (whole * SCAN_CHUNK < length) slot[0] = h;
     g.state_out[plane] = h;
 }
 

@@ -4,7 +4,7 @@
 // A thread is one channel of one chunk; grid (chunks, blocks of channels, rows). Launch and layout: wkv4.py and core.h.
 #include "core.h"
 
-enum { UNROLL = 8 };
+enum { UNROLL = 8, AHEAD = 8 };  // steps, and summaries, that are loaded together
 
 struct Wkv {
     float a, b, p;  // numerator and denominator in units of e^p
@@ -104,23 +104,24 @@ NIH_FN void wkv_fold_row(const Wkv4Args &g, i64 row, i64 c) {
     const i64 length = nih_row_length(g.lengths, row, g.T), whole = length / WKV4_CHUNK;
     const float decay = (g.w[c] < -1e30f ? -1e30f : g.w[c]) * (float)WKV4_CHUNK;
     Wkv s = wkv_carried(g, row, c);
+    float *slot = wkv_slot(g, row, 0, c);
     i64 chunk = 0;
-    for (; chunk + UNROLL <= whole; chunk += UNROLL) {
-        Wkv own[UNROLL];
+    for (; chunk + AHEAD <= whole; chunk += AHEAD) {
+        Wkv own[AHEAD];
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) own[i] = wkv_load(wkv_slot(g, row, chunk + i, c), g.C);
+        for (int i = 0; i < AHEAD; i++) own[i] = wkv_load(slot + i * 3 * g.C, g.C);
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            wkv_store(wkv_slot(g, row, chunk + i, c), g.C, s);
+        for (int i = 0; i < AHEAD; i++, slot += 3 * g.C) {
+            wkv_store(slot, g.C, s);
             wkv_fold(s, decay, own[i]);
         }
     }
-    for (; chunk < whole; chunk++) {
-        Wkv own = wkv_load(wkv_slot(g, row, chunk, c), g.C);
-        wkv_store(wkv_slot(g, row, chunk, c), g.C, s);
+    for (; chunk < whole; chunk++, slot += 3 * g.C) {
+        const Wkv own = wkv_load(slot, g.C);
+        wkv_store(slot, g.C, s);
         wkv_fold(s, decay, own);
     }
-    if (whole * WKV4_CHUNK < length) wkv_store(wkv_slot(g, row, whole, c), g.C, s);
+    if (whole * WKV4_CHUNK < length) wkv_store(slot, g.C, s);
     wkv_store(g.state_out + row * 3 * g.C + c, g.C, s);
 }
 

@@ -168,21 +168,20 @@ class Tensors:
         """Storage type of a tensor, which does not count as taken. Raises ModelError."""
         return self._read(name).dtype
 
-    def head(self, name: str, embedding: str, tied: bool, shape: tuple[int, ...]) -> Tensor | None:
-        """The output matrix; None if it is the embedding. Raises ModelError.
+    def is_tied(self, head: str, embedding: str, tied: bool) -> bool:
+        """Whether the output matrix is the embedding: it then does not count as a tensor of its own. Raises ModelError.
 
         As in transformers, a head in the files that differs from the embedding is used even where the config ties them.
         """
-        if tied and name not in self:
-            return None
-        head = self.take(name, *shape)
-        if tied and torch.equal(head, self._read(embedding)):
-            self._parameters -= head.numel()
-            return None
-        return head
+        if tied and head in self and torch.equal(self._read(head), self._read(embedding)):
+            self._left.discard(head)
+            return True
+        return tied and head not in self
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """A tensor by name, as it is stored. Raises ModelError if it is not there, is no float, or has another shape."""
+    def take(self, name: str, *shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """A tensor by name, on a device, in memory of its own. Raises ModelError if it is not there, is no float, or has
+        another shape.
+        """
         tensor = self._read(name)
         self._left.discard(name)
         if not tensor.is_floating_point():
@@ -196,7 +195,9 @@ class Tensors:
                 "belong together"
             )
         self._parameters += tensor.numel()
-        return tensor
+        # A copy also where nothing is converted: a view into a file lies at any address, and the last bits of a matrix
+        # product depend on it.
+        return tensor.to(device, dtype, copy=True)
 
     def finish(self) -> int:
         """Numbers in all that was taken. Raises ModelError if a tensor was not: the files then describe another model."""

@@ -198,12 +198,13 @@ class MambaNetwork:
         self._dtype = dtype
         self._stream = torch.float32 if shape.wide_residual else dtype
         self._activation = _activation(shape.activation)
+        embedding, head = "backbone.embeddings.weight", "lm_head.weight"
         sizes = (shape.vocabulary, shape.width)
-        self._embedding = tensors.take("backbone.embeddings.weight", *sizes).to(device, dtype)
+        self._embedding = tensors.take(embedding, *sizes, device=device, dtype=dtype)
         self._layers = [self._layer(tensors, f"backbone.layers.{i}", device) for i in range(shape.layers)]
         self._norm = self._norm_weights(tensors, "backbone.norm_f", device)
-        head = tensors.head("lm_head.weight", "backbone.embeddings.weight", shape.tied, sizes)
-        self._head = self._embedding if head is None else head.to(device, dtype)
+        tied = tensors.is_tied(head, embedding, shape.tied)
+        self._head = self._embedding if tied else tensors.take(head, *sizes, device=device, dtype=dtype)
         self.parameters = tensors.finish()
 
     def __call__(
@@ -273,17 +274,17 @@ class MambaNetwork:
     def _norm_weights(
         self, tensors: Tensors, name: str, device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
-        # In the type of the stream, which no norm function mixes with another.
-        weight = tensors.take(f"{name}.weight", self._shape.width).to(device, self._stream)
-        if self._shape.norm == "rms":
-            return weight, None
-        return weight, tensors.take(f"{name}.bias", self._shape.width).to(device, self._stream)
+        def take(part: str) -> Tensor:
+            # In the type of the stream, which no norm function mixes with another.
+            return tensors.take(f"{name}.{part}", self._shape.width, device=device, dtype=self._stream)
+
+        return take("weight"), take("bias") if self._shape.norm == "layer" else None
 
     def _layer(self, tensors: Tensors, name: str, device: torch.device) -> _Layer:
         C, D, N, R = self._shape.width, self._shape.channels, self._shape.states, self._shape.rank
 
         def take(part: str, *sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return tensors.take(f"{name}.mixer.{part}", *sizes).to(device, dtype)
+            return tensors.take(f"{name}.mixer.{part}", *sizes, device=device, dtype=dtype)
 
         def matrix(part: str, rows: int, columns: int) -> Tensor:
             return take(f"{part}.weight", rows, columns, dtype=self._dtype)

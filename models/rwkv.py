@@ -199,7 +199,7 @@ class RwkvNetwork:
         self._width = (shape.width,)
 
         def take(name: str, *sizes: int) -> Tensor:
-            return tensors.take(name, *sizes).to(device, dtype)
+            return tensors.take(name, *sizes, device=device, dtype=dtype)
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
             return take(f"{name}.weight", shape.width), take(f"{name}.bias", shape.width)
@@ -209,8 +209,8 @@ class RwkvNetwork:
         self._embedding = F.layer_norm(raw, self._width, *norm("blocks.0.ln0"), shape.epsilon)
         self._layers = [_layer(tensors, shape, i, device, dtype) for i in range(shape.layers)]
         self._norm = norm("ln_out")
-        head = tensors.head("head.weight", "emb.weight", shape.tied, (shape.vocabulary, shape.width))
-        self._head = raw if head is None else head.to(device, dtype)
+        tied = tensors.is_tied("head.weight", "emb.weight", shape.tied)
+        self._head = raw if tied else take("head.weight", shape.vocabulary, shape.width)
         self.parameters = tensors.finish()
 
     def __call__(
@@ -271,7 +271,7 @@ def _layer(tensors: Tensors, shape: RwkvShape, i: int, device: torch.device, dty
     every = shape.rescale_every
 
     def take(name: str, *sizes: int, dtype: torch.dtype = dtype) -> Tensor:
-        return tensors.take(f"blocks.{i}.{name}", *sizes).to(device, dtype)
+        return tensors.take(f"blocks.{i}.{name}", *sizes, device=device, dtype=dtype)
 
     def norm(name: str) -> tuple[Tensor, Tensor]:
         return take(f"{name}.weight", C), take(f"{name}.bias", C)

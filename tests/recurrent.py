@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -32,8 +32,8 @@ Wide = npt.NDArray[np.float64]
 Values = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 256
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""Most that rounding moves a logit of these models, in parts of the largest one."""
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Most that rounding moves the logits of these models, in parts of the largest one."""
 SCALE = {"Rwkv": 4, "Mamba": 2, "FalconMamba": 2}
 """By how much matrices are larger than usual."""
 
@@ -82,8 +82,7 @@ RWKV = [name for name in SHAPES if name.startswith("rwkv")]
 MAMBA = [name for name in SHAPES if "mamba" in name]
 
 
-@cache
-def library_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+def fresh_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """transformers' model: random, no two tensors alike, matrices so large that the state matters."""
     kind, values = SHAPES[name]
     torch.manual_seed(0)
@@ -95,9 +94,15 @@ def library_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     return model.to(dtype)
 
 
+@cache
+def library_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The one that answers; an RWKV of transformers changes its weights then, so it must not be saved any more."""
+    return fresh_model(name, dtype)
+
+
 def _shake(name: str, parameter: torch.Tensor, scale: float) -> None:
     if "embeddings" in name:
-        parameter.normal_(0, 0.5)
+        parameter.normal_(0, 0.3)
     elif "time_mix" in name:
         parameter.uniform_(0, 1)
     elif "time_decay" in name or "A_log" in name or "time_first" in name:
@@ -114,7 +119,7 @@ def _shake(name: str, parameter: torch.Tensor, scale: float) -> None:
 def folder(name: str, base: Path, dtype: torch.dtype = torch.float32) -> Path:
     """The model as `save_pretrained` writes it."""
     path = base / f"{name}-{dtype}"
-    library_model(name, dtype).save_pretrained(path)
+    fresh_model(name, dtype).save_pretrained(path)
     return path
 
 
@@ -167,26 +172,10 @@ def every_logit(session: RecurrentSession, ids: TokenIds) -> Logits:
     return values
 
 
+@cache
 def weights_of(name: str, dtype: torch.dtype = torch.float32) -> dict[str, Wide]:
     """The checkpoint's tensors in float64, by transformers' names."""
-    state = library_model(name, dtype).state_dict()
-    # An RWKV that has answered has its weights rescaled in place.
-    undo = _rescaled(library_model(name, dtype))
-    return {key: value.double().numpy() * undo(key) for key, value in state.items()}
-
-
-def _rescaled(model: Any) -> Callable[[str], float]:
-    body = getattr(model, "rwkv", None)
-    if body is None or not body.layers_are_rescaled:
-        return lambda _: 1.0
-    every = model.config.rescale_every
-
-    def factor(key: str) -> float:
-        if every <= 0 or not key.endswith(("attention.output.weight", "feed_forward.value.weight")):
-            return 1.0
-        return float(2 ** (int(key.split(".")[2]) // every))
-
-    return factor
+    return {key: value.double().numpy() for key, value in fresh_model(name, dtype).state_dict().items()}
 
 
 def subject(name: str, base: Path, form: str, tile: int | None = None) -> Iterator[Subject]:
@@ -199,17 +188,27 @@ def subject(name: str, base: Path, form: str, tile: int | None = None) -> Iterat
 
 
 def agrees_with_the_truth(name: str, base: Path, dtype: torch.dtype) -> None:
-    """Our largest error of any logit is at most twice that of transformers in the same type, plus 1e-5."""
+    """Our error is at most twice that of transformers in the same type: of any logit (plus 1e-5) in float32, and in the
+    root mean square, because narrower types make single logits of such wild models a matter of luck.
+    """
     session = open_folder(name, folder(name, base, dtype), tokenizer="byte", dtype=str(dtype)[6:]).session()
-    ours, theirs = 0.0, 0.0
+    ours, theirs, scale = [], [], 0.0
     for seed in range(3):
         ids = np.random.default_rng(seed).integers(0, VOCABULARY, 80).astype(np.int32)
         exact = truth(name, ids, dtype)
-        ours = max(ours, float(np.abs(every_logit(session, ids) - exact).max()))
-        theirs = max(theirs, float(np.abs(library_logits(name, ids, dtype) - exact).max()))
-        # An oracle of another model would make both errors large, and their ratio fine.
-        assert theirs < ROUNDING[dtype] * np.abs(exact).max()
-    assert ours <= 2 * theirs + 1e-5, f"{ours:.3g} against {theirs:.3g} of transformers"
+        ours.append(every_logit(session, ids) - exact)
+        theirs.append(library_logits(name, ids, dtype) - exact)
+        scale = max(scale, float(np.abs(exact).max()))
+    # An oracle of another model would make both errors large, and their ratio fine.
+    assert root_mean_square(theirs) < ROUNDING[dtype] * scale
+    assert root_mean_square(ours) <= 2 * root_mean_square(theirs)
+    if dtype == torch.float32:
+        assert np.abs(ours).max() <= 2 * np.abs(theirs).max() + 1e-5
+
+
+def root_mean_square(errors: list[Wide]) -> float:
+    """Over all logits of all prompts."""
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def generates_the_same(name: str, base: Path, lengths: Iterable[int], rows: int, new: int = 8) -> int:
@@ -217,15 +216,8 @@ def generates_the_same(name: str, base: Path, lengths: Iterable[int], rows: int,
     session = open_folder(name, folder(name, base), tokenizer="byte", chunk=16).session()
     count = 0
     for length in lengths:
-        ids = np.random.default_rng(length).integers(0, VOCABULARY, (rows, length)).astype(np.int32)
-        said = library_model(name).generate(
-            wide(ids),
-            attention_mask=torch.ones(ids.shape),
-            max_new_tokens=new,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        for row, theirs in zip(ids, said[:, length:].tolist(), strict=True):
+        prompts = np.random.default_rng(length).integers(0, VOCABULARY, (rows, length)).astype(np.int32)
+        for row, theirs in zip(prompts, _library_text(name, prompts, new), strict=True):
             session.reset()
             session.extend([row])
             generation = session.generate(new, [])
@@ -233,6 +225,23 @@ def generates_the_same(name: str, base: Path, lengths: Iterable[int], rows: int,
             assert generation.text == session._tokenizer.decode(theirs)
             count += 1
     return count
+
+
+def _library_text(name: str, prompts: TokenIds, new: int) -> list[list[int]]:
+    # transformers' RWKV mixes up the rows of a batch as soon as it reads single tokens.
+    batches = [prompts] if "mamba" in name else np.split(prompts, len(prompts))
+    said = [
+        library_model(name).generate(
+            wide(ids),
+            attention_mask=torch.ones(ids.shape),
+            max_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+        )[:, ids.shape[1] :]
+        for ids in batches
+    ]
+    found: list[list[int]] = torch.cat(said).tolist()
+    return found
 
 
 def rows_are_alone(name: str, base: Path) -> None:
