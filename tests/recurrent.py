@@ -128,7 +128,10 @@ def open_folder(name: str, path: Path, **options: Any) -> RecurrentModel:
     from nih.models import mamba, rwkv
 
     adapter = rwkv if name.startswith("rwkv") else mamba
-    return adapter.open_model(str(path), name, _recurrent.Options(**{"device": "cpu", **options}))
+    model: RecurrentModel = adapter.open_model(
+        str(path), name, _recurrent.Options(**{"device": "cpu", **options})
+    )
+    return model
 
 
 def library_logits(name: str, ids: TokenIds, dtype: torch.dtype = torch.float32) -> Logits:
@@ -159,7 +162,7 @@ def edited(source: Path, path: Path, **changes: Any) -> Path:
     return path
 
 
-def wide(ids: TokenIds) -> torch.Tensor:
+def wide(ids: npt.NDArray[Any]) -> torch.Tensor:
     """Ids as torch has them."""
     return torch.from_numpy(ids.astype(np.int64))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def go(folder: Path, said: list[str], share: str = "auto", score: str | None = N
 
 def one_go_answers(stored: store.StoredRun, folder: Path) -> dict[str, str]:
     """What transformers says to each prompt: one forward call, then its own decoding step by step."""
-    library = AutoModelForCausalLM.from_pretrained(folder).eval()
+    auto: Any = AutoModelForCausalLM
+    library = auto.from_pretrained(folder).eval()
     texts = {}
     for row in stored.rows:
         _, sample, job = rebuild(stored, row["id"])

@@ -197,7 +197,7 @@ class SelectiveScan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         x, dt, a, b, c, starts = ctx.saved_tensors
         gy = grads[0].contiguous()
-        steps, batch, channels = x.shape
+        _, batch, channels = x.shape
         states_n = a.shape[0]
         size = _scan_chunk(batch, a)
         dtx = dt * x

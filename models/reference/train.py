@@ -45,9 +45,9 @@ TRAIN_SEED = 10**6
 """Training texts have seeds from here on; each run has a million of its own."""
 TEST_SEED = 10**9
 """Seeds of the accuracy that the card states."""
-LEVELS = (160, 256, 512, 1024, 2048, 4096)
+LEVELS = (160, 256, 512, 1024, 2048, 4096, 8192)
 """Text lengths in bytes; the first two are too short for whole prompts, so their texts go without the intro."""
-FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096)
+FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096, 8192)
 NOTHING, TEXT, ANSWER, AGAIN = -1, 0, 1, 2
 """Classes of a byte as a target: padding, text, the answer, words that the needle said before."""
 _TOKENIZER = ByteTokenizer()
