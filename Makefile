@@ -34,7 +34,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2
 
 check: $(VENV)/installed
 	@echo "== ruff"

@@ -33,7 +33,9 @@ def requested() -> str:
     word = os.environ.get(VARIABLE, "").strip().lower() or "auto"
     if word != "auto" and word not in FORMS:
         known = "|".join(("auto", *FORMS))
-        raise KernelError(f"`{VARIABLE}={word}` names no kernel form; set it to one of `{known}`, or unset it")
+        raise KernelError(
+            f"`{VARIABLE}={word}` names no kernel form; set it to one of `{known}`, or unset it"
+        )
     return word
 
 
@@ -72,7 +74,9 @@ def _automatic(device_type: str) -> Choice:
     missing = _missing(form)
     if not missing:
         return Choice(form, cuda_loader.describe() if form == "cuda" else cpu_loader.describe())
-    warnings.warn(f"the slower pure-torch kernels serve `{device_type}`: {missing}", RuntimeWarning, stacklevel=2)
+    warnings.warn(
+        f"the slower pure-torch kernels serve `{device_type}`: {missing}", RuntimeWarning, stacklevel=2
+    )
     return Choice("torch", missing)
 
 

@@ -67,7 +67,9 @@ def _simd(word: str) -> int:
         return best
     if word not in PATHS:
         known = "|".join(("auto", *PATHS))
-        raise KernelError(f"`{SIMD_VARIABLE}={word}` names no instruction set; set it to one of `{known}`, or unset it")
+        raise KernelError(
+            f"`{SIMD_VARIABLE}={word}` names no instruction set; set it to one of `{known}`, or unset it"
+        )
     if PATHS.index(word) > best:
         raise KernelError(
             f"`{SIMD_VARIABLE}={word}` forces instructions that this processor does not have; "

@@ -47,6 +47,8 @@ NIH_INLINE vm is_zero(vf a) { return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), 
 NIH_INLINE vf pick(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 NIH_INLINE vf rint(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 NIH_INLINE vf scale(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+NIH_INLINE vf to_range(vf x) { return x; }
+NIH_INLINE vf above_minus_infinity(vf x) { return max(set1(-200.0f), x); }
 
 #elif NIH_WIDTH == 8
 
@@ -84,6 +86,8 @@ NIH_INLINE vm above(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 NIH_INLINE vm is_zero(vf a) { return _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_EQ_OQ); }
 NIH_INLINE vf pick(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
 NIH_INLINE vf rint(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+NIH_INLINE vf to_range(vf x) { return min(set1(126.0f), max(set1(-200.0f), x)); }
+NIH_INLINE vf above_minus_infinity(vf x) { return x; }
 // x * 2^n for 1/2 < x < 2 and integral -200 <= n <= 126; below the normal range the result is 0.
 NIH_INLINE vf scale(vf x, vf n) {
     __m256i bits = _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23));
@@ -119,6 +123,8 @@ NIH_INLINE vf rint(vf x) {
     const vf big = set1(12582912.0f);
     return (x + big) - big;
 }
+NIH_INLINE vf to_range(vf x) { return min(set1(126.0f), max(set1(-200.0f), x)); }
+NIH_INLINE vf above_minus_infinity(vf x) { return x; }
 NIH_INLINE vf scale(vf x, vf n) {
     vm whole = __builtin_convertvector(n, vm);
     return (vf)(((vm)x + (whole << 23)) & ~(n < set1(-125.5f)));
@@ -140,9 +146,10 @@ template <class S> NIH_INLINE void store(S *p, vf x, int lanes) {
     for (int i = 0; i < lanes; i++) p[i] = row[i];
 }
 
-// 2^x with a relative error of 1.1e-7; the first two coefficients are exact, so that a decay near 1 has no bias. 0 below 2^-126.
+// 2^x of a finite x with a relative error of 1.1e-7; the first two coefficients are exact, so that a decay near 1 has no bias.
+// 0 below 2^-126.
 NIH_INLINE vf exp2(vf x) {
-    x = min(set1(126.0f), max(set1(-200.0f), x));
+    x = to_range(x);
     vf n = rint(x), r = sub(x, n);
     vf p = fma(set1(0.00133002643f), r, set1(0.00966970846f));
     p = fma(p, r, set1(0.0555055999f));
@@ -151,8 +158,8 @@ NIH_INLINE vf exp2(vf x) {
     return scale(fma(p, r, set1(1.0f)), n);
 }
 
-// e^-|x|
-NIH_INLINE vf decay(vf x) { return exp2(mul(minus_abs(x), set1(1.44269504f))); }
+// e^-|x|, 0 for infinities
+NIH_INLINE vf decay(vf x) { return exp2(above_minus_infinity(mul(minus_abs(x), set1(1.44269504f)))); }
 
 // log(1 + e^x), relatively exact also where it is tiny: log1p(e) = 2 atanh(e / (2 + e)).
 NIH_INLINE vf softplus(vf x) {
@@ -352,6 +359,7 @@ template <class S> NIH_TARGET static void conv_span(const ConvArgs &g, Part at, 
         const S *x = (const S *)g.x + at.row * g.x_b + channel;
         S *y = (S *)g.y + at.row * g.y_b + channel;
         for (i64 t = at.t0; t < at.t0 + at.steps; t++) {
+            __builtin_prefetch(x + (t + AHEAD) * g.x_t);
             vf sum = load(bias + c);
             for (i64 j = 0; j < g.K; j++)
                 sum = fma(load(taps + j * BLOCK + c), conv_input(g, x, at.row, t - g.K + 1 + j, channel, lanes), sum);

@@ -69,13 +69,17 @@ class Nvrtc:
         try:
             flags = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             if self.library.nvrtcCompileProgram(program, len(options), flags):
-                log = self._read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
                 raise KernelError(
-                    f"NVRTC {self.version[0]}.{self.version[1]} cannot compile `{name}` with {' '.join(options)}: {log}"
+                    f"NVRTC {self.version[0]}.{self.version[1]} cannot compile `{name}` with {' '.join(options)}: "
+                    + " ".join(self._log(program).split())
                 )
             return self._read(program, "CUBIN")
         finally:
             self.library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _log(self, program: ctypes.c_void_p) -> str:
+        """What the compiler said."""
+        return self._read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
 
     def architectures(self) -> tuple[int, ...]:
         """Compute capabilities it compiles for, as 10 * major + minor, ascending."""
@@ -117,10 +121,12 @@ def _nvrtc_files() -> list[Path]:
     folders = [Path(torch.__file__).parent / "lib"]
     spec = importlib.util.find_spec("nvidia")
     for root in spec.submodule_search_locations or () if spec else ():
-        folders += sorted(Path(root).glob("cu*/lib"), reverse=True) + [Path(root) / "cuda_nvrtc" / "lib"]
+        folders += [*sorted(Path(root).glob("cu*/lib"), reverse=True), Path(root) / "cuda_nvrtc" / "lib"]
     for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
         folders += [Path(home) / "lib64"] if home else []
-    files = [file for folder in folders for file in sorted(folder.glob("libnvrtc*.so*")) if _is_nvrtc(file.name)]
+    files = [
+        file for folder in folders for file in sorted(folder.glob("libnvrtc*.so*")) if _is_nvrtc(file.name)
+    ]
     major = (torch.version.cuda or "").split(".")[0]
     ours = [file for file in files if major and re.search(rf"\.so\.{major}\b", file.name)]
     return ours or (files if not major else [])
@@ -161,7 +167,11 @@ class Build:
                 f"(it does for {', '.join(map(str, known))}); install a torch whose CUDA knows this GPU, "
                 "or set `NIH_KERNELS=torch`"
             )
-        options = (*_OPTIONS, f"--gpu-architecture=sm_{wanted}", *(f"-D{key}={n}" for key, n in sorted(macros.items())))
+        options = (
+            *_OPTIONS,
+            f"--gpu-architecture=sm_{wanted}",
+            *(f"-D{key}={n}" for key, n in sorted(macros.items())),
+        )
         source = (_SOURCES / f"{name}.cu").read_text(encoding="utf-8")
         headers = {"core.h": (_SOURCES / "core.h").read_text(encoding="utf-8")}
         return cls(name, source, headers, options, compiler.version)
@@ -169,7 +179,13 @@ class Build:
     @property
     def file(self) -> str:
         """Name in the cache."""
-        parts = [self.name, self.source, *sum(sorted(self.headers.items()), ()), *self.options, *map(str, self.version)]
+        parts = [
+            self.name,
+            self.source,
+            *sum(sorted(self.headers.items()), ()),
+            *self.options,
+            *map(str, self.version),
+        ]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(len(part.encode()).to_bytes(8, "little") + part.encode())
@@ -179,13 +195,15 @@ class Build:
         """The machine code, from the cache unless it is not there or has to be `fresh`. A cache that cannot be written is a warning."""
         path = cache_folder() / self.file
         if not fresh:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 return path.read_bytes()
         code = compiler.compile(self.source, f"{self.name}.cu", self.headers, self.options)
         try:
             _write(path, code)
         except OSError as error:
-            warnings.warn(f"compiled kernels are not kept: {error}; set `XDG_CACHE_HOME`", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"compiled kernels are not kept: {error}; set `XDG_CACHE_HOME`", RuntimeWarning, stacklevel=2
+            )
         return code
 
 
@@ -217,7 +235,9 @@ class Driver:
         if status:
             text = ctypes.c_char_p()
             self._library.cuGetErrorString(status, ctypes.byref(text))
-            raise KernelError(f"the CUDA driver's `{name}` failed: {(text.value or b'unknown error').decode()}")
+            raise KernelError(
+                f"the CUDA driver's `{name}` failed: {(text.value or b'unknown error').decode()}"
+            )
 
     @contextlib.contextmanager
     def on(self, device: int) -> Iterator[None]:
@@ -246,11 +266,18 @@ class Driver:
         return function
 
     def launch(
-        self, function: ctypes.c_void_p, grid: tuple[int, int, int], block: int, stream: int, args: ctypes.Structure
+        self,
+        function: ctypes.c_void_p,
+        grid: tuple[int, int, int],
+        block: int,
+        stream: int,
+        args: ctypes.Structure,
     ) -> None:
         """Start a kernel that takes one structure by value."""
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
-        self._call("cuLaunchKernel", function, *grid, block, 1, 1, 0, ctypes.c_void_p(stream), parameters, None)
+        self._call(
+            "cuLaunchKernel", function, *grid, block, 1, 1, 0, ctypes.c_void_p(stream), parameters, None
+        )
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from nih.kernels import backend
 from nih.kernels.layout import DTYPES
 
 Form = Callable[..., tuple[Tensor, Tensor]]
-_LIBRARY = torch.library.Library("nih", "DEF")
+_LIBRARY = torch.library.Library("nih", "DEF")  # type: ignore[no-untyped-call]
 _DEVICES = ("CPU", "CUDA", "MPS", "XPU")
 
 
@@ -22,7 +22,7 @@ def register(name: str, schema: str, forms: Mapping[backend.Form, Form], fake: F
 
     Returns the op. Its results are always fresh tensors.
     """
-    _LIBRARY.define(f"{name}{schema}")
+    _LIBRARY.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
     op = getattr(torch.ops.nih, name).default
 
     def run(*args: Any) -> tuple[Tensor, Tensor]:
@@ -40,8 +40,8 @@ def register(name: str, schema: str, forms: Mapping[backend.Form, Form], fake: F
         return result
 
     for device in _DEVICES:
-        _LIBRARY.impl(name, run, device)
-    _LIBRARY.impl(name, refuse, "Autograd")
+        _LIBRARY.impl(name, run, device)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, refuse, "Autograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"nih::{name}", fake, lib=_LIBRARY)
     return op  # type: ignore[no-any-return]
 
@@ -74,7 +74,9 @@ def expect_one_device(op: str, tensors: Mapping[str, Tensor | None]) -> None:
     placed = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(placed.values())) > 1:
         where = ", ".join(f"`{name}` on {device}" for name, device in placed.items())
-        raise KernelError(f"`{op}` takes tensors of one device, but got {where}; move them with `.to(device)`")
+        raise KernelError(
+            f"`{op}` takes tensors of one device, but got {where}; move them with `.to(device)`"
+        )
 
 
 def expect_lengths(op: str, lengths: Tensor | None, rows: int) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nih.errors import KernelError
 from nih.kernels import cpu_loader, cuda_loader, op
@@ -25,7 +26,7 @@ CHUNK = 1024
 CUDA_STATES = 64
 """Most states of a channel that the CUDA form holds in registers."""
 _TORCH_CHUNK = 64
-_TORCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
+_TORCH_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 
 def selective_scan(
@@ -135,14 +136,19 @@ def selective_scan_torch(
     live = op.within(lengths, u.shape[1])
     if live is not None:
         wide_u, wide_delta, B = (x.masked_fill(~live[:, :, None], 0.0) for x in (wide_u, wide_delta, B))
-    batch, steps, channels = u.shape
+    batch, steps, _ = u.shape
     h = u.new_zeros(batch, *rate.shape, dtype=dtype) if state is None else state.to(dtype)
     if steps == 0:
         return u.clone(), h.clone()
     outputs = []
+    tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (wide_u, wide_delta, rate, B, C, h))
     for start, stop, size in _stretches(steps, batch * rate.numel(), u.device.type):
         here = slice(start, stop)
-        y, h = _chunks(wide_u[:, here], wide_delta[:, here], rate, B[:, here], C[:, here], h, size)
+        stretch = (wide_u[:, here], wide_delta[:, here], rate, B[:, here], C[:, here], h, size, tracked)
+        if tracked:
+            y, h = checkpoint(_chunks, *stretch, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y, h = _chunks(*stretch)
         outputs.append(y)
     y = torch.cat(outputs, 1)
     if D is not None:
@@ -169,37 +175,45 @@ def _stretches(steps: int, elements: int, device_type: str) -> list[tuple[int, i
 
 
 def _chunks(
-    u: Tensor, delta: Tensor, rate: Tensor, B: Tensor, C: Tensor, h: Tensor, size: int
+    u: Tensor, delta: Tensor, rate: Tensor, B: Tensor, C: Tensor, h: Tensor, size: int, tracked: bool
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, D) without skip and gate, and end state (B, N, D), over chunks of `size` steps that fill T exactly."""
+    """Outputs (B, T, D) without skip and gate, and end state (B, N, D), over chunks of `size` steps that fill T exactly.
+
+    What is not tracked by autograd is computed in place.
+    """
     batch, steps, channels = u.shape
     count = steps // size
     deltas, inputs, B, C = (
         x.reshape(batch, count, size, -1).permute(2, 0, 1, 3).contiguous() for x in (delta, delta * u, B, C)
     )
+    spare = None if tracked else tuple(u.new_empty(batch, count, *rate.shape) for _ in range(2))
     prefixes = [h]
     if size == _TORCH_CHUNK:
-        own, totals = _push(None, deltas[0], inputs[0], rate, B[0]), deltas[0]
-        for j in range(1, size):
-            own, totals = _push(own, deltas[j], inputs[j], rate, B[j]), totals + deltas[j]
+        own, total = u.new_zeros(batch, count, *rate.shape), torch.zeros_like(deltas[0])
+        for j in range(size):
+            own, total = _push(own, deltas[j], inputs[j], rate, B[j], spare), total + deltas[j]
         for i in range(count):
-            decay = torch.exp(totals[:, i, None] * rate)
-            prefixes.append(torch.addcmul(own[:, i], decay, prefixes[-1]))
+            prefixes.append(torch.addcmul(own[:, i], torch.exp(total[:, i, None] * rate), prefixes[-1]))
     state = torch.stack(prefixes[:count], 1)  # (B, count, N, D)
     outputs = []
     for j in range(size):
-        state = _push(state, deltas[j], inputs[j], rate, B[j])
+        state = _push(state, deltas[j], inputs[j], rate, B[j], spare)
         outputs.append((state * C[j, ..., None]).sum(2))
     y = torch.stack(outputs).permute(1, 2, 0, 3).reshape(batch, steps, channels)
     return y, prefixes[-1] if size == _TORCH_CHUNK else state[:, 0]
 
 
-def _push(h: Tensor | None, delta: Tensor, inputs: Tensor, rate: Tensor, B: Tensor) -> Tensor:
-    """One step of states (B, count, N, D), from zeros if `h` is None."""
-    fresh = inputs[..., None, :] * B[..., None]
-    if h is None:
-        return fresh
-    return torch.addcmul(fresh, torch.exp(delta[..., None, :] * rate), h)
+def _push(
+    h: Tensor, delta: Tensor, inputs: Tensor, rate: Tensor, B: Tensor, spare: tuple[Tensor, ...] | None
+) -> Tensor:
+    """One step of states (B, count, N, D); in place, with two `spare` tensors like them, where those are given."""
+    delta, inputs, B = delta[..., None, :], inputs[..., None, :], B[..., None]
+    if spare is None:
+        return torch.addcmul(inputs * B, torch.exp(delta * rate), h)
+    decay, fresh = spare
+    torch.mul(delta, rate, out=decay).exp_()
+    torch.mul(inputs, B, out=fresh)
+    return torch.addcmul(fresh, decay, h, out=h)
 
 
 def _run_reference(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -232,7 +246,12 @@ def _prepare(
         dtype = torch.promote_types(dtype, other.dtype)
     u, delta, B, C = (op.rows(x.to(dtype)) for x in (u, delta, B, C))
     z = None if z is None else op.rows(z.to(dtype))
-    A, D, delta_bias, state = op.plain(A), op.plain_or_none(D), op.plain_or_none(delta_bias), op.plain_or_none(state)
+    A, D, delta_bias, state = (
+        op.plain(A),
+        op.plain_or_none(D),
+        op.plain_or_none(delta_bias),
+        op.plain_or_none(state),
+    )
     lengths = op.whole_numbers(lengths)
     y = torch.empty(u.shape, dtype=dtype, device=u.device)
     end = torch.empty(batch, states, channels, device=u.device)

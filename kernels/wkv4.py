@@ -75,7 +75,9 @@ def wkv4_reference(
             a, b, p = after
         else:
             y[:, t] = torch.where(live[:, t, None], output, 0.0)
-            a, b, p = (torch.where(live[:, t, None], new, old) for new, old in zip(after, (a, b, p), strict=True))
+            a, b, p = (
+                torch.where(live[:, t, None], new, old) for new, old in zip(after, (a, b, p), strict=True)
+            )
     return y, torch.stack((a, b, p), 1)
 
 

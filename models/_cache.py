@@ -156,7 +156,8 @@ def footprints(once: Any, twice: Any, tokens: int) -> list[Footprint]:
 
 
 def _footprint(once: Any, twice: Any, tokens: int) -> Footprint:
-    window = once.sliding_window - 1 if isinstance(once, DynamicSlidingWindowLayer) else None
+    windowed = type(once) in (*_WINDOWED, LinearAttentionAndSlidingWindowAttentionLayer)
+    window = once.sliding_window - 1 if windowed else None
     first, second = (min(n, n if window is None else window) for n in (tokens, 2 * tokens))
     per_token = (held_bytes(twice) - held_bytes(once)) // max(second - first, 1)
     return Footprint(held_bytes(once) - per_token * first, per_token, window)
@@ -217,14 +218,20 @@ def _restore_layer(layer: Any, mark: _LayerMark) -> None:
     if kind in _CROPPED:
         _crop(layer, mark.length)
     elif kind in _WINDOWED:
-        vars(layer).update(mark.values)
+        _become(layer, mark.values)
     elif kind in _COPIED:
-        vars(layer).update(copied(mark.values))
+        _become(layer, copied(mark.values))
     elif kind is LinearAttentionAndFullAttentionLayer:
         DynamicLayer.crop(layer, mark.length - layer.get_seq_length())
-        vars(layer).update(copied(mark.values))
+        _become(layer, {**copied(mark.values), "keys": layer.keys, "values": layer.values})
     elif kind is not _EMPTY:
-        vars(layer).update(copy.deepcopy(dict(mark.values)))
+        _become(layer, copy.deepcopy(dict(mark.values)))
+
+
+def _become(layer: Any, values: Mapping[str, Any]) -> None:
+    """Attributes that a layer got since then are gone, too."""
+    vars(layer).clear()
+    vars(layer).update(values)
 
 
 def _crop(layer: Any, length: int) -> None:

@@ -25,7 +25,7 @@ State = tuple[tuple[Tensor, ...], ...]
 
 TILE = 8192
 """Most tokens whose widest activations are in memory at once, also where a call reads more."""
-_CHUNK = {"cpu": 2048, "cuda": 8192}
+_CHUNK = {"cpu": 1024, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Options:
     tokenizer: str | None = None
     """A `20B_tokenizer.json`, a `rwkv_vocab_v20230424.txt`, a folder, a hub id, or `byte`; None takes the model's own."""
     chunk: int | None = None
-    """Most tokens a forward call during prefill; None is 2048 on a CPU, 8192 on a GPU."""
+    """Most tokens a forward call during prefill; None is 1024 on a CPU, 8192 on a GPU."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
@@ -146,6 +146,11 @@ class RecurrentModel:
         return self._tokenizer
 
     @property
+    def folder(self) -> Path:
+        """Where its files lie: transformers' own classes load a Hugging Face folder from there."""
+        return self._checkpoint.source.folder
+
+    @property
     def training_length(self) -> int | None:
         """Tokens of a training text, where the files tell."""
         return self._shape.training_length
@@ -195,7 +200,7 @@ class RecurrentModel:
 
     @property
     def _chunk(self) -> int:
-        return self._options.chunk or _CHUNK.get(self._device.type, 2048)
+        return self._options.chunk or _CHUNK.get(self._device.type, 1024)
 
 
 class RecurrentSession(ForwardSession):

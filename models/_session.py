@@ -51,6 +51,8 @@ class ForwardSession:
         self._chunk = chunk
         self._position = 0
         self._logits: torch.Tensor | None = None
+        self._stride = chunk
+        """Tokens a forward call; 1 after `prefill_whole`."""
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         """Read ids (T,) with the present state and move it on. Returns the logits (keep, V) of the last `keep` places."""
@@ -85,7 +87,7 @@ class ForwardSession:
     def reset(self) -> None:
         """Forget everything; also what makes the session usable again after OutOfMemory and AnswerTimeout."""
         self._clear()
-        self._position, self._logits = 0, None
+        self._position, self._logits, self._stride = 0, None, self._chunk
 
     def extend(self, pieces: Sequence[TokenIds]) -> None:
         """Read tokens, in forward calls of at most `chunk` tokens. Raises OutOfMemory, AnswerTimeout, ModelError."""
@@ -93,8 +95,12 @@ class ForwardSession:
         self._guarded(lambda: self._read(ids))
 
     def prefill_whole(self, ids: TokenIds) -> None:
-        """Reset, then read `ids` in a single forward call. Raises OutOfMemory, AnswerTimeout, ModelError."""
+        """Reset, then read `ids` in a single forward call. Raises OutOfMemory, AnswerTimeout, ModelError.
+
+        What follows is read token by token until the next reset: every model does that rightly, and this is the truth.
+        """
         self.reset()
+        self._stride = 1
         checked = self._checked(ids)
 
         def read() -> None:
@@ -135,8 +141,8 @@ class ForwardSession:
         return self._guarded(lambda: self._restoring(lambda: self._rate(checked)))
 
     def _read(self, ids: TokenIds) -> None:
-        for start in range(0, len(ids), self._chunk):
-            self._step(ids[start : start + self._chunk])
+        for start in range(0, len(ids), self._stride):
+            self._step(ids[start : start + self._stride])
 
     def _step(self, ids: TokenIds) -> None:
         self._before_call()
@@ -186,8 +192,8 @@ class ForwardSession:
         """Logits (T, V) and the tokens (T,) that they are asked for."""
         if len(ids):
             yield self._next()[None], ids[:1]
-        for start in range(0, len(ids) - 1, self._chunk):
-            given = ids[start : min(start + self._chunk, len(ids) - 1)]
+        for start in range(0, len(ids) - 1, self._stride):
+            given = ids[start : min(start + self._stride, len(ids) - 1)]
             self._before_call()
             logits = self._forward(self._on_device(given), len(given))
             self._advance(logits, len(given))

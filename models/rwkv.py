@@ -131,7 +131,8 @@ def _blinkdl(typed: str, path: Path) -> Checkpoint:
     stored = str(tensors.dtype("emb.weight")).removeprefix("torch.")
 
     def load(device: torch.device, dtype: torch.dtype) -> RwkvNetwork:
-        return RwkvNetwork(tensors, shape, device, dtype)
+        # Opened again, so that the file does not stay mapped between planning and the end of the run.
+        return RwkvNetwork(open_tensors(typed, [path]), shape, device, dtype)
 
     return Checkpoint(Source(typed, path.parent), shape, stored, lambda: [path], load)
 

@@ -112,7 +112,6 @@ class TransformerModel:
         self._device = device
         self._dtype = _dtype(options.dtype, self._text, device)
         self._tokenizer = tokenizer
-        self._session: CachedSession | None = None
 
     @property
     def name(self) -> str:
@@ -189,6 +188,8 @@ class TransformerModel:
     def _shape(self) -> StateShape:
         try:
             return _state_shape(self._meta_model(), self._tokenizer)
+        except ModelError:
+            raise
         # Whatever a model's own code raises when its tensors hold no numbers.
         except Exception as error:  # noqa: BLE001
             log.warning(
@@ -227,14 +228,18 @@ class CachedSession(ForwardSession):
         self._model = model
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = next((n for n in _CACHE_NAMES if n in parameters), "")
+        if not self._cache_name:
+            raise ModelError(
+                f"{type(model).__name__} keeps no state between forward calls, so it cannot read in pieces"
+            )
         self._takes_positions = "position_ids" in parameters
         self._keeps_logits = "logits_to_keep" in parameters
-        self._takes_cache = bool(self._cache_name) and type(model)._supports_default_dynamic_cache()
+        self._takes_cache = bool(type(model)._supports_default_dynamic_cache())
         self._returns_cache = True
         self._stateful = [m for m in model.modules() if _MODULE_STATES & vars(m).keys()]
         self._cache: Any = None
         self._clear()
-        self._told = False
+        self._told = device.type == "meta"
 
     @property
     def model(self) -> Any:
@@ -349,8 +354,11 @@ def _read_zeros(model: Any, tokenizer: Tokenizer, count: int) -> CachedSession:
 
 def _estimated_shape(config: Any, item: int) -> StateShape:
     """As if every layer kept keys and values of all tokens."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attending = getattr(config, "num_attention_heads", None)
+    if not attending:
+        return StateShape("copy-all", [])
+    heads = getattr(config, "num_key_value_heads", None) or attending
+    width = getattr(config, "head_dim", None) or config.hidden_size // attending
     layer = Footprint(0, 2 * heads * width * item, None)
     return StateShape(sharing(new_cache(config)), [layer] * config.num_hidden_layers)
 

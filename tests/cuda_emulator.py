@@ -53,7 +53,17 @@ def emulated(name: str, macros: tuple[tuple[str, int], ...]) -> Emulated:
     folder = Path(tempfile.mkdtemp(prefix="nih-emulated-"))
     text = f'#include "cuda_shim.h"\n#include "{name}.cu"\nNIH_EMULATE({_ARGS[name]})\n'
     (folder / "kernel.cpp").write_text(text)
-    command = [COMPILER, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command = [
+        COMPILER,
+        "-O2",
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+    ]
     command += [f"-I{HERE}", f"-I{SOURCES}", *(f"-D{key}={value}" for key, value in macros)]
     subprocess.run([*command, str(folder / "kernel.cpp"), "-o", str(folder / "kernel.so")], check=True)
     library = ctypes.CDLL(str(folder / "kernel.so"))

@@ -96,9 +96,23 @@ CONV = Op(
 OPS = {op.name: op for op in (WKV4, SCAN, CONV)}
 
 
+_ORDER = {
+    "wkv4": "w u k v state lengths",
+    "selective_scan": "u delta z A B C D delta_bias state lengths",
+    "causal_conv1d": "x w b state lengths",
+}
+
+
+def arguments(op: Op, inputs: Inputs) -> tuple[Any, ...]:
+    """The inputs by position, None where one is not given."""
+    return tuple(inputs.get(name) for name in _ORDER[op.name].split())
+
+
 def _forms() -> list[str]:
     """The forms under test: each instruction set of this processor, pure torch, the CUDA sources by emulation and on a GPU."""
-    simd = [] if cpu_loader.missing() else [f"cpu-{path}" for path in cpu_loader.PATHS[: cpu_loader.simd() + 1]]
+    simd = (
+        [] if cpu_loader.missing() else [f"cpu-{path}" for path in cpu_loader.PATHS[: cpu_loader.simd() + 1]]
+    )
     emulated = ["emulated"] if cuda_emulator.COMPILER else []
     return [*simd, "torch", *emulated, *(["cuda"] if torch.cuda.is_available() else [])]
 

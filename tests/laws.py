@@ -174,6 +174,13 @@ def likelihood_is_the_oracles(subject: Subject) -> None:
     ids, answer = subject.prompt(0, 60), subject.prompt(1, 25)
     session = subject.start()
     session.extend([ids])
+    _rates_as_the_oracle(subject, session, ids, answer)
+    said = np.array(session.generate(4, []).ids, np.int32)
+    assert session.likelihood(said).greedy
+    assert session.likelihood(ids[:0]) == ((), True)
+
+
+def _rates_as_the_oracle(subject: Subject, session: Session, ids: TokenIds, answer: TokenIds) -> None:
     rated = session.likelihood(answer)
     logits = subject.oracle(np.concatenate([ids, answer]))[len(ids) - 1 : -1].astype(np.float64)
     expected = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
@@ -181,26 +188,22 @@ def likelihood_is_the_oracles(subject: Subject) -> None:
     assert len(rated.nll) == len(answer)
     assert np.abs(np.array(rated.nll) - expected).max() <= 2 * subject.allowed
     assert not rated.greedy
-    said = np.array(session.generate(4, []).ids, np.int32)
-    assert session.likelihood(said).greedy
-    assert session.likelihood(ids[:0]) == ((), True)
 
 
 def one_go_is_the_truth(subject: Subject) -> None:
-    """prefill_whole forgets what was, stands where the oracle stands, and can be continued."""
+    """prefill_whole forgets what was, stands where the oracle stands, and can be continued, marked, rated."""
     ids, more = subject.prompt(0), subject.prompt(1, 9)
     session = subject.start()
-    session.extend([ids])
-    said = session.generate(4, [])
+    session.extend([more])
     session.prefill_whole(ids)
     subject.same(session, ids)
-    assert session.generate(4, []) == said
-    mark = session.mark()
-    for token in more:
-        session.extend([np.array([token], np.int32)])
+    mark, said = session.mark(), session.generate(4, [])
+    _rates_as_the_oracle(subject, session, ids, more)
+    session.extend([more])
     subject.same(session, ids, more)
     session.rewind(mark)
     subject.same(session, ids)
+    assert session.generate(4, []) == said
 
 
 def reset_forgets(subject: Subject) -> None:

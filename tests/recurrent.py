@@ -186,7 +186,8 @@ def subject(name: str, base: Path, form: str, tile: int | None = None) -> Iterat
     with kernels(form), pytest.MonkeyPatch.context() as patch:
         if tile is not None:
             patch.setattr(_recurrent, "TILE", tile)
-        model = open_folder(name, folder(name, base), tokenizer="byte", chunk=16)
+        device = "cuda" if form == "cuda" else "cpu"
+        model = open_folder(name, folder(name, base), tokenizer="byte", chunk=16, device=device)
         yield Subject(model.session, lambda ids: library_logits(name, ids), VOCABULARY)
 
 
@@ -318,6 +319,8 @@ def kernels(form: str) -> Iterator[None]:
     """Force a form of the kernels."""
     if form == "cpu" and (missing := cpu_loader.missing()):
         pytest.skip(missing)
+    if form == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NIH_KERNELS", form)
         yield

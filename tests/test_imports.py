@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "nih.errors": set(),
     "nih.settings": set(),
     "nih.grid": set(),
-    "nih.prose": set(),
+    "nih.prose": {"nih.prose_words"},
     "nih.prose_words": set(),
     "nih.haystack": {"nih.prose"},
     "nih.tokenizer": set(),
+    "nih.rwkv_vocabulary": {"nih.tokenizer"},
     "nih.registry": set(),
     "nih.prompt": {"nih.grid", "nih.haystack"},
     "nih.plan": set(),
@@ -54,7 +55,7 @@ MAY_IMPORT = {
 
 FOLDERS = {
     "tasks": {"nih.haystack", "nih.score", "nih.tasks"},
-    "models": {"nih.kernels", "nih.models", "nih.tokenizer"},
+    "models": {"nih.kernels", "nih.models", "nih.rwkv_vocabulary", "nih.tokenizer"},
     "kernels": {"nih.kernels"},
 }
 OPEN = {"nih.types", "nih.errors"}

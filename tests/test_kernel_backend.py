@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import subprocess
 import sys
 import warnings
@@ -61,16 +62,22 @@ def test_forced_forms_serve_every_device(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_unknown_words_are_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backend.VARIABLE, "fast")
-    with pytest.raises(KernelError, match=r"`NIH_KERNELS=fast`.*`auto\|cuda\|cpu\|torch\|reference`") as caught:
+    with pytest.raises(
+        KernelError, match=r"`NIH_KERNELS=fast`.*`auto\|cuda\|cpu\|torch\|reference`"
+    ) as caught:
         backend.choose("cpu")
     assert is_a_sentence(caught.value)
 
 
 @pytest.mark.parametrize(("word", "device"), [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cpu")])
-def test_forcing_what_is_not_there_is_an_error(word: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forcing_what_is_not_there_is_an_error(
+    word: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without(word, "it was not built; run `pip install nih`", monkeypatch)
     monkeypatch.setenv(backend.VARIABLE, word)
-    with pytest.raises(KernelError, match=rf"`NIH_KERNELS={word}` .* it was not built; run `pip install nih`") as caught:
+    with pytest.raises(
+        KernelError, match=rf"`NIH_KERNELS={word}` .* it was not built; run `pip install nih`"
+    ) as caught:
         backend.choose(device)
     assert is_a_sentence(caught.value)
 
@@ -158,7 +165,9 @@ def test_a_path_that_the_processor_lacks_is_an_error(monkeypatch: pytest.MonkeyP
             return 1
 
     monkeypatch.setattr(cpu_loader, "library", lambda: Old())
-    with pytest.raises(KernelError, match=r"`NIH_SIMD=avx512` .* does not have; its best is `avx2`") as caught:
+    with pytest.raises(
+        KernelError, match=r"`NIH_SIMD=avx512` .* does not have; its best is `avx2`"
+    ) as caught:
         cpu_loader.simd()
     assert is_a_sentence(caught.value)
     monkeypatch.setattr(cpu_loader, "library", lambda: library)
@@ -196,14 +205,16 @@ def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatc
         cpu_loader._load.cache_clear()
 
 
-def test_a_library_that_is_not_there_or_broken_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_library_that_is_not_there_or_broken_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class Spec:
         origin = str(tmp_path / "_cpu.so")
 
     try:
         for spec, said in ((None, "not built at install"), (Spec(), "cannot be loaded")):
             cpu_loader._load.cache_clear()
-            monkeypatch.setattr(cpu_loader.importlib.util, "find_spec", lambda name, spec=spec: spec)
+            monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
             assert said in cpu_loader.missing()
             assert "C++ compiler" in cpu_loader.missing()
     finally:

@@ -13,19 +13,10 @@ from nih.errors import KernelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.selective_scan import selective_scan
 from nih.kernels.wkv4 import wkv4
-from tests.kernel_forms import CONV, FORMS, OPS, SCAN, WKV4, Inputs, Op, distance, served_by, to
+from tests.kernel_forms import CONV, FORMS, OPS, SCAN, WKV4, Inputs, Op, arguments, distance, served_by, to
 
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
 REAL_FORMS = [form for form in ("cpu-portable", "torch", "cuda") if form in FORMS]
-ORDER = {
-    "wkv4": "w u k v state lengths",
-    "selective_scan": "u delta z A B C D delta_bias state lengths",
-    "causal_conv1d": "x w b state lengths",
-}
-
-
-def arguments(op: Op, inputs: Inputs) -> tuple[Any, ...]:
-    return tuple(inputs.get(name) for name in ORDER[op.name].split())
 
 
 # torch.library
@@ -58,7 +49,9 @@ def test_compiles_into_one_graph(op: Op) -> None:
 
 @every_op
 def test_shapes_are_known_without_running(op: Op) -> None:
-    inputs = op.make(2, 70, 20) | {name: x.bfloat16() for name, x in op.make(2, 70, 20).items() if name in op.timed}
+    inputs = op.make(2, 70, 20) | {
+        name: x.bfloat16() for name, x in op.make(2, 70, 20).items() if name in op.timed
+    }
     y, state = op.run(**to(inputs, torch.device("meta")))
     real_y, real_state = op.run(**inputs)
     assert (y.shape, y.dtype, state.shape, state.dtype) == (
@@ -76,7 +69,9 @@ def test_shapes_are_known_without_running(op: Op) -> None:
 def test_an_op_refuses_gradients(op: Op) -> None:
     inputs = op.make(1, 5, 4)
     inputs[op.timed[0]].requires_grad_()
-    with pytest.raises(KernelError, match=rf"`{op.name}` has no gradient.*`torch.no_grad\(\)`.*`{op.name}_torch`"):
+    with pytest.raises(
+        KernelError, match=rf"`{op.name}` has no gradient.*`torch.no_grad\(\)`.*`{op.name}_torch`"
+    ):
         op.run(**inputs)
     with torch.no_grad():
         op.run(**inputs)
@@ -89,14 +84,18 @@ def test_an_op_refuses_gradients(op: Op) -> None:
 @every_op
 @pytest.mark.parametrize("steps", [6, 64, 70])
 def test_the_torch_form_has_the_gradient_of_the_truth(op: Op, steps: int) -> None:
-    inputs = {name: x.double() for name, x in op.make(2, steps, 3, **({"states": 4} if op is SCAN else {})).items()}
+    inputs = {
+        name: x.double() for name, x in op.make(2, steps, 3, **({"states": 4} if op is SCAN else {})).items()
+    }
     _, start = op.reference(**op.part(inputs, 0, 5))
     inputs["state"] = start
     inputs["lengths"] = torch.tensor([steps, steps - 2])
     leaves = [name for name, x in inputs.items() if x.is_floating_point()]
     one, two = _gradients(op.torch, inputs, leaves), _gradients(op.reference, inputs, leaves)
     for name, got, truth in zip(leaves, one, two, strict=True):
-        if op is WKV4 and name == "state":  # its plane p only scales: gradients through the running maximum differ
+        if (
+            op is WKV4 and name == "state"
+        ):  # its plane p only scales: gradients through the running maximum differ
             got, truth = got[:, :2], truth[:, :2]
         assert distance(got, truth) < 1e-9, name
 
@@ -110,7 +109,9 @@ def _gradients(form: Any, inputs: Inputs, leaves: list[str]) -> tuple[Tensor, ..
 
 @every_op
 def test_gradcheck_of_the_torch_form(op: Op) -> None:
-    inputs = {name: x.double() for name, x in op.make(1, 67, 2, **({"states": 2} if op is SCAN else {})).items()}
+    inputs = {
+        name: x.double() for name, x in op.make(1, 67, 2, **({"states": 2} if op is SCAN else {})).items()
+    }
     names = list(inputs)
 
     def outputs(*values: Tensor) -> Tensor:
@@ -144,7 +145,9 @@ def test_gradients_flow_from_call_to_call_through_the_state(op: Op) -> None:
         return torch.cat((first, second), 1), end
 
     leaves = list(inputs)
-    for one, two in zip(_gradients(in_two, inputs, leaves), _gradients(op.torch, inputs, leaves), strict=True):
+    for one, two in zip(
+        _gradients(in_two, inputs, leaves), _gradients(op.torch, inputs, leaves), strict=True
+    ):
         assert distance(one, two) < 1e-9
 
 
@@ -162,7 +165,9 @@ def test_wrong_shapes_are_named() -> None:
     refused(r"`wkv4` takes `w` of shape \(4,\), but got \(5,\)", WKV4, w=torch.zeros(5))
     refused(r"`wkv4` takes `v` of shape \(2, 5, 4\), but got \(2, 4, 4\)", WKV4, v=torch.zeros(2, 4, 4))
     refused(r"`wkv4` takes `k` of shape \(B, T, channels\), but got \(5, 4\)", WKV4, k=torch.zeros(5, 4))
-    refused(r"`wkv4` takes `state` of shape \(2, 3, 4\), but got \(2, 4, 3\)", WKV4, state=torch.zeros(2, 4, 3))
+    refused(
+        r"`wkv4` takes `state` of shape \(2, 3, 4\), but got \(2, 4, 3\)", WKV4, state=torch.zeros(2, 4, 3)
+    )
     refused(r"`wkv4` takes `lengths` of shape \(2,\)", WKV4, lengths=torch.zeros(3, dtype=torch.int64))
     refused(r"`selective_scan` takes `A` of shape \(4, 16\)", SCAN, A=torch.zeros(16, 4))
     refused(r"`selective_scan` takes `C` of shape \(2, 5, 16\)", SCAN, C=torch.zeros(2, 5, 8))
@@ -173,7 +178,11 @@ def test_wrong_shapes_are_named() -> None:
 
 
 def test_wrong_types_are_named_with_the_way_out() -> None:
-    refused(r"`k` in float32, bfloat16 or float16, but got torch.float64; .*`wkv4_torch`", WKV4, k=torch.zeros(2, 5, 4).double())
+    refused(
+        r"`k` in float32, bfloat16 or float16, but got torch.float64; .*`wkv4_torch`",
+        WKV4,
+        k=torch.zeros(2, 5, 4).double(),
+    )
     refused(r"`lengths` in int32 or int64, but got torch.float32", WKV4, lengths=torch.ones(2))
     refused(
         r"`wkv4` takes tensors of one device, but got .*`w` on meta.*\.to\(device\)",

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nih.errors import KernelError
 from nih.kernels.wkv4 import LOWEST, initial_state
 from tests.kernel_forms import (
     CONV,
@@ -54,7 +53,9 @@ def run(op: Op, inputs: Inputs, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @every_op
 @pytest.mark.parametrize("shape", [(1, 700, 96), (3, 1, 5), (2, 2100, 33), (2, 17, 100)], ids=str)
-def test_outputs_and_state_are_the_float64_truth(op: Op, shape: tuple[int, int, int], device: torch.device) -> None:
+def test_outputs_and_state_are_the_float64_truth(
+    op: Op, shape: tuple[int, int, int], device: torch.device
+) -> None:
     inputs = op.make(*shape)
     y, state = run(op, inputs, device)
     true_y, true_state = op.reference(**inputs)
@@ -95,7 +96,9 @@ def test_the_truth_agrees_with_transformers(op: Op) -> None:
 def _transformers_wkv4(x: Inputs) -> tuple[Tensor, Tensor]:
     from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 
-    y, state = rwkv_linear_attention_cpu(torch.log(-x["w"]), x["u"], x["k"], x["v"], return_state=True)
+    y, state = rwkv_linear_attention_cpu(  # type: ignore[no-untyped-call]
+        torch.log(-x["w"]), x["u"], x["k"], x["v"], return_state=True
+    )
     return y, torch.stack(state, 1)
 
 
@@ -194,7 +197,11 @@ def test_two_continuations_equal_two_fresh_runs(op: Op, device: torch.device) ->
 @pytest.mark.parametrize("u", [-50.0, 50.0])
 @pytest.mark.parametrize("k", [-1e4, 0.0, 1e4])
 def test_wkv4_of_equal_keys_is_a_plain_average(w: float, u: float, k: float, device: torch.device) -> None:
-    inputs = WKV4.make(1, 600, 8) | {"w": torch.full((8,), w), "u": torch.full((8,), u), "k": torch.full((1, 600, 8), k)}
+    inputs = WKV4.make(1, 600, 8) | {
+        "w": torch.full((8,), w),
+        "u": torch.full((8,), u),
+        "k": torch.full((1, 600, 8), k),
+    }
     inputs["v"] = inputs["v"] * 1e4
     y, state = run(WKV4, inputs, device)
     true_y, true_state = WKV4.reference(**inputs)
@@ -278,7 +285,9 @@ def test_a_nan_is_never_hidden(op: Op, device: torch.device) -> None:
 
 @every_op
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_halves_differ_from_the_truth_by_their_own_rounding(op: Op, dtype: torch.dtype, device: torch.device) -> None:
+def test_halves_differ_from_the_truth_by_their_own_rounding(
+    op: Op, dtype: torch.dtype, device: torch.device
+) -> None:
     inputs = op.make(2, op.chunk + 40, 50)
     inputs |= {name: inputs[name].to(dtype) for name in op.timed}
     y, state = run(op, inputs, device)
@@ -330,7 +339,9 @@ def test_mixed_types_are_computed_in_the_wider_one(op: Op, device: torch.device)
 def test_any_shape(op: Op, data: Any, device: torch.device) -> None:
     chunk = op.chunk
     batch = data.draw(st.sampled_from([1, 2, 5, 32]), "batch")
-    steps = data.draw(st.sampled_from([0, 1, 2, 7, chunk - 1, chunk, chunk + 1][: 7 if batch < 5 else 4]), "steps")
+    steps = data.draw(
+        st.sampled_from([0, 1, 2, 7, chunk - 1, chunk, chunk + 1][: 7 if batch < 5 else 4]), "steps"
+    )
     channels = data.draw(st.sampled_from([1, 4, 5, 16, 17, 63, 64, 65, 96, 100]), "channels")
     inputs = op.make(batch, steps, channels, seed=data.draw(st.integers(0, 99), "seed"))
     if data.draw(st.booleans(), "with a state"):
@@ -371,7 +382,9 @@ def test_convolution_without_a_bias(device: torch.device) -> None:
 
 @every_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_pieces_of_a_fused_projection_are_read_in_place(op: Op, dtype: torch.dtype, device: torch.device) -> None:
+def test_pieces_of_a_fused_projection_are_read_in_place(
+    op: Op, dtype: torch.dtype, device: torch.device
+) -> None:
     """Rows of odd stride at odd offsets, whose neighbours are NaN: nothing outside a row may be read into a result."""
     inputs = op.make(2, op.chunk + 3, 21)
     inputs |= {name: inputs[name].to(dtype) for name in op.timed}
@@ -391,7 +404,9 @@ def test_transposed_and_expanded_inputs(op: Op, device: torch.device) -> None:
     inputs = op.make(1, 130, 20)
     y, state = run(op, inputs, device)
     strange = {
-        name: value.transpose(1, 2).contiguous().transpose(1, 2).expand(3, -1, -1) if name in op.timed else value
+        name: value.transpose(1, 2).contiguous().transpose(1, 2).expand(3, -1, -1)
+        if name in op.timed
+        else value
         for name, value in inputs.items()
     }
     many_y, many_state = run(op, strange, device)
@@ -449,7 +464,9 @@ def test_two_runs_give_the_same_bits(op: Op, device: torch.device) -> None:
 
 @every_op
 @pytest.mark.parametrize("shape", [(1, 5000, 16), (2, 3000, 70), (1, 2048, 130), (3, 200, 300)], ids=str)
-def test_the_number_of_threads_changes_no_bit(op: Op, shape: tuple[int, int, int], device: torch.device) -> None:
+def test_the_number_of_threads_changes_no_bit(
+    op: Op, shape: tuple[int, int, int], device: torch.device
+) -> None:
     """Few channels: threads share the time; many: each has its own. Either way the same bits."""
     inputs = op.make(*shape)
     inputs["lengths"] = torch.tensor([shape[1], 2049, 33][: shape[0]])

@@ -24,6 +24,7 @@ SUBJECTS = [
     ("mamba-odd", "torch", None),
     ("mamba-gelu", "cpu", None),
     ("falcon_mamba", "cpu", 24),
+    ("mamba", "cuda", None),
 ]
 """Shape, kernels, and the stretches that a call is cut into."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

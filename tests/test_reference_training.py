@@ -18,6 +18,7 @@ from nih.models.reference import train
 from nih.models.reference.native import NativeScan, native_wkv
 from nih.models.reference.nets import SelectiveScan, wkv
 from nih.tokenizer import ByteTokenizer
+from nih.types import Cell
 
 NAMES = ("rwkv", "mamba", "transformer")
 TINY = {
@@ -140,9 +141,7 @@ def check_marks(task: str, text: train.Text) -> None:
 def test_training_and_test_seeds_do_not_meet() -> None:
     builders = train._builder
     builders.cache_clear()
-    task = {
-        s: builders("passkey", "noise", s).sample(train.Cell(512, 50), 0).id for s in (0, 1, 10**6, 10**9)
-    }
+    task = {s: builders("passkey", "noise", s).sample(Cell(512, 50), 0).id for s in (0, 1, 10**6, 10**9)}
     assert len(set(task.values())) == len(task)
     curriculum = train.Curriculum(seed=900, top=0, facts=0.0, prose=0.0)
     assert train.TRAIN_SEED * (1 + curriculum.seed) + 10**6 <= train.TEST_SEED
@@ -192,7 +191,7 @@ def test_scan_and_its_gradient(steps: int) -> None:
     gradients = torch.autograd.grad(expected, truth, out.double())
     for form in (SelectiveScan, *([NativeScan] if shutil.which("g++") else [])):
         mine = [t.clone().requires_grad_() for t in arguments]
-        y = form.apply(*mine)
+        y = form.apply(*mine)  # type: ignore[no-untyped-call]
         torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
         for got, want in zip(torch.autograd.grad(y, mine, out), gradients, strict=True):
             torch.testing.assert_close(got.double(), want, atol=1e-4, rtol=1e-4)

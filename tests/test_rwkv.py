@@ -19,7 +19,12 @@ from tests import recurrent
 from tests.laws import LAWS, Logits, Subject
 
 IDS = (np.arange(40, dtype=np.int32) * 37) % recurrent.VOCABULARY
-SUBJECTS = [("rwkv", "cpu", None), ("rwkv-narrow", "cpu", 24), ("rwkv-tied", "torch", None)]
+SUBJECTS = [
+    ("rwkv", "cpu", None),
+    ("rwkv-narrow", "cpu", 24),
+    ("rwkv-tied", "torch", None),
+    ("rwkv", "cuda", None),
+]
 """Shape, kernels, and the stretches that a call is cut into."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -147,12 +147,18 @@ def test_extend_reads_in_chunks() -> None:
     assert session.position == 10
 
 
-def test_one_go_is_one_call() -> None:
+def test_one_go_is_one_call_and_then_token_by_token() -> None:
     session = Scripted(Script(b""))
     session.extend([ids(3)])
     session.prefill_whole(ids(50))
     assert session.script.calls == [3, 50]
     assert session.position == 50
+    session.extend([ids(3)])
+    session.likelihood(ids(3))
+    assert session.script.calls == [3, 50, 1, 1, 1, 1, 1]
+    session.reset()
+    session.extend([ids(3)])
+    assert session.script.calls[7:] == [3]
 
 
 def test_likelihood_reads_in_chunks_and_rates_every_token() -> None:

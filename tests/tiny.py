@@ -51,6 +51,23 @@ CONFIGS: dict[str, tuple[str, Values]] = {
     "gpt2": ("GPT2Config", _of(vocab_size=VOCABULARY, n_embd=64, n_layer=4, n_head=4, n_positions=512)),
     "bloom": ("BloomConfig", _of(vocab_size=VOCABULARY, hidden_size=64, n_layer=4, n_head=4)),
     "deepseek_v3": ("DeepseekV3Config", _of(_MHA, _MLA, _ROUTED, _EXPERTS)),
+    "deepseek_v4": (
+        "DeepseekV4Config",
+        _of(
+            _WINDOWED,
+            _EXPERTS,
+            num_key_value_heads=1,
+            head_dim=32,
+            q_lora_rank=32,
+            o_lora_rank=16,
+            o_groups=2,
+            index_n_heads=2,
+            index_head_dim=16,
+            # More than there is to select: which of two equals is selected would be up to rounding.
+            index_topk=64,
+            n_routed_experts=4,
+        ),
+    ),
     "mistral": ("MistralConfig", _WINDOWED),
     "gemma3_text": (
         "Gemma3TextConfig",

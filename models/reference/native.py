@@ -78,7 +78,7 @@ def native_wkv(time_decay: Tensor, time_first: Tensor, k: Tensor, v: Tensor) -> 
     """`wkv` of nets.py by recurrences.cpp: the same arguments and result, channels a multiple of 16."""
     if k.shape[-1] % _LANES:
         raise KernelError(f"`--native` takes channels in multiples of {_LANES}, not {k.shape[-1]}")
-    out: Tensor = _Wkv.apply((-time_decay.exp()).exp(), time_first.exp(), k, v)
+    out: Tensor = _Wkv.apply((-time_decay.exp()).exp(), time_first.exp(), k, v)  # type: ignore[no-untyped-call]
     return out
 
 

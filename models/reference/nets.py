@@ -119,7 +119,8 @@ class RwkvBlock(nn.Module):
         if hasattr(self, "pre_ln"):
             x = self.pre_ln(x)
         x = x + self.attention(self.ln1(x))
-        return x + self.feed_forward(self.ln2(x))
+        out: Tensor = x + self.feed_forward(self.ln2(x))
+        return out
 
 
 class RwkvModel(nn.Module):
@@ -260,7 +261,8 @@ class MambaMixer(nn.Module):
         low, high = math.log(config["time_step_min"]), math.log(config["time_step_max"])
         dt = torch.exp(low + torch.rand(inner) * (high - low))
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        nn.init.zeros_(self.conv1d.bias if self.conv1d.bias is not None else torch.empty(0))
+        assert self.conv1d.bias is not None
+        nn.init.zeros_(self.conv1d.bias)
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
@@ -271,7 +273,7 @@ class MambaMixer(nn.Module):
         low, b, c = self.x_proj(x).float().split((self.rank, self.states, self.states), -1)
         dt = F.softplus(F.linear(low.float(), self.dt_proj.weight, None).float() + self.dt_proj.bias)
         a = -self.A_log.float().exp().T.contiguous()
-        y = self.scan.apply(x.contiguous(), dt.contiguous(), a, b.contiguous(), c.contiguous())
+        y = self.scan.apply(x.contiguous(), dt.contiguous(), a, b.contiguous(), c.contiguous())  # type: ignore[no-untyped-call]
         out: Tensor = self.out_proj((y + x * self.D) * F.silu(gate))
         return out
 
@@ -281,6 +283,7 @@ class MambaMixer(nn.Module):
         out: Tensor = padded[: len(x)] * self.conv1d.weight[:, 0, 0]
         for tap in range(1, self.taps):
             out = torch.addcmul(out, padded[tap : tap + len(x)], self.conv1d.weight[:, 0, tap])
+        assert self.conv1d.bias is not None
         return out + self.conv1d.bias
 
 
