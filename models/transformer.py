@@ -38,6 +38,7 @@ from nih.models._cache import (
     snapshot,
     unknown_layers,
 )
+from nih.models._loading import pick_device, pick_dtype
 from nih.models._session import ForwardSession
 from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
 from nih.types import Tokenizer
@@ -87,7 +88,7 @@ def open_model(source: str, name: str, options: Options) -> TransformerModel:
     """Read config and tokeniser of a folder, hub id or .gguf file; the weights wait for `session`. Raises ModelError."""
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
-    device = _device(options.device)
+    device = pick_device(options.device)
     config = _config(source, options)
     return TransformerModel(source, name, options, config, device, _tokenizer(source, name, options, config))
 
@@ -110,7 +111,9 @@ class TransformerModel:
         self._config = config
         self._text = config.get_text_config(decoder=True)
         self._device = device
-        self._dtype = _dtype(options.dtype, self._text, device)
+        self._dtype = pick_dtype(
+            options.dtype, str(getattr(self._text, "dtype", None)).removeprefix("torch."), device
+        )
         self._tokenizer = tokenizer
 
     @property
@@ -177,8 +180,8 @@ class TransformerModel:
     def _weights_identity(self) -> Mapping[str, str | None]:
         commit = getattr(self._config, "_commit_hash", None)
         if commit and not Path(self._source).expanduser().exists():
-            return {"revision": commit}
-        return {"weights_sha256": _hash_weights(Path(self._source).expanduser())}
+            return {"weights": commit}
+        return {"weights": _hash_weights(Path(self._source).expanduser())}
 
     @property
     def _chunk(self) -> int:
@@ -191,7 +194,7 @@ class TransformerModel:
         except ModelError:
             raise
         # Whatever a model's own code raises when its tensors hold no numbers.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             log.warning(
                 "the state of %s is estimated from its config, because it does not run without weights (%s)",
                 self._name,
@@ -382,34 +385,6 @@ def _extrapolates(config: Any) -> bool:
         bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False))
         or _positions(config) is None
     )
-
-
-def _device(asked: str) -> torch.device:
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise ModelError(f"unknown device `{asked}`; type `--device cpu`, `cuda` or `cuda:1`") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            "no CUDA device is usable here; type `--device cpu`, or install a CUDA build of torch"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"there is no `{asked}` among {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`"
-        )
-    return device
-
-
-def _dtype(asked: str, config: Any, device: torch.device) -> torch.dtype:
-    if asked != "auto":
-        dtype: torch.dtype = getattr(torch, asked)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native and getattr(config, "dtype", None) is not torch.float16 else torch.float16
 
 
 def _config(source: str, options: Options) -> Any:

@@ -220,6 +220,7 @@ class _Runner:
                     "none",
                 )
         pending = [s for s in job.plan.samples if self._open(s)]
+        unverified = job.options.share != "always" and "verification" not in self.directory.manifest
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
             self.say(
@@ -230,7 +231,7 @@ class _Runner:
             self.say(
                 f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered"
             )
-        if pending:
+        if pending or (unverified and job.plan.samples):
             self._answer(pending)
         state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
         self.close(state)
@@ -296,17 +297,17 @@ class _Runner:
             )
             self._collect(walk, "whole", pending)
             return
-        todo = plan(pending)
-        verifier = Verifier(asker, self.clock, {})
+        verifier = Verifier(asker, self.clock, str(job.model.identity().get("dtype", "float32")))
         if job.options.share == "always":
             self.directory.write_manifest(
                 prefill="shared", verification={"state": "not asked", "why": "--share always"}
             )
         elif self.directory.manifest.get("verification", {}).get("state") != "passed":
-            verifier.samples = {
-                todo.samples[i].id: todo.samples[i] for i in verification(todo, session.chunk)
-            }
+            chosen = [job.plan.samples[i] for i in verification(job.plan, session.chunk)]
+            verifier.samples = {s.id: s for s in chosen}
             walk.keep = frozenset(verifier.samples)
+            # A run that was killed before it was verified answers these once more: their logits are gone.
+            pending = pending + [s for s in chosen if not self._open(s)]
         walk.between = lambda: verifier(walk.kept)
         prefill: Prefill = "chunks" if job.options.share == "never" else "shared"
         if self._collect(walk, prefill, pending, verifier):
@@ -331,7 +332,8 @@ class _Runner:
         walk.on_step = bar.step
         try:
             for answer in answers:
-                self._append(answer, prefill)
+                if self._open(self.by_id[answer.sample_id]):
+                    self._append(answer, prefill)
                 if verifier and verifier.failed:
                     return True
             return bool(verifier and verifier.failed)

@@ -22,6 +22,9 @@ from nih.walk import Asker, Clock
 
 FACTOR = 10.0
 NOISE_TOKENS = 64
+_MOST_NOISE = {"float32": 1e-4, "float16": 32 * 2.0**-10, "bfloat16": 32 * 2.0**-7}
+"""Most that passes for rounding, in parts of the largest logit. A model that is wrong even token by token would otherwise
+excuse everything else."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Verifier:
 
     asker: Asker
     clock: Clock
-    samples: Mapping[str, Sample]
+    dtype: str
+    """Of the model's activations; it decides how much can be rounding."""
+    samples: Mapping[str, Sample] = field(default_factory=dict)
     """What is to be verified, by id."""
     comparisons: list[Comparison] = field(default_factory=list)
     allowed: float | None = None
@@ -89,7 +94,7 @@ class Verifier:
         session.deadline = None
         if self.allowed is None:
             session.reset()
-            self.allowed = FACTOR * rounding_noise(session, sample.prompt.ids()[:NOISE_TOKENS])
+            self.allowed = FACTOR * rounding_noise(session, sample.prompt.ids()[:NOISE_TOKENS], self.dtype)
         try:
             session.prefill_whole(sample.prompt.ids())
             difference = float(np.abs(session.logits() - logits).max())
@@ -101,16 +106,18 @@ class Verifier:
         return Comparison(sample.id, len(sample.prompt), difference, self.allowed, same)
 
 
-def rounding_noise(session: Session, ids: TokenIds) -> float:
+def rounding_noise(session: Session, ids: TokenIds, dtype: str = "float32") -> float:
     """Largest difference of the next token's logits between reading `ids` (T,) token by token and in one go.
 
     At least one unit in the last place of the largest logit (float32): some kernels round alike on both ways, and a
-    bound of zero would then call the first rounding elsewhere a failure.
+    bound of zero would then call the first rounding elsewhere a failure. At most what rounding in `dtype` can explain.
     """
     session.prefill_whole(ids)
     at_once = session.logits()
     session.reset()
     for at in range(len(ids)):
         session.extend([ids[at : at + 1]])
-    floor = float(np.finfo(np.float32).eps) * float(np.abs(at_once).max())
-    return max(float(np.abs(session.logits() - at_once).max()), floor)
+    noise = float(np.abs(session.logits() - at_once).max())
+    scale = float(np.abs(at_once).max())
+    most = _MOST_NOISE.get(dtype, _MOST_NOISE["float32"]) * scale
+    return min(max(noise, float(np.finfo(np.float32).eps) * scale), most)

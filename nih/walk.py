@@ -6,6 +6,7 @@ runs out of memory or time.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory
+from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
 from nih.plan import Extend, Mark, Plan, Rewind, plan
 from nih.types import Answer, Sample, Session, Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -135,8 +138,8 @@ class Walk:
         error: Exception | None = None
         try:
             self.asker.session.extend(plan_.samples[step.sample].prompt.slice(step.start, step.stop))
-        except (AnswerFailure, RuntimeError) as caught:
-            error = caught
+        except Exception as caught:
+            error = _answerless(caught)
         seconds = time.perf_counter() - start
         self.clock.prefill += seconds
         if len(step.below) == 1:
@@ -152,8 +155,8 @@ class Walk:
             answer = self.asker.ask(sample)
             if logits is not None:
                 self.kept[sample.id] = (answer, logits)
-        except (AnswerFailure, RuntimeError) as error:
-            answer = failed(sample, error)
+        except Exception as error:
+            answer = failed(sample, _answerless(error))
         seconds = time.perf_counter() - start
         self.clock.generate += seconds
         self.on_step("answer", 0, len(sample.prompt), seconds)
@@ -182,12 +185,24 @@ def _prefilled(walk: Walk, sample: Sample, whole: bool) -> tuple[Answer | None, 
             walk.asker.session.prefill_whole(sample.prompt.ids())
         else:
             walk.asker.session.extend(sample.prompt.pieces)
-    except (AnswerFailure, RuntimeError) as error:
-        failure = failed(sample, error)
+    except Exception as error:
+        failure = failed(sample, _answerless(error))
     seconds = time.perf_counter() - start
     walk.clock.prefill += seconds
     walk.on_step("prefill", len(sample.prompt), len(sample.prompt) // 2, seconds)
     return failure, seconds
+
+
+def _answerless(error: Exception) -> Exception:
+    """The error, if it is one sample's; what the user must mend is raised on.
+
+    A model is other people's code and raises what it likes, so nothing but our own usage errors can be told apart.
+    """
+    if isinstance(error, UsageError):
+        raise error
+    if not isinstance(error, AnswerFailure):
+        log.debug("a model raised while it answered", exc_info=error)
+    return error
 
 
 def failed(sample: Sample, error: Exception, seconds: float = 0.0) -> Answer:

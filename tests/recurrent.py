@@ -31,6 +31,7 @@ from tests.laws import Logits, Subject
 Wide = npt.NDArray[np.float64]
 Values = dict[str, Any]
 ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "models" / "reference"
 VOCABULARY = 256
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Most that rounding moves the logits of these models, in parts of the largest one."""
@@ -83,7 +84,13 @@ MAMBA = [name for name in SHAPES if "mamba" in name]
 
 
 def fresh_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """transformers' model: random, no two tensors alike, matrices so large that the state matters."""
+    """transformers' model: a trained one by the name of its folder, or a random one by that of its shape.
+
+    In a random one no two tensors are alike, and matrices are so large that the state matters.
+    """
+    if name not in SHAPES:
+        auto: Any = transformers.AutoModelForCausalLM
+        return auto.from_pretrained(REFERENCE / name.removesuffix("-trained"), dtype=dtype).eval()
     kind, values = SHAPES[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(vocab_size=VOCABULARY, eos_token_id=None, **values)
@@ -119,6 +126,8 @@ def _shake(name: str, parameter: torch.Tensor, scale: float) -> None:
 def folder(name: str, base: Path, dtype: torch.dtype = torch.float32) -> Path:
     """The model as `save_pretrained` writes it."""
     path = base / f"{name}-{dtype}"
+    if name not in SHAPES and dtype == torch.float32:
+        return REFERENCE / name.removesuffix("-trained")
     fresh_model(name, dtype).save_pretrained(path)
     return path
 
@@ -149,9 +158,27 @@ def _library_logits(name: str, ids: bytes, dtype: torch.dtype) -> Logits:
     return values
 
 
-def prompt(length: int) -> TokenIds:
+def prompt(length: int, seed: int = 0) -> TokenIds:
     """Random ids (T,)."""
-    return np.random.default_rng(length).integers(0, VOCABULARY, length).astype(np.int32)
+    return np.random.default_rng([seed, length]).integers(0, VOCABULARY, length).astype(np.int32)
+
+
+def prompt_of(name: str, seed: int, length: int) -> TokenIds:
+    """Ids (T,) such as the model reads: random ones, or for a trained one text that asks for the key it hides."""
+    if name in SHAPES:
+        return prompt(length, seed)
+    key = 10007 + 7919 * seed % 90000
+    needle, question = (
+        f"The pass key is {key}. Remember it. {key} is the pass key. ",
+        "What is the pass key? The pass key is",
+    )
+    noise = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+    room = max(0, length - len(needle) - len(question))
+    text = (noise * (1 + room // len(noise)))[:room]
+    at = seed * 37 % (room + 1)
+    return np.frombuffer((text[:at] + needle + text[at:] + question).encode()[-length:], np.uint8).astype(
+        np.int32
+    )
 
 
 def edited(source: Path, path: Path, **changes: Any) -> Path:
@@ -198,7 +225,7 @@ def agrees_with_the_truth(name: str, base: Path, dtype: torch.dtype) -> None:
     session = open_folder(name, folder(name, base, dtype), tokenizer="byte", dtype=str(dtype)[6:]).session()
     ours, theirs, scale = [], [], 0.0
     for seed in range(3):
-        ids = np.random.default_rng(seed).integers(0, VOCABULARY, 80).astype(np.int32)
+        ids = prompt_of(name, seed, 80)
         exact = truth(name, ids, dtype)
         ours.append(every_logit(session, ids) - exact)
         theirs.append(library_logits(name, ids, dtype) - exact)
@@ -208,6 +235,8 @@ def agrees_with_the_truth(name: str, base: Path, dtype: torch.dtype) -> None:
     assert root_mean_square(ours) <= 2 * root_mean_square(theirs)
     if dtype == torch.float32:
         assert np.abs(ours).max() <= 2 * np.abs(theirs).max() + 1e-5
+    if dtype == torch.float32 and name not in SHAPES:
+        assert np.abs(np.subtract(ours, theirs)).max() <= 2e-4
 
 
 def root_mean_square(errors: list[Wide]) -> float:
@@ -220,7 +249,7 @@ def generates_the_same(name: str, base: Path, lengths: Iterable[int], rows: int,
     session = open_folder(name, folder(name, base), tokenizer="byte", chunk=16).session()
     count = 0
     for length in lengths:
-        prompts = np.random.default_rng(length).integers(0, VOCABULARY, (rows, length)).astype(np.int32)
+        prompts = np.stack([prompt_of(name, length * rows + row, length) for row in range(rows)])
         for row, theirs in zip(prompts, _library_text(name, prompts, new), strict=True):
             session.reset()
             session.extend([row])

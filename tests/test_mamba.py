@@ -24,6 +24,7 @@ SUBJECTS = [
     ("mamba-odd", "torch", None),
     ("mamba-gelu", "cpu", None),
     ("falcon_mamba", "cpu", 24),
+    ("mamba-trained", "cpu", None),
     ("mamba", "cuda", None),
 ]
 """Shape, kernels, and the stretches that a call is cut into."""
@@ -66,6 +67,15 @@ def test_errors_are_those_of_transformers(name: str, dtype: torch.dtype, base: P
 @pytest.mark.parametrize(("name", "rows"), [("mamba", 8), ("falcon_mamba", 7)])
 def test_text_is_that_of_transformers(name: str, rows: int, base: Path) -> None:
     assert recurrent.generates_the_same(name, base, range(2, 42, 4), rows) == 10 * rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_trained_weights(dtype: torch.dtype, base: Path) -> None:
+    recurrent.agrees_with_the_truth("mamba-trained", base, dtype)
+
+
+def test_trained_text(base: Path) -> None:
+    assert recurrent.generates_the_same("mamba-trained", base, range(100, 200, 20), rows=4) == 20
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba-gelu", "falcon_mamba"])

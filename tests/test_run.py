@@ -160,6 +160,17 @@ def test_a_resumed_run_remembers_that_sharing_failed(
     assert not extended and {r["score"] for r in again.rows} == {1.0}
 
 
+def test_a_run_that_was_killed_before_it_was_verified_is_verified_when_resumed(tmp_path: Path) -> None:
+    stored = go(tmp_path / "r")
+    manifest = json.loads((stored.path / "run.json").read_text())
+    del manifest["verification"]
+    (stored.path / "run.json").write_text(json.dumps(manifest))
+    journal = (stored.path / "samples.jsonl").read_bytes()
+    again = go(stored.path)
+    assert again.manifest["verification"] == stored.manifest["verification"]
+    assert (stored.path / "samples.jsonl").read_bytes() == journal
+
+
 def test_out_of_memory_is_a_status_and_the_run_goes_on(tmp_path: Path, broken: Any) -> None:
     def small(session: Broken, call: str, tokens: int) -> None:
         if (0 if call == "whole" else session.position) + tokens > 2048:
@@ -278,7 +289,7 @@ def test_other_weights_do_not_continue_a_run(tmp_path: Path, monkeypatch: pytest
 
 
 def test_every_prompt_is_built_again_byte_for_byte(tmp_path: Path) -> None:
-    stored = go(tmp_path / "r", task="fact", set={"distractors": 2})
+    stored = go(tmp_path / "r", task="fact", lengths="1k-4k", set={"distractors": 2})
     for row in stored.rows[::7]:
         shown, text = run.shown(stored.path, row["id"][:10])
         assert shown["id"] == row["id"]

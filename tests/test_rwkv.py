@@ -74,6 +74,15 @@ def test_text_is_that_of_transformers(base: Path) -> None:
     assert recurrent.generates_the_same("rwkv-narrow", base, range(1, 41, 4), rows=5) == 50
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_trained_weights(dtype: torch.dtype, base: Path) -> None:
+    recurrent.agrees_with_the_truth("rwkv-trained", base, dtype)
+
+
+def test_trained_text(base: Path) -> None:
+    assert recurrent.generates_the_same("rwkv-trained", base, range(100, 200, 20), rows=4) == 20
+
+
 @pytest.mark.parametrize("name", ["rwkv", "rwkv-narrow"])
 def test_rows_are_alone(name: str, base: Path) -> None:
     recurrent.rows_are_alone(name, base)

@@ -256,6 +256,7 @@ def save(net: nn.Module, config: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors.part"
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights, {"format": "pt"})
+    weights.chmod(0o644)
     os.replace(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
