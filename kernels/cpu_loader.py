@@ -87,5 +87,5 @@ def call(name: str, args: ctypes.Structure) -> None:
     """Run `nih_<name>` with this process's torch threads. Raises MemoryError if the scratch space cannot be had."""
     args.threads = torch.get_num_threads()
     args.simd = simd()
-    if library()[f"nih_{name}"](ctypes.byref(args)):
+    if getattr(library(), f"nih_{name}")(ctypes.byref(args)):
         raise MemoryError(f"no memory for the scratch space of `{name}`")

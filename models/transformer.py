@@ -6,7 +6,6 @@ The prompt is read in chunks that carry the model's cache; `_cache` marks and re
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
@@ -38,7 +37,7 @@ from nih.models._cache import (
     snapshot,
     unknown_layers,
 )
-from nih.models._loading import pick_device, pick_dtype
+from nih.models._loading import fingerprint, pick_device, pick_dtype, reference
 from nih.models._session import ForwardSession
 from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
 from nih.types import Tokenizer
@@ -86,6 +85,8 @@ class Options:
 
 def open_model(source: str, name: str, options: Options) -> TransformerModel:
     """Read config and tokeniser of a folder, hub id or .gguf file; the weights wait for `session`. Raises ModelError."""
+    if source == "transformer":
+        source = str(reference("transformer").folder)
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)
@@ -181,7 +182,9 @@ class TransformerModel:
         commit = getattr(self._config, "_commit_hash", None)
         if commit and not Path(self._source).expanduser().exists():
             return {"weights": commit}
-        return {"weights": _hash_weights(Path(self._source).expanduser())}
+        path = Path(self._source).expanduser()
+        files = [path] if path.is_file() else _weight_files(path)
+        return {"weights": fingerprint(files) if files else None}
 
     @property
     def _chunk(self) -> int:
@@ -485,24 +488,9 @@ def quiet_loading() -> Iterator[None]:
             _library_log.enable_progress_bar()
 
 
-def _hash_weights(path: Path) -> str | None:
-    """SHA-256 of one weight file, or of the list of several files' hashes; None if there is none."""
-    files = [path] if path.is_file() else _weight_files(path)
-    digests = [_hash_file(file) for file in files]
-    if len(files) == 1:
-        return digests[0]
-    lines = [f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
-
-
 def _weight_files(folder: Path) -> list[Path]:
     """The files that transformers loads: safetensors where there are any."""
     for pattern in _WEIGHT_FILES:
         if files := sorted(folder.glob(pattern)):
             return files
     return []
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,24 +48,22 @@ def module(name: str, device: torch.device, **macros: int) -> Iterator[Emulated]
 
 @functools.cache
 def emulated(name: str, macros: tuple[tuple[str, int], ...]) -> Emulated:
-    """Compile one source, with every warning an error."""
+    """Compile one of the sources."""
+    return Emulated(name, compiled(f'#include "{name}.cu"', _ARGS[name], dict(macros)))
+
+
+def compiled(source: str, block: str, macros: dict[str, int]) -> ctypes.CDLL:
+    """A library that emulates the kernels of a source, which take argument blocks of the named type. Every warning is an error."""
     assert COMPILER is not None
-    folder = Path(tempfile.mkdtemp(prefix="nih-emulated-"))
-    text = f'#include "cuda_shim.h"\n#include "{name}.cu"\nNIH_EMULATE({_ARGS[name]})\n'
-    (folder / "kernel.cpp").write_text(text)
-    command = [
-        COMPILER,
-        "-O2",
-        "-std=c++17",
-        "-shared",
-        "-fPIC",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-unknown-pragmas",
-    ]
-    command += [f"-I{HERE}", f"-I{SOURCES}", *(f"-D{key}={value}" for key, value in macros)]
-    subprocess.run([*command, str(folder / "kernel.cpp"), "-o", str(folder / "kernel.so")], check=True)
-    library = ctypes.CDLL(str(folder / "kernel.so"))
-    shutil.rmtree(folder)
-    return Emulated(name, library)
+    with tempfile.TemporaryDirectory(prefix="nih-emulated-") as folder:
+        unit, library = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
+        unit.write_text(f'#include "cuda_shim.h"\n{source}\nNIH_EMULATE({block})\n')
+        command = [COMPILER, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+        command += [
+            "-Wno-unknown-pragmas",
+            f"-I{HERE}",
+            f"-I{SOURCES}",
+            *(f"-D{k}={v}" for k, v in macros.items()),
+        ]
+        subprocess.run([*command, str(unit), "-o", str(library)], check=True)
+        return ctypes.CDLL(str(library))

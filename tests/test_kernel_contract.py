@@ -62,6 +62,16 @@ def test_shapes_are_known_without_running(op: Op) -> None:
     )
 
 
+@every_op
+def test_the_reference_can_serve_the_op(op: Op) -> None:
+    inputs = op.make(2, 20, 5)
+    with served_by("reference"), torch.no_grad():
+        y, state = op.run(**inputs)
+    true_y, true_state = op.reference(**inputs)
+    assert torch.equal(y, true_y.float())
+    assert torch.equal(state, true_state.float())
+
+
 # Gradients
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from nih.errors import KernelError
-from nih.kernels import cuda_loader, selective_scan
+from nih.kernels import causal_conv1d, cuda_loader, selective_scan, wkv4
 from nih.kernels.cuda_loader import Build, Nvrtc
 from tests.kernel_forms import OPS, SCAN, WKV4, Op, arguments, distance, state_distance, to
 
@@ -228,6 +228,12 @@ def test_damaged_code_is_compiled_anew_once(compiler: Counting) -> None:
     assert path.read_bytes() == good
     with pytest.warns(RuntimeWarning), pytest.raises(KernelError, match="image is invalid"):
         cuda_loader.load(build, compiler, FakeDriver(refuses=good))  # type: ignore[arg-type]
+
+
+def test_python_and_cuda_cut_time_alike() -> None:
+    header = (SOURCES / "core.h").read_text()
+    for name, chunk in (("WKV4", wkv4.CHUNK), ("SCAN", selective_scan.CHUNK), ("CONV", causal_conv1d.CHUNK)):
+        assert f"{name}_CHUNK = {chunk}" in header
 
 
 def test_the_grid_covers_every_channel_and_loops_over_many_rows() -> None:
