@@ -46,7 +46,7 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
         Way("each prompt alone (--share never)"),
         Way("transformers generate"),
     )
-    library = getattr(session, "model", None) if with_generate else None
+    library = _library(job, session) if with_generate else None
     if with_generate and library is None:
         say(f"model `{options.model}` is not one of transformers' own, so its `generate` is left out")
     trials = [
@@ -156,6 +156,19 @@ class StopAtText:
 
         text = self._tokenizer.decode(ids[0, self._prompt :].cpu().numpy())
         return torch.tensor([any(s in text for s in self._stop)], device=ids.device)
+
+
+def _library(job: Job, session: Any) -> Any:
+    """transformers' own model over the same weights: the one that the session drives, or its class's for our adapters."""
+    if hasattr(session, "model"):
+        return session.model
+    folder = getattr(job.model, "folder", None)
+    if folder is None:
+        return None
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    return auto.from_pretrained(folder).eval()
 
 
 def _warm_up(asker: Asker, samples: Sequence[Sample]) -> None:

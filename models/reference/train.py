@@ -78,7 +78,7 @@ def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tenso
     from transformers import LlamaConfig, LlamaForCausalLM
 
     # Its flash attention is slow at such small widths.
-    llama = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="eager"))
+    llama = LlamaForCausalLM(LlamaConfig(**config | {"attn_implementation": "eager"}))
     return llama, lambda ids: llama.model(input_ids=ids, use_cache=False).last_hidden_state, llama.lm_head
 
 
@@ -165,7 +165,9 @@ class Curriculum:
         task = "fact" if rng.random() < self.facts else "passkey"
         level = rng.randint(0, self.level[task])
         levels = FACT_LEVELS if task == "fact" else LEVELS
-        length = rng.randint(levels[max(level - 1, 0)], levels[level])
+        # Half of the texts have the level's own length: sweeps ask there, and the early depths of the longest are the hardest.
+        shortest = levels[max(level - 1, 0)] if rng.random() < 0.5 else levels[level]
+        length = rng.randint(shortest, levels[level])
         haystack = "prose" if rng.random() < self.prose else "noise"
         make = short_text if level < 2 or length < 420 else whole_text
         texts = []
