@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from nih import __version__
 
@@ -37,4 +39,12 @@ def _version(package: str) -> str:
 def _kernels() -> dict[str, str]:
     from nih.kernels.backend import report
 
-    return {f"kernels.{key}": str(value) for key, value in report().items()}
+    return dict(_flat("kernels", report()))
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        yield name, str(value)
+        return
+    for key, inner in value.items():
+        yield from _flat(f"{name}.{key}", inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -44,21 +45,49 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel: Path) -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    site, work = tmp_path / "site", tmp_path / "work"
-    work.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(folder),
+        str(wheel),
+    ]
     subprocess.run(pip, check=True, capture_output=True)
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); import nih; assert nih.__file__.startswith({str(site)!r}); from nih.cli import main; main()"
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "run", "--model", "echo", "--lengths", "1k-8k"],
-        cwd=work,
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
+    return folder
+
+
+def run(site: Path, work: Path, *arguments: str) -> Path:
+    """`nih run` with the installed package, far from the checkout; returns the run's folder."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); import nih; "
+        f"assert nih.__file__.startswith({str(site)!r}); from nih.cli import main; main()"
     )
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-c", code, "run", *arguments]
+    done = subprocess.run(command, cwd=work, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    cells = (work / done.stdout.strip() / "cells.csv").read_text().splitlines()
+    return work / done.stdout.strip()
+
+
+def test_the_installed_wheel_runs_outside_the_checkout(site: Path, tmp_path: Path) -> None:
+    folder = run(site, tmp_path, "--model", "echo", "--lengths", "1k-8k")
+    cells = (folder / "cells.csv").read_text().splitlines()
     assert len(cells) == 1 + 4 * 11 and all(",5,5,1," in line for line in cells[1:])
+
+
+def test_the_installed_wheel_brings_its_models_and_its_native_kernels(site: Path, tmp_path: Path) -> None:
+    for model in ("rwkv", "mamba"):
+        folder = run(
+            site, tmp_path, "--model", model, "--lengths", "1k,2k", "--depths", "50,100", "--trials", "1"
+        )
+        manifest = json.loads((folder / "run.json").read_text())
+        assert manifest["identity"]["kernels"]["form"] == "cpu"
+        assert manifest["verification"]["state"] == "passed"
