@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: help demo test check bench wheel clean
+.PHONY: help demo demo-smollm2 test check bench wheel clean
 
 help:
-	@echo "make demo   install into $(VENV), run SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials, draw its heatmap"
+	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
+	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
@@ -28,6 +29,11 @@ $(VENV)/installed: $(VENV)/python pyproject.toml kernels/cpu.cpp kernels/core.h 
 	@touch $@
 
 demo: $(VENV)/installed
+	@echo "== nih run --model rwkv --lengths 1k-128k"
+	@folder=$$($(BIN)/nih run --model rwkv --lengths 1k-128k) && \
+	  echo "== open $$folder/report.html or $$folder/heatmap.png; the numbers are in $$folder/cells.csv"
+
+demo-smollm2: $(VENV)/installed
 	@echo "== nih run --model smollm2 --lengths 512-2k --depths 0-100:5 --trials 2"
 	@folder=$$($(BIN)/nih run --model smollm2 --lengths 512-2k --depths 0-100:5 --trials 2) && \
 	  echo "== open $$folder/report.html or $$folder/heatmap.png; the numbers are in $$folder/cells.csv"
@@ -48,7 +54,9 @@ check: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/nih bench startup
 	$(BIN)/nih bench kernels
-	$(BIN)/nih bench sweep
+	$(BIN)/nih bench sweep --model smollm2
+	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
+	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

@@ -134,8 +134,9 @@ class TransformerModel:
 
     @property
     def training_length(self) -> int | None:
-        """Positions before any RoPE scaling, where the config tells; else all it allows."""
-        return _original_positions(self._text) or _positions(self._text)
+        """Our own key in the config, else positions before any RoPE scaling, else all it allows."""
+        own = getattr(self._text, "nih_training_length", None)
+        return own or _original_positions(self._text) or _positions(self._text)
 
     def state_bytes(self, tokens: int) -> int:
         """Cache after `tokens` tokens, in bytes, found without weights; growing buffers may hold a quarter more."""

@@ -480,3 +480,8 @@ def test_dtype_on_a_cpu_is_float32_unless_asked(folder: Path, asked: Any) -> Non
     model = open_model(str(folder), "x", Options(device="cpu", dtype=asked))
     assert model.identity()["dtype"] == dtype
     assert model.session()._model.dtype == getattr(torch, dtype)
+
+
+def test_the_reference_transformer_allows_more_than_it_was_trained_on() -> None:
+    model = open_model("transformer", "transformer", Options())
+    assert model.limit == 131072 and model.training_length == 1024
