@@ -11,7 +11,7 @@ Everything here is a pure function of the samples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cmp_to_key
 
 from nih.types import Prompt, Sample, TokenIds
@@ -63,8 +63,6 @@ class Plan:
     """For each sample, the tokens of the edges that serve its cell alone (counted at the cell's first sample below)."""
     most_marks: int
     """Most marks alive at one time."""
-    marked_positions: tuple[int, ...] = field(repr=False)
-    """Positions at which the marks stand when there are most of them."""
 
     @property
     def longest(self) -> int:
@@ -90,14 +88,13 @@ def plan(samples: Iterable[Sample]) -> Plan:
     prompts = [s.prompt for s in listed]
     naive = sum(map(len, prompts))
     if not listed:
-        return Plan((), (), 0, 0, (), 0, ())
+        return Plan((), (), 0, 0, (), 0)
     by_tokens = cmp_to_key(compare)
     order = sorted(range(len(listed)), key=lambda i: by_tokens(prompts[i]))
     root = _tree(prompts, order)
-    steps, marks = _walk(root)
+    steps, most_marks = _walk(root)
     planned = sum(s.stop - s.start for s in steps if isinstance(s, Extend))
-    most = max(marks, key=len, default=())
-    return Plan(listed, tuple(steps), naive, planned, _own_tokens(listed, steps), len(most), most)
+    return Plan(listed, tuple(steps), naive, planned, _own_tokens(listed, steps), most_marks)
 
 
 def common_prefix(a: Prompt, b: Prompt) -> int:
@@ -237,12 +234,11 @@ def _finish(node: _Node) -> None:
     node.leaves = [*node.ends, *(leaf for child in node.children for leaf in child.leaves)]
 
 
-def _walk(root: _Node) -> tuple[list[Step], list[tuple[int, ...]]]:
-    """Steps of the depth-first walk, and the stack of marked positions whenever it grew."""
+def _walk(root: _Node) -> tuple[list[Step], int]:
+    """Steps of the depth-first walk, and the most marks alive at one time."""
     root.children.sort(key=lambda c: c.tokens)
     steps: list[Step] = []
-    stacks: list[tuple[int, ...]] = []
-    stack: list[int] = []
+    marks = most_marks = 0
     todo: list[_Node | Step] = [root]
     while todo:
         item = todo.pop()
@@ -254,11 +250,11 @@ def _walk(root: _Node) -> tuple[list[Step], list[tuple[int, ...]]]:
             continue
         steps.append(item)
         if isinstance(item, Mark):
-            stack.append(_position(steps))
-            stacks.append(tuple(stack))
+            marks += 1
+            most_marks = max(most_marks, marks)
         elif isinstance(item, Rewind) and item.last:
-            stack.pop()
-    return steps, stacks
+            marks -= 1
+    return steps, most_marks
 
 
 def _branches(node: _Node) -> list[_Node | Step]:
@@ -269,14 +265,6 @@ def _branches(node: _Node) -> list[_Node | Step]:
     for child in node.children[1:]:
         follow += [Rewind(last=child is node.children[-1]), child]
     return follow
-
-
-def _position(steps: Sequence[Step]) -> int:
-    """Position after the last Extend: a mark is always taken right after the edge that leads to it, or at 0."""
-    for step in reversed(steps):
-        if isinstance(step, Extend):
-            return step.stop
-    return 0
 
 
 def _own_tokens(samples: Sequence[Sample], steps: Sequence[Step]) -> tuple[int, ...]:

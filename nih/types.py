@@ -127,7 +127,6 @@ class Answer:
     """Mean negative log-likelihood of the expected answer, nats a token (only for `--score likelihood`)."""
     greedy: bool | None = None
     """Whether greedy decoding would have produced the expected answer (only for `--score likelihood`)."""
-    prefill_tokens: int = 0
     seconds: float = 0.0
 
 
