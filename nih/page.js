@@ -355,20 +355,23 @@
   function chart(title, x, y, curves) {
     const kept = curves.map((c) => ({ ...c, points: c.points.filter((p) => p.x != null && p.y != null).sort((a, b) => a.x - b.x) })).filter((c) => c.points.length);
     if (!kept.length) return;
-    const places = unique(kept.flatMap((c) => c.points.map((p) => p.x))).sort(ascending);
+    // Curves by length share their places, so that one cursor reads them all. Elsewhere each point has a place of its own, for a run
+    // can have several results at one cost.
+    const all = kept.flatMap((c) => c.points).sort((a, b) => a.x - b.x);
+    const places = x.shared ? unique(all.map((p) => p.x)) : all.map((p) => p.x);
     const columns = [places];
     const series = [{ label: x.label, value: (u, v) => (v == null ? "–" : x.print(v)) }];
     const bands = [];
     kept.forEach((curve) => {
-      const at = new Map(curve.points.map((p) => [p.x, p]));
-      const pick = (name) => places.map((p) => at.get(p)?.[name] ?? null);
+      const at = new Map(curve.points.map((p) => [x.shared ? p.x : p, p]));
+      const pick = (name) => (x.shared ? places : all).map((p) => at.get(p)?.[name] ?? null);
       const color = () => css(`--series-${curve.run % SERIES}`);
       series.push({
         label: curve.label, stroke: color, width: 2, dash: DASHES[Math.floor(curve.run + curve.task) % DASHES.length], spanGaps: true,
         points: { show: true, size: 7, fill: color }, value: (u, v) => (v == null ? "–" : y.print(v)),
       });
       columns.push(pick("y"));
-      if (curve.points.some((p) => p.low != null)) {
+      if (x.shared && curve.points.some((p) => p.low != null)) {
         bands.push({ series: [series.length, series.length + 1], fill: () => `${color()}2e` });
         columns.push(pick("high"), pick("low"));
         // Edges of the band: no line of their own, and no row in the legend.
@@ -387,11 +390,11 @@
       cursor: { y: false, points: { size: 9 }, drag: { x: false, y: false } },
       scales: {
         x: { time: false, distr: x.log ? 3 : 1, log: x.log || 10, range: (u, low, high) => log(x, low === high ? [low / 2, high * 2] : [low, high]) },
-        y: y.range ? { range: y.range } : { distr: positive ? 3 : 1, log: 10 },
+        y: y.range ? { range: y.range } : { distr: positive ? 3 : 1, log: 10, range: (u, low, high) => (positive ? [low / 1.3, high * 1.3] : [0, high * 1.1 || 1]) },
       },
       axes: [
-        axis({ label: x.label, size: 30, values: (u, splits) => splits.map((v) => (v == null ? "" : x.print(v))), ...(x.ticks ? { splits: () => thinned(places, size().width - 70), filter: (u, splits) => splits } : {}) }),
-        axis({ label: y.label, size: 62, ...(y.range ? {} : { grid: { stroke: () => css("--line"), width: 1, filter: decades } }), values: (u, splits) => splits.map((v) => (v == null ? "" : y.print(v))) }),
+        axis({ label: x.label, size: 30, values: (u, splits) => splits.map((v) => (v == null ? "" : x.print(v))), splits: (u, i, low, high) => (x.shared ? thinned(places, size().width - 70) : ticks(low, high, x.log, 4)), filter: (u, splits) => splits }),
+        axis({ label: y.label, size: 62, ...(positive && !y.range ? { splits: (u, i, low, high) => ticks(low, high, y.log, 7), filter: (u, splits) => splits } : {}), values: (u, splits) => splits.map((v) => (v == null ? "" : y.print(v))) }),
       ],
     }, columns, box);
     for (const row of plot.root.querySelectorAll(".edge")) row.remove();
@@ -400,8 +403,20 @@
     charts.push({ plot, size });
   }
 
-  // A logarithmic axis has a line a label, not one for each of the splits between them.
-  const decades = (u, splits) => splits.map((v) => (Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-9 ? v : null));
+  // Round numbers of a logarithmic axis: powers of the base, and numbers between them where there are few.
+  function ticks(low, high, base, most) {
+    const factors = base === 2 ? [[1], [1, 4, 16, 64, 256], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]] : [[1], [1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9]];
+    const unit = base === 2 ? 1024 : 10;
+    const [first, last] = [low, high].map((v) => Math.floor(Math.log(v) / Math.log(unit)));
+    let found = [];
+    for (const set of factors) {
+      found = [];
+      for (let power = first; power <= last; power++) found.push(...set.map((f) => f * unit ** power).filter((v) => v >= low && v <= high));
+      if (found.length >= 3) break;
+    }
+    const step = Math.ceil(found.length / most);
+    return found.filter((_, i) => i % step === 0);
+  }
 
   // Every length, or every k-th where their labels would touch.
   function thinned(places, width) {
@@ -416,24 +431,24 @@
     })));
   }
 
-  const TOKENS = { label: "context length (tokens)", print: lengthLabel, log: 2, ticks: true };
-  const ACCURACY = { label: "accuracy", print: (v) => v.toFixed(2).replace(/\.?0+$/, "") || "0", range: [-0.02, 1.02] };
+  const TOKENS = { label: "context length (tokens)", print: lengthLabel, log: 2, shared: true };
+  const ACCURACY = { label: "accuracy", print: (v) => String(Number(v.toFixed(2))), range: [-0.02, 1.02] };
   const SECONDS = (label) => ({ label, print: (v) => NUMBER.format(v), log: 10 });
-  const BYTES = { label: "peak memory above the model", print: bytesLabel, log: 2 };
+  const BYTES = { label: "peak memory", print: bytesLabel, log: 2 };
   const costOf = (run, task) => (run.cost || []).filter((row) => !row.task || row.task === task);
 
   function drawCurves() {
     const lengths = (run, task) => run.lengths.filter((l) => l.task === task);
-    const costs = (name) => curvesOf((run, task) => costOf(run, task).map((c) => ({ x: c.length, y: c[name] })));
+    const costs = (name, spread) => curvesOf((run, task) => costOf(run, task).map((c) => ({ x: c.length, y: c[name], low: c[`${spread}_min`], high: c[`${spread}_max`] })));
     const against = (name) => curvesOf((run, task) => lengths(run, task).map((l) => ({
       x: costOf(run, task).find((c) => c.length === l.length)?.[name], y: l.accuracy, low: l.ci_low, high: l.ci_high,
     })));
     chart("Accuracy by length, all depths, 95 % interval", TOKENS, ACCURACY, curvesOf((run, task) => lengths(run, task).map((l) => ({ x: l.length, y: l.accuracy, low: l.ci_low, high: l.ci_high }))));
     chart("Mean seconds a sample, as this run answered it", TOKENS, SECONDS("seconds"), curvesOf((run, task) => lengths(run, task).map((l) => ({ x: l.length, y: l.seconds }))));
-    chart("Seconds to read a prompt from cold", TOKENS, SECONDS("seconds"), costs("prefill_seconds"));
-    chart("Seconds to the first token", TOKENS, SECONDS("seconds"), costs("first_token_seconds"));
-    chart("Milliseconds a generated token", TOKENS, SECONDS("ms"), costs("ms_per_token"));
-    chart("Peak memory above the loaded model", TOKENS, BYTES, costs("peak_bytes"));
+    chart("Seconds to read a prompt from cold", TOKENS, SECONDS("seconds"), costs("prefill_seconds", "prefill"));
+    chart("Seconds to the first token", TOKENS, SECONDS("seconds"), costs("first_token_seconds", "first_token"));
+    chart("Milliseconds a generated token", TOKENS, SECONDS("ms"), costs("ms_per_token", "ms_per_token"));
+    chart("Peak memory above the loaded model", TOKENS, BYTES, costs("peak_bytes", "peak"));
     chart("Accuracy against seconds to read the prompt", SECONDS("seconds"), ACCURACY, against("prefill_seconds"));
     chart("Accuracy against memory", BYTES, ACCURACY, against("peak_bytes"));
     drawLengths();
