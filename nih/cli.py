@@ -143,7 +143,9 @@ def show(
 @app.command("report")
 @_plain
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with")
+    ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of a comparison; default: results/comparisons/<runs>-<hash>")
@@ -154,7 +156,9 @@ def report(
         _compare(folders, out, score)
         return
     if out is not None:
-        raise UsageError(f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`")
+        raise UsageError(
+            f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
+        )
     from nih import store
     from nih.report import write
 

@@ -64,10 +64,14 @@ class Pairing:
         """Second minus first over these of the shared cells; NaN where there are none."""
         keys = [key for key in keys if key in self.first and key in self.second]
         if keys and all(map(self.same, keys)):
-            trials = [(key, t) for key in keys for t in sorted(self.first[key].keys() & self.second[key].keys())]
+            trials = [
+                (key, t) for key in keys for t in sorted(self.first[key].keys() & self.second[key].keys())
+            ]
             sides = ([side[key][t]["score"] for key, t in trials] for side in (self.first, self.second))
             return paired(*sides)
-        return unpaired(*([s for key in keys for s in self._as_many(key, side)] for side in (self.first, self.second)))
+        return unpaired(
+            *([s for key in keys for s in self._as_many(key, side)] for side in (self.first, self.second))
+        )
 
     def _as_many(self, key: Key, side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
         """Scores of a cell's first trials, so many as both runs have: else depths would weigh differently in the two means."""
@@ -109,7 +113,7 @@ def _against(first: Shown, second: Shown, place: int) -> Compared:
         )
     grid = _grid((first, second))
     lengths = dict.fromkeys((task, length) for task, length, _ in grid)
-    tasks = dict.fromkeys(task for task, _, _ in pairs.shared)
+    tasks = dict.fromkeys(key[0] for key in grid if key in pairs.first and key in pairs.second)
     return Compared(
         place,
         {key: pairs.difference([key]) for key in grid},
@@ -124,7 +128,9 @@ def _grid(shown: Iterable[Shown]) -> list[Key]:
     keys = {
         (str(task), int(length), float(depth))
         for each in shown
-        for task, length, depth in zip(*(each.cells[name] for name in ("task", "length", "depth")), strict=True)
+        for task, length, depth in zip(
+            *(each.cells[name] for name in ("task", "length", "depth")), strict=True
+        )
     }
     tasks = list(dict.fromkeys(str(task) for each in shown for task in each.cells["task"]))
     return sorted(keys, key=lambda key: (tasks.index(key[0]), *key[1:]))
@@ -136,7 +142,10 @@ def aligned(shown: Sequence[Shown]) -> list[Shown]:
     grid = pd.DataFrame(_grid(shown), columns=keys)
     blank = {"n": 0, "correct": 0.0, "errors": 0}
     tables = [grid.merge(each.cells, on=keys, how="left").fillna(blank) for each in shown]
-    return [replace(each, cells=table.astype({"n": int, "errors": int})) for each, table in zip(shown, tables, strict=True)]
+    return [
+        replace(each, cells=table.astype({"n": int, "errors": int}))
+        for each, table in zip(shown, tables, strict=True)
+    ]
 
 
 def _extent(shown: Shown) -> str:
@@ -158,10 +167,14 @@ def _notes(first: Shown, second: Shown, pairs: Pairing, cells: int) -> list[str]
         how = "unpaired, because the two runs answered different samples (other tokeniser, haystack, seed or task options)"
     notes = [f"{names}: {how}."]
     if len(pairs.shared) < cells:
-        notes.append(f"{names}: {len(pairs.shared)} of {cells} cells have scores in both runs; the others are left out of every difference.")
+        notes.append(
+            f"{names}: {len(pairs.shared)} of {cells} cells have scores in both runs; the others are left out of every difference."
+        )
     extra = sum(abs(len(pairs.first[k]) - len(pairs.second[k])) for k in pairs.shared)
     if extra:
-        notes.append(f"{names}: {extra} further samples of cells where one run has more scored trials are left out.")
+        notes.append(
+            f"{names}: {extra} further samples of cells where one run has more scored trials are left out."
+        )
     return notes
 
 
@@ -174,22 +187,44 @@ def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.Dat
     cells, lengths = [], []
     grid = _grid(shown)
     for place, each in enumerate(shown):
-        other = differences.get(place)
+        other, found = differences.get(place), _scores(each.run.rows)
         for key in grid:
-            scores = _scores(each, lambda row, key=key: (row["task"], row["length"], float(row["depth"])) == key)
-            cells.append([each.name, *key, *_measured(scores), *_differing(other and other.cells.get(key))])
+            cells.append(
+                [each.name, *key, *_measured(found.get(key, [])), *_differing(other and other.cells.get(key))]
+            )
         for part in dict.fromkeys(key[:2] for key in grid):
-            scores = _scores(each, lambda row, part=part: (row["task"], row["length"]) == part)
-            lengths.append([each.name, *part, *_measured(scores), *_differing(other and other.lengths.get(part))])
+            lengths.append(
+                [
+                    each.name,
+                    *part,
+                    *_measured(found.get(part, [])),
+                    *_differing(other and other.lengths.get(part)),
+                ]
+            )
         for task in dict.fromkeys(key[0] for key in grid):
-            scores = _scores(each, lambda row, task=task: row["task"] == task)
-            lengths.append([each.name, task, None, *_measured(scores), *_differing(other and other.overall.get(task))])
-    by_length = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"]).astype({"length": "Int64"})
+            lengths.append(
+                [
+                    each.name,
+                    task,
+                    None,
+                    *_measured(found.get((task,), [])),
+                    *_differing(other and other.overall.get(task)),
+                ]
+            )
+    by_length = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"]).astype(
+        {"length": "Int64"}
+    )
     return pd.DataFrame(cells, columns=list(COLUMNS)), by_length
 
 
-def _scores(shown: Shown, wanted: Callable[[Row], bool]) -> list[float]:
-    return [row["score"] for row in shown.run.rows if row["score"] is not None and wanted(row)]
+def _scores(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[float]]:
+    """Scores by cell, by task and length, and by task."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        key = (row["task"], row["length"], float(row["depth"]))
+        for part in (key, key[:2], key[:1]) if row["score"] is not None else ():
+            found.setdefault(part, []).append(row["score"])
+    return found
 
 
 def _measured(scores: Sequence[float]) -> list[Any]:
@@ -208,7 +243,8 @@ def _differing(difference: Difference | None) -> list[Any]:
 
 def _csv(table: pd.DataFrame) -> bytes:
     shown = table.assign(
-        run=table["run"].map(lambda text: sanitize(str(text), lines=False)), compared=table["compared"].astype("Int64")
+        run=table["run"].map(lambda text: sanitize(str(text), lines=False)),
+        compared=table["compared"].astype("Int64"),
     )
     text: str = shown.round(4).to_csv(index=False, lineterminator="\n")
     return text.encode()
@@ -223,11 +259,24 @@ def markdown(shown: Sequence[Shown], compared: Sequence[Compared]) -> str:
     lines += [f"- {_cell(note)}" for c in compared for note in c.notes]
     for task in dict.fromkeys(lengths["task"]):
         part = lengths[lengths["task"] == task]
-        lines += ["", f"## {_cell(task)}", "", f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
+        lines += [
+            "",
+            f"## {_cell(task)}",
+            "",
+            f"| {' | '.join(head)} |",
+            "|---" + "|--:" * (len(head) - 1) + "|",
+        ]
         for length in sorted(part["length"].dropna().unique()):
             lines.append(_line(length_label(int(length)), part[part["length"] == length], len(shown)))
         lines.append(_line("all", part[part["length"].isna()], len(shown)))
-    return "\n".join([*lines, "", "Accuracy of all that a run answered, and the later run minus the first, with 95 % intervals; `*`: the interval leaves out 0.", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Accuracy of all that a run answered, and the later run minus the first, with 95 % intervals; `*`: the interval leaves out 0.",
+            "",
+        ]
+    )
 
 
 def _line(name: str, rows: pd.DataFrame, runs: int) -> str:
@@ -237,7 +286,9 @@ def _line(name: str, rows: pd.DataFrame, runs: int) -> str:
         f"{r['accuracy']:.2f} {_span(r['ci_low'], r['ci_high'])}" if r["n"] else "–" for r in records[:runs]
     ]
     differences = [
-        f"{_signed(r['difference'])}{_star(r)} {_span(r['difference_low'], r['difference_high'])}" if r["method"] else "–"
+        f"{_signed(r['difference'])}{_star(r)} {_span(r['difference_low'], r['difference_high'])}"
+        if r["method"]
+        else "–"
         for r in records[1:runs]
     ]
     return f"| {' | '.join([name, *accuracies, *differences])} |"
@@ -258,12 +309,19 @@ def _signed(value: float) -> str:
 def _cell(text: str) -> str:
     """Text inside a Markdown table: no bar may part it, no angle bracket may open an element."""
     clean = sanitize(str(text), lines=False)
-    return "".join(f"\\{c}" if c in "\\`*_|[]" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in clean)
+    return "".join(
+        f"\\{c}" if c in "\\`*_|[]" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in clean
+    )
 
 
 # Figures
 
-_RC: Any = {"svg.hashsalt": "nih", "svg.fonttype": "none", "hatch.linewidth": 0.6, "font.family": "sans-serif"}
+_RC: Any = {
+    "svg.hashsalt": "nih",
+    "svg.fonttype": "none",
+    "hatch.linewidth": 0.6,
+    "font.family": "sans-serif",
+}
 _ACROSS = 3
 
 
@@ -306,7 +364,9 @@ def difference_maps(shown: Sequence[Shown], compared: Sequence[Compared]) -> tup
 
     def panel(other: Compared, task: str, total: Difference) -> Callable[[Axes], object]:
         title = f"{shown[other.run].name} − {shown[0].name} · {task}\n{_total(total)}"
-        return lambda ax: _difference_map(ax, {key[1:]: d for key, d in other.cells.items() if key[0] == task}, title)
+        return lambda ax: _difference_map(
+            ax, {key[1:]: d for key, d in other.cells.items() if key[0] == task}, title
+        )
 
     panels = [panel(other, task, total) for other in compared for task, total in other.overall.items()]
     return _figure(panels, len({key[1] for key in grid}), len({key[2] for key in grid}))
@@ -319,7 +379,9 @@ def _total(difference: Difference) -> str:
 
 def _difference_map(ax: Axes, cells: Mapping[tuple[int, float], Difference], title: str) -> None:
     lengths, depths = sorted({n for n, _ in cells}), sorted({d for _, d in cells})
-    values = pd.DataFrame([[cells[n, d].value if (n, d) in cells else math.nan for n in lengths] for d in depths])
+    values = pd.DataFrame(
+        [[cells[n, d].value if (n, d) in cells else math.nan for n in lengths] for d in depths]
+    )
     roomy = len(lengths) <= 20
     words = [[_word(cells.get((n, d))) if roomy else "" for n in lengths] for d in depths]
     sns.heatmap(
@@ -365,9 +427,14 @@ def write(paths: Sequence[Path], out: Path | None = None, score: str | None = No
     compared = compare(shown)
     folder = out or default_folder(paths)
     if (folder / store.MANIFEST).exists():
-        raise UsageError(f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out")
+        raise UsageError(
+            f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out"
+        )
     cells, lengths = tables(shown, compared)
-    (maps_png, maps_svg), (differences_png, differences_svg) = heatmaps(shown), difference_maps(shown, compared)
+    (maps_png, maps_svg), (differences_png, differences_svg) = (
+        heatmaps(shown),
+        difference_maps(shown, compared),
+    )
     made = {
         "report.html": render(shown, compared),
         "comparison.md": markdown(shown, compared).encode(),

@@ -134,4 +134,3 @@ def _bootstrap_low(changes: npt.NDArray[np.float64], tail: float) -> float:
     weights = counts - np.where(np.isin(values, [-1.0, 1.0]), 0.5, 0.0)
     draws = np.random.default_rng(0).dirichlet(weights, size=_RESAMPLES)
     return float(np.quantile(np.clip(draws @ values, -1.0, 1.0), tail))
-

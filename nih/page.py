@@ -77,7 +77,9 @@ class Compared:
 
 def render(shown: Sequence[Shown], compared: Sequence[Compared] = ()) -> bytes:
     """The page of these runs, UTF-8. The same runs give the same bytes. Raises StoreError for a cost.csv that cannot be read."""
-    script = "\n".join(("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _text("page.js")))
+    script = "\n".join(
+        ("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _text("page.js"))
+    )
     style = _text("vendor/uPlot.min.css") + _text("page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(_text("page.html")).render(
@@ -133,7 +135,8 @@ def _run(shown: Shown) -> dict[str, Any]:
         "facts": [list(fact) for fact in shown.facts.items()],
         "training_length": manifest.get("training_length"),
         "maps": [
-            {"task": str(task), "cells": _cells(part)} for task, part in shown.cells.groupby("task", sort=False)
+            {"task": str(task), "cells": _cells(part)}
+            for task, part in shown.cells.groupby("task", sort=False)
         ],
         "lengths": [
             _length(shown.run.rows, str(task), int(length))
@@ -186,7 +189,9 @@ def _samples(shown: Shown) -> list[list[Any]]:
 
 def _parted(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Surroundings of the needle; where it is not found in them, it follows them."""
-    before, needle, after = row["around"].partition(row["needle"]) if row["needle"] else (row["around"], "", "")
+    before, needle, after = (
+        row["around"].partition(row["needle"]) if row["needle"] else (row["around"], "", "")
+    )
     return before, needle or row["needle"], after
 
 
@@ -219,7 +224,8 @@ def _compared(compared: Compared) -> dict[str, Any]:
             for (task, length, depth), d in compared.cells.items()
         ],
         "lengths": [
-            {"task": task, "length": length, **_difference(d)} for (task, length), d in compared.lengths.items()
+            {"task": task, "length": length, **_difference(d)}
+            for (task, length), d in compared.lengths.items()
         ],
         "overall": [{"task": task, **_difference(d)} for task, d in compared.overall.items()],
         "notes": list(compared.notes),

@@ -477,4 +477,6 @@ def _legend(ax: Axes, figure: Figure, squares: Iterable[_Square], beyond: str) -
 def on_page(run: StoredRun | Path, score: str | None = None, label: str = "") -> Shown:
     """What the page shows of a run. Raises as `cells`."""
     run = _rescored(_stored(run), score)
-    return Shown(run, cells(run), {"accuracy (95 % interval)": str(overall(run)), "score": _score_name(run)}, label)
+    return Shown(
+        run, cells(run), {"accuracy (95 % interval)": str(overall(run)), "score": _score_name(run)}, label
+    )
