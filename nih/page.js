@@ -249,7 +249,9 @@
     select("depth", "Depth", values("depth").sort(ascending).map((d) => [d, `${depthLabel(d)} %`]));
     form.append(el("label", { for: "filter-text", class: "text" }, "Text", el("input", { type: "search", name: "text", id: "filter-text", autocomplete: "off", placeholder: "in answer, needle, question, error, id" })),
       el("button", { type: "reset" }, "Show all"));
-    form.addEventListener("input", () => { markOrigin(null); filter(false); });
+    const changed = () => { markOrigin(null); filter(false); };
+    form.querySelectorAll("select").forEach((field) => field.addEventListener("change", changed));
+    form.elements.text.addEventListener("input", changed);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", (event) => { event.preventDefault(); markOrigin(null); ask({}); filter(false); });
     more.addEventListener("click", () => {

@@ -146,10 +146,10 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, two: list[Path
     fact = make_run(
         tmp_path / "c", [row(task="fact")], model="z", tasks=[{"name": "fact", "score": "contains"}]
     )
-    with pytest.raises(UsageError, match="no scored cell in common.*passkey 1k to 4k against fact 1k to 1k"):
+    with pytest.raises(UsageError, match=r"no scored cell in common.*passkey 1k to 4k against fact 1k to 1k"):
         compared(two[0], fact)
     exact = run(tmp_path / "d", rows(0.5, score_name="exact"), "z")
-    with pytest.raises(UsageError, match="`contains` in .* by `exact` in .*--score contains"):
+    with pytest.raises(UsageError, match=r"`contains` in .* by `exact` in .*--score contains"):
         compared(two[0], exact)
     with pytest.raises(UsageError, match="is a run folder"):
         compare.write(two, out=two[1])
