@@ -64,19 +64,21 @@ class Pairing:
         """Second minus first over these of the shared cells; NaN where there are none."""
         keys = [key for key in keys if key in self.first and key in self.second]
         if keys and all(map(self.same, keys)):
-            trials = [
-                (key, t) for key in keys for t in sorted(self.first[key].keys() & self.second[key].keys())
-            ]
-            sides = ([side[key][t]["score"] for key, t in trials] for side in (self.first, self.second))
-            return paired(*sides)
-        return unpaired(
-            *([s for key in keys for s in self._as_many(key, side)] for side in (self.first, self.second))
-        )
+            return paired(self._pairs(keys, self.first), self._pairs(keys, self.second))
+        return unpaired(self._as_many(keys, self.first), self._as_many(keys, self.second))
 
-    def _as_many(self, key: Key, side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
-        """Scores of a cell's first trials, so many as both runs have: else depths would weigh differently in the two means."""
-        most = min(len(self.first[key]), len(self.second[key]))
-        return [side[key][trial]["score"] for trial in sorted(side[key])[:most]]
+    def _pairs(self, keys: Iterable[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
+        """Scores of the trials that both runs have."""
+        return [
+            side[key][t]["score"]
+            for key in keys
+            for t in sorted(self.first[key].keys() & self.second[key].keys())
+        ]
+
+    def _as_many(self, keys: Sequence[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
+        """Scores of each cell's first trials, so many as both runs have: else depths would weigh differently in the two means."""
+        most = {key: min(len(self.first[key]), len(self.second[key])) for key in keys}
+        return [side[key][t]["score"] for key in keys for t in sorted(side[key])[: most[key]]]
 
 
 def pairing(first: store.StoredRun, second: store.StoredRun) -> Pairing:
@@ -183,38 +185,24 @@ def _notes(first: Shown, second: Shown, pairs: Pairing, cells: int) -> list[str]
 
 def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(cells, lengths), a row for each run; `length` is empty where all lengths are taken together."""
-    differences: dict[int, Compared] = {each.run: each for each in compared}
-    cells, lengths = [], []
+    against: dict[int, Compared] = {each.run: each for each in compared}
+    cells: list[list[Any]] = []
+    lengths: list[list[Any]] = []
     grid = _grid(shown)
     for place, each in enumerate(shown):
-        other, found = differences.get(place), _scores(each.run.rows)
+        found = _scores(each.run.rows)
+        other = against.get(place, Compared(place, {}, {}, {}, ()))
         for key in grid:
-            cells.append(
-                [each.name, *key, *_measured(found.get(key, [])), *_differing(other and other.cells.get(key))]
-            )
+            cells.append([each.name, *key, *_measured(found.get(key)), *_differing(other.cells.get(key))])
         for part in dict.fromkeys(key[:2] for key in grid):
             lengths.append(
-                [
-                    each.name,
-                    *part,
-                    *_measured(found.get(part, [])),
-                    *_differing(other and other.lengths.get(part)),
-                ]
+                [each.name, *part, *_measured(found.get(part)), *_differing(other.lengths.get(part))]
             )
         for task in dict.fromkeys(key[0] for key in grid):
-            lengths.append(
-                [
-                    each.name,
-                    task,
-                    None,
-                    *_measured(found.get((task,), [])),
-                    *_differing(other and other.overall.get(task)),
-                ]
-            )
-    by_length = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"]).astype(
-        {"length": "Int64"}
-    )
-    return pd.DataFrame(cells, columns=list(COLUMNS)), by_length
+            whole = [*_measured(found.get((task,))), *_differing(other.overall.get(task))]
+            lengths.append([each.name, task, None, *whole])
+    by_length = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"])
+    return pd.DataFrame(cells, columns=list(COLUMNS)), by_length.astype({"length": "Int64"})
 
 
 def _scores(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[float]]:
@@ -227,7 +215,7 @@ def _scores(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[float]]:
     return found
 
 
-def _measured(scores: Sequence[float]) -> list[Any]:
+def _measured(scores: Sequence[float] | None) -> list[Any]:
     if not scores:
         return [0, 0.0, math.nan, math.nan, math.nan]
     low, high, _ = scoring.interval(scores)

@@ -71,6 +71,7 @@
     const nodes = [];
     const table = el("table", { role: "grid", "aria-label": name, class: lengths.length > MOST_ANNOTATED ? "map dense" : "map" });
     const readout = el("p", { class: "readout" }, "\u00a0");
+    table.append(el("colgroup", {}, el("col", { class: "head" }), lengths.map(() => el("col"))));
     if (training) table.append(trainingRow(lengths, split, training));
     const body = el("tbody");
     depths.forEach((depth, row) => {
@@ -395,7 +396,7 @@
         y: y.range ? { range: y.range } : { distr: positive ? 3 : 1, log: 10, range: (u, low, high) => (positive ? [low / 1.3, high * 1.3] : [0, high * 1.1 || 1]) },
       },
       axes: [
-        axis({ label: x.label, size: 30, values: (u, splits) => splits.map((v) => (v == null ? "" : x.print(v))), splits: (u, i, low, high) => (x.shared ? thinned(places, size().width - 70) : ticks(low, high, x.log, 4)), filter: (u, splits) => splits }),
+        axis({ label: x.label, size: 30, values: (u, splits) => splits.map((v) => (v == null ? "" : x.print(v))), splits: (u, i, low, high) => (x.shared ? thinned(places, low, high, size().width - 90) : ticks(low, high, x.log, 4)), filter: (u, splits) => splits }),
         axis({ label: y.label, size: 62, ...(positive && !y.range ? { splits: (u, i, low, high) => ticks(low, high, y.log, 7), filter: (u, splits) => splits } : {}), values: (u, splits) => splits.map((v) => (v == null ? "" : y.print(v))) }),
       ],
     }, columns, box);
@@ -420,10 +421,10 @@
     return found.filter((_, i) => i % step === 0);
   }
 
-  // Every length, or every k-th where their labels would touch.
-  function thinned(places, width) {
-    const step = Math.ceil((places.length * 34) / Math.max(width, 1));
-    return places.filter((_, i) => i % step === 0);
+  // Lengths whose labels do not touch their left neighbour's.
+  function thinned(places, low, high, width) {
+    const pixel = (v) => (width * Math.log(v / low)) / Math.log(high / low);
+    return places.reduce((kept, v) => (kept.length && pixel(v) - pixel(kept[kept.length - 1]) < 34 ? kept : [...kept, v]), []);
   }
 
   function curvesOf(points) {

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nih import compare, page, report
+from nih import compare, page, report, store
 from tests.journal_rows import grid, make_run, row
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'nih[dev]'")
@@ -137,7 +137,7 @@ def browser(driver: Any) -> Iterator[Browser]:
     assert asked and all(url.startswith(("file:///", "data:")) for url in asked), asked
 
 
-def rows(model: str, wrong: set[int] = frozenset()) -> list[dict[str, Any]]:  # type: ignore[assignment]
+def rows(model: str, wrong: Iterable[int] = ()) -> list[dict[str, Any]]:
     """Three trials a cell, all right but those at the lengths `wrong`; 8k has no sample at depth 0 and failed ones at 50."""
     made = [
         row(
@@ -367,7 +367,7 @@ def test_five_thousand_samples_open(browser: Browser, tmp_path: Path) -> None:
         for t in range(10)
     ]
     path = tmp_path / "report.html"
-    stored = report.StoredRun(
+    stored = store.StoredRun(
         tmp_path, {"model": "m", "grid": grid(lengths, depths, 10), "tasks": [{"name": "passkey"}]}, made
     )
     path.write_bytes(page.render([report.on_page(stored)]))

@@ -18,6 +18,7 @@ from nih import compare, store
 from nih.cli import app
 from nih.difference import paired, unpaired
 from nih.errors import UsageError
+from nih.page import Compared
 from nih.report import on_page
 from tests.journal_rows import grid, make_run, row
 
@@ -55,7 +56,7 @@ def scores(
     return [r["score"] for r in made if length in (None, r["length"]) and depth in (None, r["depth"])]
 
 
-def compared(*paths: Path) -> list[compare.Compared]:
+def compared(*paths: Path) -> list[Compared]:
     return compare.compare([on_page(path) for path in paths])
 
 
@@ -64,8 +65,8 @@ def test_equal_ids_pair_cell_by_cell_by_length_and_overall(two: list[Path]) -> N
     a, b = rows(0.9), rows(0.3)
     for length in LENGTHS:
         for depth in DEPTHS:
-            where = {"length": length, "depth": depth}
-            assert found.cells["passkey", length, depth] == paired(scores(a, **where), scores(b, **where))
+            ours, theirs = (scores(made, length=length, depth=depth) for made in (a, b))
+            assert found.cells["passkey", length, depth] == paired(ours, theirs)
         assert found.lengths["passkey", length] == paired(scores(a, length=length), scores(b, length=length))
     assert found.overall == {"passkey": paired(scores(a), scores(b))}
     assert found.notes == ["rwkv against mamba: paired, 24 samples that both answered."]
