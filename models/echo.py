@@ -68,7 +68,12 @@ class EchoSession:
         self.reset()
         self.extend([ids])
 
-    def mark(self) -> EchoMark:
+    @property
+    def crops(self) -> bool:
+        """A hash cannot be taken back."""
+        return False
+
+    def mark(self, at: int | None = None) -> EchoMark:
         """Copy the hash."""
         return EchoMark(self._digest.copy(), self.position)
 

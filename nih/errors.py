@@ -89,9 +89,13 @@ class AnswerFailure(NihError):
 
 
 class OutOfMemory(AnswerFailure):
-    """The device's memory did not suffice for this prompt."""
+    """The device's memory did not suffice for this prompt. `position`: tokens that had been read."""
 
     status = "oom"
+
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class AnswerTimeout(AnswerFailure):

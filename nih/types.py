@@ -201,6 +201,10 @@ class Session(Protocol):
     def chunk(self) -> int:
         """Most tokens that `extend` gives to one forward call."""
 
+    @property
+    def crops(self) -> bool:
+        """Whether a mark is a length and nothing else, so that `mark(at)` can name a place that was passed."""
+
     def reset(self) -> None:
         """Forget everything, marks too; position 0."""
 
@@ -210,8 +214,11 @@ class Session(Protocol):
     def prefill_whole(self, ids: TokenIds) -> None:
         """Reset, then read `ids` in a single forward call with no state handed in: the truth that sharing is held against."""
 
-    def mark(self) -> Any:
-        """A handle on the present state. For a KV cache it is a position, for a recurrent state a copy."""
+    def mark(self, at: int | None = None) -> Any:
+        """A handle on the present state. For a KV cache it is a position, for a recurrent state a copy.
+
+        Where the session `crops`, on the state after `at` tokens; there are no logits there until something more is read.
+        """
 
     def rewind(self, mark: Any) -> None:
         """Back to the marked state. The mark stays valid."""

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "nih.terminal": {"nih.score"},
     "nih.report": {"nih.grid", "nih.score", "nih.store", "nih.terminal"},
     "nih.doctor": {"nih", "nih.kernels", "nih.registry"},
-    "nih.bench": {"nih.kernels", "nih.models", "nih.plan", "nih.run", "nih.settings", "nih.walk"},
+    "nih.bench": {"nih.kernels", "nih.models", "nih.run", "nih.settings", "nih.walk"},
     "nih.bench_kernels": {"nih.kernels"},
 }
 """Beyond the standard library and third parties; nih.types and nih.errors are open to everyone."""
