@@ -345,11 +345,11 @@ def test_a_server_that_wants_an_hour_ends_the_run() -> None:
 
 def test_an_interrupt_keeps_what_came_and_the_same_command_goes_on(tmp_path: Path) -> None:
     def hangs_from_the_sixth(request: Request) -> Reply | None:
-        return Reply(hang=True, body=b"{}") if len(server.requests) > 5 else None
+        return Reply(hang=True, body=b"{}") if len(running.requests) > 5 else None
 
-    with serve(FakeServer(hangs_from_the_sixth)) as server:
+    with serve(FakeServer(hangs_from_the_sixth)) as running:
         command = [
-            sys.executable, "-m", "nih", "run", "--engine", "openai", "--base-url", server.url, "--model", "m",
+            sys.executable, "-m", "nih", "run", "--engine", "openai", "--base-url", running.url, "--model", "m",
             "--tokenizer", "byte", "--lengths", "512,1k", "--depths", "0,50,100", "--trials", "2", "--concurrency", "3",
             "--out", str(tmp_path / "r"),
         ]  # fmt: skip
@@ -364,10 +364,10 @@ def test_an_interrupt_keeps_what_came_and_the_same_command_goes_on(tmp_path: Pat
         assert {r["status"] for r in journal(tmp_path / "r")} == {"ok"} and len(journal(tmp_path / "r")) == 5
         manifest = json.loads((tmp_path / "r/run.json").read_text())
         assert manifest["exit_state"] == "interrupted" and manifest["engine"][-1]["answers"] == 5
-        server.fault = lambda request: None
-        before = len(server.requests)
+        running.fault = lambda request: None
+        before = len(running.requests)
         subprocess.run(command, capture_output=True, env=environment, check=True)
-        assert len(server.requests) - before == SAMPLES - 5
+        assert len(running.requests) - before == SAMPLES - 5
         assert {r["score"] for r in journal(tmp_path / "r")} == {1.0}
 
 
@@ -520,7 +520,7 @@ def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_chat_sends_the_users_words_and_the_server_makes_the_template(
     server: FakeServer, tmp_path: Path, chat_tokenizer: str
 ) -> None:
-    chat = {
+    chat: dict[str, Any] = {
         "tokenizer": chat_tokenizer,
         "chat": True,
         "system": "Be brief.",
