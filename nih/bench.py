@@ -12,7 +12,7 @@ from typing import Any
 
 from nih.run import Job, prepare
 from nih.settings import RunOptions
-from nih.types import Answer, Oracle, Sample
+from nih.types import Answer, Engine, Oracle, Sample
 from nih.walk import Asker, Clock, Walk, one_by_one
 
 Print = Callable[[str], None]
@@ -64,6 +64,7 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
 
 
 def _asker(job: Job) -> Asker:
+    assert not isinstance(job.model, Engine), "a bench makes no engine"
     return Asker(job.model.session(), job.model.tokenizer, likelihood=False, timeout=None)
 
 
