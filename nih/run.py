@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from nih import store
+from nih import adaptive, store
 from nih.errors import SettingsDiffer, UnknownName
 from nih.grid import format_length, parse
 from nih.haystack import open_source
@@ -25,7 +26,7 @@ from nih.prompt import Builder, frame_of
 from nih.registry import build_options, load, option_names, resolve_model
 from nih.score import check, score_answer
 from nih.settings import RunOptions, assign
-from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Task
+from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Session, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -51,6 +52,8 @@ class Job:
     score: str
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
+    rule: adaptive.Rule | None = None
+    """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round."""
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -90,6 +93,13 @@ class Run:
 
         return samples(self.path)
 
+    @property
+    def headline(self) -> list[str]:
+        """Accuracy and effective length in words, with their intervals."""
+        from nih.report import headline
+
+        return headline(self.path)
+
     def heatmap(self, ax: Axes | None = None) -> Axes:
         """Draw depth x length."""
         from nih.report import heatmap
@@ -99,7 +109,7 @@ class Run:
 
 def prepare(options: RunOptions) -> Job:
     """Resolve every name and read every specification. Raises UsageError of all kinds; loads no weights."""
-    grid = parse(options.lengths, options.depths, options.trials)
+    grid = parse(options.lengths, options.depths, adaptive.START if options.adaptive else options.trials)
     adapter, source = resolve_model(options.model)
     task_module = load("tasks", options.task)
     declared = option_names(adapter.Options)
@@ -142,7 +152,21 @@ def prepare(options: RunOptions) -> Job:
         "tokenizer": model.tokenizer.fingerprint,
         "score": score,
     }
-    return Job(options, model, task, task_settings, grid, builder, score, settings)
+    rule = _rule(options, grid, model.limit) if options.adaptive else None
+    if rule:
+        # Not the budget: the rounds of a larger one begin with those of a smaller one.
+        settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
+    return Job(options, model, task, task_settings, grid, builder, score, settings, rule)
+
+
+def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
+    bounded = limit is not None and not options.beyond_limit
+    lengths = [length for length in grid.lengths if not bounded or length <= (limit or 0)]
+    cells = len(lengths) * len(grid.depths)
+    budget = adaptive.AVERAGE * cells if options.budget is None else options.budget
+    rule = adaptive.Rule(options.half_width, options.threshold, budget)
+    rule.check(cells)
+    return rule
 
 
 def grid_settings(grid: Grid) -> dict[str, Any]:
@@ -204,8 +228,15 @@ class _Runner:
         self.clock = Clock()
         self.load_seconds = 0.0
         self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
-        self.own = dict(zip((s.id for s in job.plan.samples), job.plan.own_tokens, strict=True))
+        self.own: dict[str, int] = {}
         self.by_id = {s.id: s for s in job.samples}
+        self._register(job.plan)
+        self.rounds: dict[tuple[tuple[Cell, int], ...], Plan] = {}
+        self.plans: list[Plan] = []
+        self.tried: set[str] = set()
+        """Samples answered in this sitting, with or without a score."""
+        self.verified = False
+        """Whether this sitting has verified sharing, with whatever result."""
 
     def run(self) -> str:
         """Answer what has no answer yet. Returns the exit state."""
@@ -219,7 +250,8 @@ class _Runner:
                     ),
                     "none",
                 )
-        pending = [s for s in job.plan.samples if self._open(s)]
+        planned = [s for plan_ in self.plans for s in plan_.samples]
+        pending = [s for s in planned if self._open(s)]
         unverified = job.options.share != "always" and "verification" not in self.directory.manifest
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
@@ -227,11 +259,13 @@ class _Runner:
                 f"{left_out} of {len(job.samples)} samples are longer than the model's {job.model.limit} positions: "
                 "`over_limit` (run them with --beyond-limit)"
             )
-        if self.directory.rows and len(pending) < len(job.plan.samples):
+        if self.directory.rows and len(pending) < len(planned):
             self.say(
-                f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered"
+                f"resuming {self.directory.path}: {len(planned) - len(pending)} of {len(planned)} samples are answered"
             )
         if pending or (unverified and job.plan.samples):
+            self._answer(pending)
+        while job.rule and (pending := self._next_round()):
             self._answer(pending)
         state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
         self.close(state)
@@ -251,8 +285,75 @@ class _Runner:
             exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
         )
 
+    def _next_round(self) -> list[Sample]:
+        """What an adaptive run asks next; nothing when it is done. The manifest says how it came to that."""
+        self._lay_out()
+        self.directory.write_manifest(**self._extent())
+        pending = [
+            s for plan_ in self.plans for s in plan_.samples if self._open(s) and s.id not in self.tried
+        ]
+        if pending:
+            cells = len({s.cell for s in pending})
+            self.say(f"round {len(self.plans)}: {len(pending)} more samples in {cells} cells")
+        return pending
+
+    def _lay_out(self) -> None:
+        """Plan the rounds that follow from the answers so far; each has its own prefix tree."""
+        job = self.job
+        self.plans = [job.plan]
+        if job.rule is None:
+            return
+        rows = self.directory.rows.values()
+        scores = {(Cell(row["length"], float(row["depth"])), row["trial"]): row["score"] for row in rows}
+        cells = dict.fromkeys(s.cell for s in job.plan.samples)
+        self.state = adaptive.replay(job.rule, cells, scores)
+        longest = max(job.grid.lengths)
+        for batch in map(tuple, self.state.rounds[1:]):
+            if batch not in self.rounds:
+                self.rounds[batch] = plan(job.builder.sample(cell, trial, longest) for cell, trial in batch)
+                self._register(self.rounds[batch])
+            self.plans.append(self.rounds[batch])
+
+    def _register(self, plan_: Plan) -> None:
+        self.own |= zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True)
+        self.by_id |= {s.id: s for s in plan_.samples}
+
+    def _extent(self) -> dict[str, Any]:
+        """For the manifest: how much the run asks and reads, as far as that is known."""
+        job = self.job
+        later = sum(len(plan_.samples) for plan_ in self.plans[1:])
+        naive = sum(plan_.naive_tokens for plan_ in self.plans)
+        planned = naive if self._sharing_failed else sum(plan_.planned_tokens for plan_ in self.plans)
+        extent = {"samples": len(job.samples) + later, "naive_tokens": naive, "planned_tokens": planned}
+        return extent | ({"adaptive": self._decisions(job.rule)} if job.rule else {})
+
+    def _decisions(self, rule: adaptive.Rule) -> dict[str, Any]:
+        asked = Counter(cell for batch in self.state.rounds for cell, _ in batch)
+        stopped = self.state.stopped
+        return {
+            **asdict(rule),
+            "start": adaptive.START,
+            "complete": self.state.complete,
+            "samples": self.state.samples,
+            "rounds": [
+                {
+                    "cells": len({s.cell for s in plan_.samples}),
+                    "samples": len(plan_.samples),
+                    "naive_tokens": plan_.naive_tokens,
+                    "planned_tokens": plan_.planned_tokens,
+                }
+                for plan_ in self.plans
+            ],
+            "stopped": dict(sorted(Counter(stopped.values()).items())),
+            "cells": [
+                {"length": cell.length, "depth": cell.depth, "asked": n, "stopped": stopped.get(cell)}
+                for cell, n in sorted(asked.items())
+            ],
+        }
+
     def _describe(self) -> None:
         job = self.job
+        self._lay_out()
         self.directory.write_manifest(
             options=asdict(job.options),
             model=job.options.model,
@@ -264,10 +365,8 @@ class _Runner:
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
             training_length=job.model.training_length,
             limit=job.model.limit,
-            samples=len(job.samples),
-            naive_tokens=job.plan.naive_tokens,
-            planned_tokens=job.plan.planned_tokens,
             exit_state="running",
+            **self._extent(),
         )
 
     def _open(self, sample: Sample) -> bool:
@@ -284,11 +383,8 @@ class _Runner:
     def _answer(self, pending: list[Sample]) -> None:
         job = self.job
         if isinstance(job.model, Oracle):
-            job.model.teach(job.samples)
-        start = time.perf_counter()
-        session = job.model.session()
-        self.load_seconds = time.perf_counter() - start
-        self._remember_weights()
+            job.model.teach(tuple(self.by_id.values()))
+        session = self._session
         asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
         walk = Walk(asker, self.clock)
         if self._sharing_failed:
@@ -302,7 +398,8 @@ class _Runner:
             self.directory.write_manifest(
                 prefill="shared", verification={"state": "not asked", "why": "--share always"}
             )
-        elif self.directory.manifest.get("verification", {}).get("state") != "passed":
+        elif not self.verified and self.directory.manifest.get("verification", {}).get("state") != "passed":
+            self.verified = True
             chosen = [job.plan.samples[i] for i in verification(job.plan, session.chunk)]
             verifier.samples = {s.id: s for s in chosen}
             walk.keep = frozenset(verifier.samples)
@@ -318,6 +415,15 @@ class _Runner:
                 self.say(
                     "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
                 )
+
+    @cached_property
+    def _session(self) -> Session:
+        """The model's session, whose weights are loaded once."""
+        start = time.perf_counter()
+        session = self.job.model.session()
+        self.load_seconds = time.perf_counter() - start
+        self._remember_weights()
+        return session
 
     def _collect(
         self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None
@@ -350,10 +456,12 @@ class _Runner:
             f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
         )
         self.directory.write_manifest(
-            prefill="whole", verification=verifier.result(), planned_tokens=self.job.plan.naive_tokens
+            prefill="whole",
+            verification=verifier.result(),
+            planned_tokens=self.directory.manifest["naive_tokens"],
         )
         walk.keep, walk.between = frozenset(), bool
-        self._collect(walk, "whole", list(self.job.plan.samples))
+        self._collect(walk, "whole", [s for plan_ in self.plans for s in plan_.samples])
 
     def _remember_weights(self) -> None:
         """Say in the manifest what answered; refuse to go on with other weights than those that began."""
@@ -368,6 +476,7 @@ class _Runner:
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.by_id[answer.sample_id]
+        self.tried.add(sample.id)
         row = {
             "id": sample.id,
             "attempt": self.directory.next_attempt(sample.id),
@@ -377,6 +486,7 @@ class _Runner:
             "actual_depth": round(sample.actual_depth, 4),
             "trial": sample.trial,
             "tokens": len(sample.prompt),
+            "needle_at": sample.needle_at,
             "needle": sample.needle,
             "around": sample.around,
             "question": sample.question,
@@ -409,6 +519,7 @@ def cost(job: Job) -> dict[str, Any]:
         "depths": list(job.grid.depths),
         "cells": len(job.grid.lengths) * len(job.grid.depths),
         "prompts": len(job.samples),
+        **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
         "over_limit": len(job.samples) - len(plan_.samples),
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
