@@ -1,8 +1,8 @@
 """`--adaptive`: which samples to ask next, as a pure function of the answers so far.
 
 Every cell starts with a few trials. After each round a cell stops when its interval is narrow, or lies wholly above or
-below the threshold; the others go on to their next look, those first whose interval shrinks most for a sample, while the
-budget lasts. The intervals are `nih.stats.repeated`, which hold whatever made a cell stop.
+below the threshold; the others go on to their next look, those with the widest intervals first, while the budget lasts.
+The intervals are `nih.stats.repeated`, which hold whatever made a cell stop.
 
 Nothing is remembered but the journal: the rounds are played again from the first one, so a run that was killed anywhere
 decides what it would have decided. A round under a small budget is the beginning of the same round under a larger one, so
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nih.errors import UsageError
-from nih.stats import LOOKS, repeated
+from nih.stats import LOOKS, Stopping, repeated
 from nih.types import Cell
 
 START = LOOKS[0]
@@ -28,11 +28,9 @@ Scores = Mapping[tuple[Cell, int], float | None]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """When to stop. Raises UsageError for a rule that cannot work."""
+class Rule(Stopping):
+    """When cells stop, and the run."""
 
-    half_width: float
-    threshold: float
     budget: int
     """Samples in all."""
 
@@ -46,18 +44,6 @@ class Rule:
             raise UsageError(
                 f"--budget {self.budget} does not give {START} samples to each of {cells} cells; type at least {START * cells}"
             )
-
-    def stop(self, scores: Sequence[float]) -> str | None:
-        """Why a cell with these scores needs no more: `narrow`, `above`, `below`, `last look`, or None."""
-        n = len(scores)
-        low, high = repeated(math.fsum(scores), n)
-        if high - low <= 2 * self.half_width:
-            return "narrow"
-        if low > self.threshold:
-            return "above"
-        if high < self.threshold:
-            return "below"
-        return "last look" if n >= LOOKS[-1] else None
 
 
 @dataclass
@@ -102,14 +88,18 @@ def _next(
     rule: Rule, state: State, asked: Mapping[Cell, int], last: Sequence[tuple[Cell, int]], scores: Scores
 ) -> list[tuple[Cell, int]]:
     """Stop the cells of the last round that need no more, and lay out the next round."""
-    ready = {cell: [s for t in range(asked[cell]) if (s := scores[cell, t]) is not None] for cell in asked}
+    ready = {}
+    for cell in asked:
+        if cell not in state.stopped:
+            found = [scores[cell, trial] for trial in range(asked[cell])]
+            ready[cell] = [score for score in found if score is not None]
     for cell in dict.fromkeys(cell for cell, _ in last):
         unscored = all(scores[sample] is None for sample in last if sample[0] == cell)
-        reason = "no score" if unscored else rule.stop(ready[cell])
+        reason = "no score" if unscored else rule.reason(math.fsum(ready[cell]), len(ready[cell]))
         if reason:
             state.stopped[cell] = reason
-    going = [cell for cell in asked if cell not in state.stopped]
-    going.sort(key=lambda cell: (-_gain(ready[cell], _following(asked[cell])), cell))
+    going = [cell for cell in ready if cell not in state.stopped]
+    going.sort(key=lambda cell: (-_width(ready[cell]), cell))
     left = rule.budget - state.samples
     batch = []
     for cell in going:
@@ -124,11 +114,6 @@ def _following(asked: int) -> int:
     return next((look for look in LOOKS if look > asked), asked)
 
 
-def _gain(scores: Sequence[float], following: int) -> float:
-    """By how much a cell's interval is expected to shrink, for each sample up to its next look."""
-    n, more = len(scores), following - len(scores)
-    rate = (math.fsum(scores) + 0.5) / (
-        n + 1
-    )  # smoothed, so that a cell that is all right may still turn out otherwise
-    now, then = repeated(rate * n, n), repeated(rate * (n + more), n + more)
-    return ((now[1] - now[0]) - (then[1] - then[0])) / more if more > 0 else 0.0
+def _width(scores: Sequence[float]) -> float:
+    low, high = repeated(math.fsum(scores), len(scores))
+    return high - low

@@ -80,9 +80,9 @@ def cells(run: StoredRun | Path, score: str | None = None) -> pd.DataFrame:
         groups.setdefault((row["task"], Cell(row["length"], float(row["depth"]))), []).append(row)
     tasks = list(dict.fromkeys(task for task, _ in groups))
     keys = sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))
-    model, adaptive = str(run.manifest.get("model", "")), stats.is_adaptive(run.manifest)
+    model, stopping = str(run.manifest.get("model", "")), stats.stopping_of(run.manifest)
     table = pd.DataFrame(
-        [_cell(model, task, cell, groups[task, cell], adaptive) for task, cell in keys],
+        [_cell(model, task, cell, groups[task, cell], stopping) for task, cell in keys],
         columns=list(CELL_COLUMNS),
     )
     return table.astype(
@@ -149,10 +149,12 @@ def _grid(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Cell]]:
                 yield task, Cell(int(length), float(depth))
 
 
-def _cell(model: str, task: str, cell: Cell, rows: list[dict[str, Any]], adaptive: bool) -> dict[str, Any]:
+def _cell(
+    model: str, task: str, cell: Cell, rows: list[dict[str, Any]], stopping: stats.Stopping | None
+) -> dict[str, Any]:
     scores = [row["score"] for row in rows if row["score"] is not None]
     likelihoods = [row["nll"] for row in rows if row["nll"] is not None and row["status"] == "ok"]
-    total = stats.mean([scores], adaptive)
+    total = stats.mean([scores], stopping)
     # math.fsum: sums that do not depend on the order in which samples came.
     return {
         "model": model,

@@ -4,8 +4,9 @@ Everything is a pure function of journal rows. Two designs give two kinds of int
 
 - A run of fixed trials: every sample counts alike; Wilson's interval, or a bootstrap where scores are fractions (`nih.score`).
 - An adaptive run looked at the answers before it asked for more, so an interval made for a fixed n would undercover. Its
-  cells get repeated intervals (`repeated`), which hold at every look at once, and so whatever rule stopped them. Cells of
-  one length have different n there, so a length's accuracy is the mean of its cells' accuracies, each weighing the same.
+  cells get repeated intervals (`repeated`), which hold at every look at once, and so whatever rule stopped them. What pools
+  cells (a length, a depth, the run) is the mean over cells, each weighing the same however often it was asked, of estimates
+  that the stopping does not bias (`unbiased`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.special import xlogy
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from nih.grid import format_length
 from nih.score import Interval, interval
@@ -82,6 +83,63 @@ def _repeated(mean: float, n: float, most: float) -> tuple[float, float]:
     return (edge(0.0) if mean > 0 else 0.0), (edge(1.0) if mean < 1 else 1.0)
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """When a cell of an adaptive run needs no more samples."""
+
+    half_width: float
+    threshold: float
+
+    def reason(self, correct: float, n: int) -> str | None:
+        """`narrow`, `above` or `below` the threshold, `last look`, or None: go on."""
+        low, high = repeated(correct, n)
+        if high - low <= 2 * self.half_width:
+            return "narrow"
+        if low > self.threshold:
+            return "above"
+        if high < self.threshold:
+            return "below"
+        return "last look" if n >= LOOKS[-1] else None
+
+
+def unbiased(correct: float, n: int, stopping: Stopping) -> float:
+    """Accuracy of one cell that was stopped by this rule, without the bias of having stopped at a good moment.
+
+    A cell that begins badly is stopped early and keeps its bad mean, while one that begins well goes on: means of stopped
+    cells are off to one side, and averaging over cells does not help. The first samples are asked in any case, so their
+    mean is unbiased; this is its expectation given (correct, n), by counting the ways there that pass no stop (Girshick,
+    Mosteller, Savage 1946, Ann. Math. Stat. 17:13). The mean itself where scores are fractions, or where no way leads
+    there: the run was scored anew, or samples failed.
+    """
+    if n <= LOOKS[0] or correct != int(correct):
+        return correct / n
+    return _unbiased(int(correct), n, stopping)
+
+
+@cache
+def _unbiased(correct: int, n: int, stopping: Stopping) -> float:
+    rate = (correct + 0.5) / (n + 1)  # any rate gives the same ratio; this one loses no digits
+    start = LOOKS[0]
+    ways = binom.pmf(np.arange(start + 1), start, rate)
+    right_first = ways * np.arange(start + 1) / start
+    at = start
+    for look in [*(look for look in LOOKS if start < look < n), n]:
+        ways, right_first = (
+            np.convolve(
+                np.where(_stops(at, stopping), 0, kind), binom.pmf(np.arange(look - at + 1), look - at, rate)
+            )
+            for kind in (ways, right_first)
+        )
+        at = look
+    return float(right_first[correct] / ways[correct]) if ways[correct] > 0 else correct / n
+
+
+@cache
+def _stops(n: int, stopping: Stopping) -> npt.NDArray[np.bool_]:
+    """Whether a cell stops after n samples, for each number of right ones (n + 1,)."""
+    return np.array([stopping.reason(correct, n) is not None for correct in range(n + 1)])
+
+
 class Mean(NamedTuple):
     """A mean score with its interval."""
 
@@ -90,7 +148,7 @@ class Mean(NamedTuple):
     correct: float
     """Sum of their scores."""
     accuracy: float
-    """NaN where n = 0. Fixed trials: correct / n. Adaptive: the mean over cells of their means."""
+    """NaN where n = 0. correct / n for fixed trials and for one cell, else the mean over cells of `unbiased`."""
     interval: Interval
     weight: float
     """Equally weighted samples that would say as much: n, or less where cells have different n."""
@@ -110,17 +168,20 @@ class Mean(NamedTuple):
         }
 
 
-def mean(cells: Iterable[Sequence[float]], adaptive: bool = False) -> Mean:
-    """Mean of the scores of some cells; cells without scores are left out. One cell is a list of one."""
+def mean(cells: Iterable[Sequence[float]], stopping: Stopping | None = None) -> Mean:
+    """Mean of the scores of some cells; cells without scores are left out. `stopping` is an adaptive run's."""
     scored = [scores for scores in cells if len(scores)]
     scores = [score for cell in scored for score in cell]
     n, correct = len(scores), math.fsum(scores)
     if not n:
-        return Mean(0, 0.0, math.nan, Interval(0.0, 1.0, "repeated" if adaptive else "wilson"), 0.0, 0.0)
+        return Mean(0, 0.0, math.nan, Interval(0.0, 1.0, "repeated" if stopping else "wilson"), 0.0, 0.0)
     looks = len(scored) / math.fsum(1 / len(cell) for cell in scored)
-    if not adaptive:
+    if stopping is None:
         return Mean(n, correct, correct / n, interval(scores, CONFIDENCE), n, looks)
-    accuracy = math.fsum(math.fsum(cell) / len(cell) for cell in scored) / len(scored)
+    accuracy = correct / n
+    if len(scored) > 1:
+        estimates = [unbiased(math.fsum(cell), len(cell), stopping) for cell in scored]
+        accuracy = math.fsum(estimates) / len(scored)
     weight = len(scored) * looks
     low, high = repeated(accuracy * weight, weight, looks)
     return Mean(n, correct, accuracy, Interval(low, high, "repeated"), weight, looks)
@@ -155,7 +216,9 @@ class EffectiveLength:
 
 
 def effective_length(
-    lengths: Mapping[int, Iterable[Sequence[float]]], threshold: float = THRESHOLD, adaptive: bool = False
+    lengths: Mapping[int, Iterable[Sequence[float]]],
+    threshold: float = THRESHOLD,
+    stopping: Stopping | None = None,
 ) -> EffectiveLength:
     """Effective length with a 95 % interval, from the scores of each length's cells. Lengths without scores are skipped.
 
@@ -171,14 +234,15 @@ def effective_length(
     means, pools = {}, {}
     for length in sorted(lengths):
         cells = [list(cell) for cell in lengths[length]]
-        summary = mean(cells, adaptive)
+        summary = mean(cells, stopping)
         if summary.n:
             means[length], pools[length] = summary, [score for cell in cells for score in cell]
     measured = tuple(means)
     tail = (1 - CONFIDENCE) / 2
     each = 1 - (1 - tail) ** (1 / max(len(measured), 1))
     ends = {
-        length: _bootstrap(means[length], pools[length], adaptive, (tail, 1 - each)) for length in measured
+        length: _bootstrap(means[length], pools[length], stopping is not None, (tail, 1 - each))
+        for length in measured
     }
     return EffectiveLength(
         threshold,
@@ -186,7 +250,7 @@ def effective_length(
         _reach(measured, [min(ends[at][0], means[at].accuracy) >= threshold for at in measured]),
         _reach(measured, [max(ends[at][1], means[at].accuracy) >= threshold for at in measured]),
         measured,
-        "bootstrap, repeated" if adaptive else "bootstrap",
+        "bootstrap, repeated" if stopping else "bootstrap",
     )
 
 
@@ -202,14 +266,18 @@ def _bootstrap(
     """Quantiles of the drawn means of one length."""
     if adaptive or set(scores) <= {0.0, 1.0}:
         n = summary.weight / (_design_effect(summary.looks) if adaptive else 1.0)
-        right = summary.accuracy * n
-        low, high = beta.ppf(quantiles, right + 0.5, n - right + 0.5)
-        return float(low), float(high)
+        return _beta_quantiles(summary.accuracy * n, n, quantiles)
     # Equal scores weigh as one: a Dirichlet's weights add up to a Dirichlet.
     values, counts = np.unique([*scores, 0.0, 1.0], return_counts=True)
     counts = counts - 0.5 * ((values == 0.0) | (values == 1.0))
     drawn = np.random.default_rng(0).dirichlet(counts, _DRAWS) @ values
     low, high = np.quantile(drawn, quantiles)
+    return float(low), float(high)
+
+
+@cache
+def _beta_quantiles(right: float, n: float, quantiles: tuple[float, float]) -> tuple[float, float]:
+    low, high = beta.ppf(quantiles, right + 0.5, n - right + 0.5)
     return float(low), float(high)
 
 
@@ -222,9 +290,10 @@ def _design_effect(looks: float) -> float:
 # Tables of a run
 
 
-def is_adaptive(manifest: Mapping[str, Any]) -> bool:
-    """Whether the run was made with `--adaptive`."""
-    return bool(manifest.get("adaptive"))
+def stopping_of(manifest: Mapping[str, Any]) -> Stopping | None:
+    """The rule of a run that was made with `--adaptive`; None for fixed trials."""
+    rule = manifest.get("adaptive")
+    return Stopping(float(rule["half_width"]), float(rule["threshold"])) if rule else None
 
 
 def threshold(manifest: Mapping[str, Any]) -> float:
@@ -251,7 +320,7 @@ def _by(
         own = [row for row in rows if row["task"] == task]
         for value in sorted({*asked, *(kind(row[axis]) for row in own)}):
             here = [row for row in own if row[axis] == value]
-            records.append({"task": task, axis: value, **_record(here, is_adaptive(manifest))})
+            records.append({"task": task, axis: value, **_record(here, stopping_of(manifest))})
     return records
 
 
@@ -272,7 +341,7 @@ def by_distance(manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[s
                     "task": task,
                     "from": start if start >= _FIRST_BIN else 0,
                     "below": stop,
-                    **_record(here, is_adaptive(manifest)),
+                    **_record(here, stopping_of(manifest)),
                 }
             )
     return records
@@ -297,13 +366,13 @@ def effective_lengths(manifest: Mapping[str, Any], rows: Sequence[Row]) -> dict[
         lengths: dict[int, list[list[float]]] = {}
         for cell, scores in _cells([row for row in rows if row["task"] == task]).items():
             lengths.setdefault(cell[1].length, []).append(scores)
-        found[task] = effective_length(lengths, threshold(manifest), is_adaptive(manifest))
+        found[task] = effective_length(lengths, threshold(manifest), stopping_of(manifest))
     return found
 
 
 def overall(manifest: Mapping[str, Any], rows: Sequence[Row]) -> Mean:
     """Mean score of everything that was scored, of all tasks."""
-    return mean(_cells(rows).values(), is_adaptive(manifest))
+    return mean(_cells(rows).values(), stopping_of(manifest))
 
 
 def summary(manifest: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
@@ -312,8 +381,8 @@ def summary(manifest: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     parts = {task: [row for row in rows if row["task"] == task] for task in effective}
     return {
         "confidence": CONFIDENCE,
-        "adaptive": is_adaptive(manifest),
-        "weighting": "cells" if is_adaptive(manifest) else "samples",
+        "adaptive": stopping_of(manifest) is not None,
+        "weighting": "cells" if stopping_of(manifest) else "samples",
         "overall": overall(manifest, rows).fields(),
         "tasks": {
             task: {
@@ -344,6 +413,6 @@ def _cells(rows: Iterable[Row]) -> dict[tuple[str, Cell], list[float]]:
     return {key: sorted(cells[key]) for key in sorted(cells)}
 
 
-def _record(rows: Sequence[Row], adaptive: bool) -> dict[str, Any]:
-    found = mean(_cells(rows).values(), adaptive)
+def _record(rows: Sequence[Row], stopping: Stopping | None) -> dict[str, Any]:
+    found = mean(_cells(rows).values(), stopping)
     return {**found.fields(), "errors": sum(row["status"] in FAILURES for row in rows)}
