@@ -103,6 +103,8 @@ def run(options: RunOptions) -> None:
 
     finished = evaluate(options, tell=_say)
     Console(stderr=True).print(terminal.heatmap(finished.cells))
+    for line in finished.headline:
+        _say(line)
     typer.echo(str(finished.path))
     if finished.exit_state == "incomplete":
         _say("some samples have no score (oom, timeout or error); the same command tries them again")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from nih import store
+from nih import adaptive, store
 from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
 from nih.haystack import open_source
@@ -26,7 +27,7 @@ from nih.registry import build_options, deciding, load, option_names, resolve_mo
 from nih.score import check, score_answer
 from nih.settings import Assigned, RunOptions, assign
 from nih.submit import submit
-from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, Sample, Task
+from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, Sample, Session, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -56,6 +57,8 @@ class Job:
     score: str
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
+    rule: adaptive.Rule | None = None
+    """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round."""
 
     @property
     def engine(self) -> Engine | None:
@@ -100,6 +103,13 @@ class Run:
 
         return samples(self.path)
 
+    @property
+    def headline(self) -> list[str]:
+        """Accuracy and effective length in words, with their intervals."""
+        from nih.report import headline
+
+        return headline(self.path)
+
     def heatmap(self, ax: Axes | None = None) -> Axes:
         """Draw depth x length."""
         from nih.report import heatmap
@@ -109,7 +119,7 @@ class Run:
 
 def prepare(options: RunOptions) -> Job:
     """Resolve every name and read every specification. Raises UsageError of all kinds; loads no weights."""
-    grid = parse(options.lengths, options.depths, options.trials)
+    grid = parse(options.lengths, options.depths, adaptive.START if options.adaptive else options.trials)
     task_module = load("tasks", options.task)
     model, chosen = _open(options, max(grid.lengths), option_names(task_module.Options))
     task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
@@ -141,7 +151,21 @@ def prepare(options: RunOptions) -> Job:
         "tokenizer": model.tokenizer.fingerprint,
         "score": score,
     }
-    return Job(options, model, task, task_settings, grid, builder, score, settings)
+    rule = _rule(options, grid, model.limit) if options.adaptive else None
+    if rule:
+        # Not the budget: the rounds of a larger one begin with those of a smaller one.
+        settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
+    return Job(options, model, task, task_settings, grid, builder, score, settings, rule)
+
+
+def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
+    bounded = limit is not None and not options.beyond_limit
+    lengths = [length for length in grid.lengths if not bounded or length <= (limit or 0)]
+    cells = len(lengths) * len(grid.depths)
+    budget = adaptive.AVERAGE * cells if options.budget is None else options.budget
+    rule = adaptive.Rule(options.half_width, options.threshold, budget)
+    rule.check(cells)
+    return rule
 
 
 def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Model | Engine, Assigned]:
@@ -243,13 +267,15 @@ class _Runner:
         self.clock = Clock()
         self.load_seconds = 0.0
         self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
-        self.by_id = {s.id: s for s in job.samples}
-
-    @cached_property
-    def own(self) -> dict[str, int]:
+        self.own: dict[str, int] = {}
         """Tokens of the plan that serve a sample's cell alone, by id."""
-        plan_ = self.job.plan
-        return dict(zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True))
+        self.by_id = {s.id: s for s in job.samples}
+        self.rounds: dict[tuple[tuple[Cell, int], ...], Plan] = {}
+        self.plans: list[Plan] = []
+        self.tried: set[str] = set()
+        """Samples answered in this sitting, with or without a score."""
+        self.verified = False
+        """Whether this sitting has verified sharing, with whatever result."""
 
     def run(self) -> str:
         """Answer what has no answer yet. Returns the exit state."""
@@ -266,7 +292,8 @@ class _Runner:
     def _through(self, engine: Engine) -> None:
         """Answer through an engine, which is started only if a sample is open. Its limit may be known from then on."""
         try:
-            if not any(map(self._open, self.job.samples)):
+            # Of an adaptive run, the rounds that follow are only known once it goes on.
+            if self.job.rule is None and not any(map(self._open, self.job.samples)):
                 self.say(f"resuming {self.directory.path}: all samples are answered")
                 return
             self._describe()
@@ -309,7 +336,8 @@ class _Runner:
                     ),
                     "none",
                 )
-        pending = [s for s in job.plan.samples if self._open(s)]
+        planned = [s for plan_ in self.plans for s in plan_.samples]
+        pending = [s for s in planned if self._open(s)]
         unverified = (
             job.engine is None
             and job.options.share != "always"
@@ -321,11 +349,13 @@ class _Runner:
                 f"{left_out} of {len(job.samples)} samples are longer than the model's {job.model.limit} positions: "
                 "`over_limit` (run them with --beyond-limit)"
             )
-        if self.directory.rows and len(pending) < len(job.plan.samples):
+        if self.directory.rows and len(pending) < len(planned):
             self.say(
-                f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered"
+                f"resuming {self.directory.path}: {len(planned) - len(pending)} of {len(planned)} samples are answered"
             )
         if pending or (unverified and job.plan.samples):
+            answer(pending)
+        while job.rule and (pending := self._next_round()):
             answer(pending)
 
     def close(self, state: str) -> None:
@@ -342,6 +372,73 @@ class _Runner:
             exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
         )
 
+    def _next_round(self) -> list[Sample]:
+        """What an adaptive run asks next; nothing when it is done. The manifest says how it came to that."""
+        self._lay_out()
+        self.directory.write_manifest(**self._extent())
+        pending = [
+            s for plan_ in self.plans for s in plan_.samples if self._open(s) and s.id not in self.tried
+        ]
+        if pending:
+            cells = len({s.cell for s in pending})
+            self.say(f"round {len(self.plans)}: {len(pending)} more samples in {cells} cells")
+        return pending
+
+    def _lay_out(self) -> None:
+        """Plan the rounds that follow from the answers so far; each has its own prefix tree."""
+        job = self.job
+        self.plans = [job.plan]
+        self._register(job.plan)
+        if job.rule is None:
+            return
+        rows = self.directory.rows.values()
+        scores = {(Cell(row["length"], float(row["depth"])), row["trial"]): row["score"] for row in rows}
+        cells = dict.fromkeys(s.cell for s in job.plan.samples)
+        self.state = adaptive.replay(job.rule, cells, scores)
+        longest = max(job.grid.lengths)
+        for batch in map(tuple, self.state.rounds[1:]):
+            if batch not in self.rounds:
+                self.rounds[batch] = plan(job.builder.sample(cell, trial, longest) for cell, trial in batch)
+                self._register(self.rounds[batch])
+            self.plans.append(self.rounds[batch])
+
+    def _register(self, plan_: Plan) -> None:
+        self.own |= zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True)
+        self.by_id |= {s.id: s for s in plan_.samples}
+
+    def _extent(self) -> dict[str, Any]:
+        """For the manifest: how much the run asks and reads, as far as that is known."""
+        job = self.job
+        later = sum(len(plan_.samples) for plan_ in self.plans[1:])
+        naive = sum(plan_.naive_tokens for plan_ in self.plans)
+        planned = naive if self._sharing_failed else sum(plan_.planned_tokens for plan_ in self.plans)
+        extent = {"samples": len(job.samples) + later, "naive_tokens": naive, "planned_tokens": planned}
+        return extent | ({"adaptive": self._decisions(job.rule)} if job.rule else {})
+
+    def _decisions(self, rule: adaptive.Rule) -> dict[str, Any]:
+        asked = Counter(cell for batch in self.state.rounds for cell, _ in batch)
+        stopped = self.state.stopped
+        return {
+            **asdict(rule),
+            "start": adaptive.START,
+            "complete": self.state.complete,
+            "samples": self.state.samples,
+            "rounds": [
+                {
+                    "cells": len({s.cell for s in plan_.samples}),
+                    "samples": len(plan_.samples),
+                    "naive_tokens": plan_.naive_tokens,
+                    "planned_tokens": plan_.planned_tokens,
+                }
+                for plan_ in self.plans
+            ],
+            "stopped": dict(sorted(Counter(stopped.values()).items())),
+            "cells": [
+                {"length": cell.length, "depth": cell.depth, "asked": n, "stopped": stopped.get(cell)}
+                for cell, n in sorted(asked.items())
+            ],
+        }
+
     def _describe(self) -> None:
         job = self.job
         self.directory.write_manifest(
@@ -354,15 +451,12 @@ class _Runner:
             one_haystack=job.options.one_haystack,
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
             training_length=job.model.training_length,
-            samples=len(job.samples),
             exit_state="running",
         )
 
     def _describe_plan(self) -> None:
-        plan_ = self.job.plan
-        self.directory.write_manifest(
-            limit=self.job.model.limit, naive_tokens=plan_.naive_tokens, planned_tokens=plan_.planned_tokens
-        )
+        self._lay_out()
+        self.directory.write_manifest(limit=self.job.model.limit, **self._extent())
 
     def _open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
@@ -381,12 +475,8 @@ class _Runner:
     def _answer(self, pending: list[Sample]) -> None:
         job = self.job
         if isinstance(job.model, Oracle):
-            job.model.teach(job.samples)
-        assert not isinstance(job.model, Engine)
-        start = time.perf_counter()
-        session = job.model.session()
-        self.load_seconds = time.perf_counter() - start
-        self._remember_weights()
+            job.model.teach(tuple(self.by_id.values()))
+        session = self._session
         asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
         walk = Walk(asker, self.clock)
         if self._sharing_failed:
@@ -400,7 +490,8 @@ class _Runner:
             self.directory.write_manifest(
                 prefill="shared", verification={"state": "not asked", "why": "--share always"}
             )
-        elif self.directory.manifest.get("verification", {}).get("state") != "passed":
+        elif not self.verified and self.directory.manifest.get("verification", {}).get("state") != "passed":
+            self.verified = True
             chosen = [job.plan.samples[i] for i in verification(job.plan, session.chunk)]
             verifier.samples = {s.id: s for s in chosen}
             walk.keep = frozenset(verifier.samples)
@@ -416,6 +507,16 @@ class _Runner:
                 self.say(
                     "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
                 )
+
+    @cached_property
+    def _session(self) -> Session:
+        """The model's session, whose weights are loaded once."""
+        start = time.perf_counter()
+        assert not isinstance(self.job.model, Engine)
+        session = self.job.model.session()
+        self.load_seconds = time.perf_counter() - start
+        self._remember_weights()
+        return session
 
     def _collect(
         self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None
@@ -448,10 +549,12 @@ class _Runner:
             f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
         )
         self.directory.write_manifest(
-            prefill="whole", verification=verifier.result(), planned_tokens=self.job.plan.naive_tokens
+            prefill="whole",
+            verification=verifier.result(),
+            planned_tokens=self.directory.manifest["naive_tokens"],
         )
         walk.keep, walk.between = frozenset(), bool
-        self._collect(walk, "whole", list(self.job.plan.samples))
+        self._collect(walk, "whole", [s for plan_ in self.plans for s in plan_.samples])
 
     def _remember_weights(self) -> None:
         """Say in the manifest what answered; refuse to go on with other weights than those that began."""
@@ -466,6 +569,7 @@ class _Runner:
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.by_id[answer.sample_id]
+        self.tried.add(sample.id)
         row = {
             "id": sample.id,
             "attempt": self.directory.next_attempt(sample.id),
@@ -475,6 +579,7 @@ class _Runner:
             "actual_depth": round(sample.actual_depth, 4),
             "trial": sample.trial,
             "tokens": len(sample.prompt),
+            "needle_at": sample.needle_at,
             "needle": sample.needle,
             "around": sample.around,
             "question": sample.question,
@@ -506,6 +611,7 @@ def cost(job: Job) -> dict[str, Any]:
         "depths": list(job.grid.depths),
         "cells": len(job.grid.lengths) * len(job.grid.depths),
         "prompts": len(job.samples),
+        **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
         "over_limit": len(job.samples) - len(plan_.samples),
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,

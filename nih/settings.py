@@ -29,6 +29,15 @@ class RunOptions:
     )
     depths: str = _option("0-100:11", "Where the needle stands, in percent: `0-100:11` or `0,50,100`")
     trials: str = _option("5", "Samples a cell: `5`, or `5,64k:10` for ten from 64k on")
+    adaptive: bool = _option(
+        False, "Start with 3 samples a cell and give more where they teach most, instead of --trials"
+    )
+    half_width: float = _option(0.1, "--adaptive stops a cell when half its 95 % interval is no wider")
+    threshold: float = _option(
+        0.856,
+        "Accuracy that counts for effective length; --adaptive stops cells that are clearly on one side",
+    )
+    budget: int | None = _option(None, "Samples of --adaptive in all; default: 20 a cell on average")
     haystack: str | None = _option(
         None, "`noise`, `prose`, or a file or folder of .txt/.md/.jsonl(.gz); default: the task's"
     )
@@ -83,8 +92,23 @@ class RunOptions:
         for name in ("concurrency", "max_requests"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {count} allows nothing; type at least 1")
+        if not 0 < self.threshold <= 1:
+            raise UsageError(
+                f"--threshold {self.threshold:g} is no accuracy above 0 and up to 1; type for example 0.856"
+            )
+        self._check_adaptive()
         if self.system and not self.chat:
             raise UsageError("--system needs --chat, for only a chat template has a place for it")
+
+    def _check_adaptive(self) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        if self.adaptive and self.trials != defaults["trials"]:
+            raise UsageError(
+                f"--adaptive decides how many samples each cell gets; leave --trials {self.trials} out, or type --budget"
+            )
+        for name in ("half_width", "budget"):
+            if not self.adaptive and getattr(self, name) != defaults[name]:
+                raise UsageError(f"--{name.replace('_', '-')} needs --adaptive; type both, or neither")
 
     @classmethod
     def of(cls, **values: Any) -> RunOptions:

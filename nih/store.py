@@ -51,7 +51,10 @@ _PACKAGES = (
     "matplotlib",
     "seaborn",
 )
-_RUN_FILES = (JOURNAL, "samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html")
+_RUN_FILES = (
+    JOURNAL, "samples.csv", "cells.csv", "lengths.csv", "depths.csv", "distance.csv", "statistics.json", "heatmap.png",
+    "heatmap.svg", "report.html",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
