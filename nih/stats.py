@@ -277,7 +277,7 @@ def _bootstrap(
 
 @cache
 def _beta_quantiles(right: float, n: float, quantiles: tuple[float, float]) -> tuple[float, float]:
-    low, high = beta.ppf(quantiles, right + 0.5, n - right + 0.5)
+    low, high = beta.ppf(np.array(quantiles), right + 0.5, n - right + 0.5)
     return float(low), float(high)
 
 
