@@ -277,8 +277,8 @@ def _bootstrap(
 
 @cache
 def _beta_quantiles(right: float, n: float, quantiles: tuple[float, float]) -> tuple[float, float]:
-    low, high = np.asarray(beta.ppf(quantiles, right + 0.5, n - right + 0.5)).tolist()
-    return low, high
+    low, high = beta.ppf(np.array(quantiles), right + 0.5, n - right + 0.5)
+    return float(low), float(high)
 
 
 def _design_effect(looks: float) -> float:

@@ -219,8 +219,9 @@ def test_tokens_are_those_that_were_read_and_each_round_shares_its_prefixes(
 
 def test_cells_csv_has_repeated_intervals(tmp_path: Path) -> None:
     run = go(tmp_path / "r")
-    for cell in cells_of(run).itertuples():
-        assert (cell.ci_low, cell.ci_high) == repeated(cell.correct, cell.n)
+    table = cells_of(run)
+    bounds = [repeated(float(correct), int(n)) for correct, n in table[["correct", "n"]].to_numpy()]
+    assert table[["ci_low", "ci_high"]].to_numpy().tolist() == [list(pair) for pair in bounds]
     assert run.manifest["report"]["interval"] == "repeated"
 
 
@@ -267,7 +268,12 @@ def test_a_larger_budget_continues_a_run_and_another_rule_does_not(tmp_path: Pat
     assert len(small.rows) == 60 and small.manifest["adaptive"]["stopped"]["budget"] > 0
     large = go(tmp_path / "r", budget=90)
     assert len(large.rows) == 90 and {r["id"] for r in small.rows} < {r["id"] for r in large.rows}
-    for change in ({"half_width": 0.1}, {"threshold": 0.5}, {"adaptive": False, "half_width": 0.1}):
+    changes: list[dict[str, Any]] = [
+        {"half_width": 0.1},
+        {"threshold": 0.5},
+        {"adaptive": False, "half_width": 0.1},
+    ]
+    for change in changes:
         with pytest.raises(SettingsDiffer, match="adaptive"):
             go(tmp_path / "r", **change)
 

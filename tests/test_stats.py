@@ -104,7 +104,7 @@ def test_wilson_would_not() -> None:
 
 def test_repeated_at_its_ends() -> None:
     assert repeated(0, 0) == (0.0, 1.0)
-    assert repeated(8, 8) == (pytest.approx(math.exp(-4 / 8)), 1.0)
+    assert repeated(8, 8) == pytest.approx((math.exp(-4 / 8), 1.0))
     assert repeated(0, 18)[1] == pytest.approx(1 - math.exp(-4 / 18))
 
 
@@ -216,7 +216,7 @@ def test_all_right_is_not_certain() -> None:
 
 
 def test_lengths_without_scores_are_skipped() -> None:
-    cells = {1024: [[1.0] * 50], 2048: [[], []], 4096: [[1.0] * 50]}
+    cells: dict[int, list[list[float]]] = {1024: [[1.0] * 50], 2048: [[], []], 4096: [[1.0] * 50]}
     found = effective_length(cells)
     assert found.length == 4096 and found.measured == (1024, 4096)
     assert effective_length({1024: []}).length is None
@@ -281,7 +281,8 @@ class Answers(dict[tuple[Cell, int], float | None]):
         return True
 
     def __getitem__(self, key: tuple[Cell, int]) -> float:
-        return self.rows[key[0]][key[1]]
+        score: float = self.rows[key[0]][key[1]]
+        return score
 
 
 ADAPTIVE = {"default": (0.1, 20), "wide": (0.2, 12), "short of budget": (0.1, 8)}
@@ -305,16 +306,21 @@ def test_an_adaptive_run_covers_cells_lengths_run_and_effective_length(design: s
             asked[cell] = max(asked[cell], trial + 1)
         scores = {cell: answers.rows[cell][: asked[cell]] for cell in cells}
         by_length = {n: [scores[cell] for cell in cells if cell.length == n] for n in LENGTHS}
-        covered["cells"] += np.mean(
+        covered["cells"] += share(
             [holds(mean([scores[c]], rule), p) for c, p in zip(cells, rates, strict=True)]
         )
-        covered["lengths"] += np.mean(
+        covered["lengths"] += share(
             [holds(mean(by_length[n], rule), p) for n, p in zip(LENGTHS, SCENARIOS[name], strict=True)]
         )
         covered["run"] += holds(mean(scores.values(), rule), float(np.mean(rates)))
         found = effective_length(by_length, THRESHOLD, rule)
         covered["effective"] += place(found.low) <= truth(SCENARIOS[name]) <= place(found.high)
     assert min(covered.values()) >= 0.93 * runs, covered
+
+
+def share(hits: Sequence[bool]) -> float:
+    """How many of them are true, as a share."""
+    return sum(hits) / len(hits)
 
 
 def holds(found: stats.Mean, p: float) -> bool:
