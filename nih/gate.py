@@ -134,7 +134,6 @@ def gate(
 
     Raises SettingsDiffer where the two were not asked the same, UsageError and StoreError where they cannot be read or compared.
     """
-    limits = limits or Limits()
     run, baseline = store.read(run_path), open_baseline(baseline_path)
     if score is not None:
         if isinstance(baseline, Table):
@@ -142,20 +141,25 @@ def gate(
                 f"`--score` needs the answers, and `{baseline_path}` is a table; give the baseline's run folder"
             )
         run, baseline = rescored(run, score), rescored(baseline, score)
+    return compare(run, baseline, limits or Limits())
+
+
+def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
+    """The rules, on runs that were read; the order of their rows does not matter. Raises SettingsDiffer, UsageError."""
     paired, notes = check(run, baseline)
     groups = _groups(run, baseline, paired)
-    if not any(len(group.base) for group in groups):
-        raise UsageError(f"baseline `{baseline_path}` has no scored samples; finish its run, or give another")
+    if not _has_scores(baseline):
+        raise UsageError(f"baseline `{baseline.path}` has no scored samples; finish its run, or give another")
     verdicts = [
         *judge(groups, limits),
         _errors(run, baseline),
         _missing(run, baseline, paired),
-        *([] if limits.max_slowdown is None else [_slowdown(run, baseline, paired, limits)]),
+        *([] if limits.max_slowdown is None else [_slowdown(run, baseline, limits)]),
     ]
     notes += _weak(groups, limits)
     notes += [f"{v.rule} was not judged: {v.detail}" for v in verdicts if v.state == "skip"]
     model = sanitize(str(run.manifest.get("model", "")), lines=False)
-    return Outcome(run_path, baseline_path, model, limits, tuple(verdicts), tuple(notes))
+    return Outcome(run.path, baseline.path, model, limits, tuple(verdicts), tuple(notes))
 
 
 # Accuracy
@@ -181,6 +185,10 @@ def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
     drop, chance = power(overall, limits, _tests(groups))
     if chance >= _ENOUGH:
         return []
+    if drop <= limits.max_drop:
+        return [
+            f"no drop can fail this gate: the baseline's accuracy is {overall.base.mean():.3f}; give a better baseline"
+        ]
     few = f"{len(overall.run)} samples are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
     return [f"{few}; measure run and baseline with more `--trials`"]
 
@@ -192,9 +200,9 @@ def _tests(groups: Sequence[Group]) -> int:
 def judge(groups: Sequence[Group], limits: Limits) -> list[Verdict]:
     """One verdict a group, with the power that its test had."""
     decisions = decide(groups, limits.max_drop, limits.alpha)
-    tests = sum(bool(len(group.run) and len(group.base)) for group in groups)
     return [
-        _verdict(group, decision, limits, tests) for group, decision in zip(groups, decisions, strict=True)
+        _verdict(group, decision, limits, _tests(groups))
+        for group, decision in zip(groups, decisions, strict=True)
     ]
 
 
@@ -267,12 +275,9 @@ def _chance(group: Group, drop: float, level: float, max_drop: float) -> float:
 
 def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
     """Overall, then each length of each task."""
-    ours, theirs = (
-        _scores(run, baseline) if paired and isinstance(baseline, StoredRun) else _apart(run, baseline)
-    )
-    places = sorted(
-        {(task, length) for task, length, _ in theirs} | {(task, length) for task, length, _ in ours}
-    )
+    apart = _apart(run, baseline)
+    ours, theirs = _scores(run, baseline) if paired and isinstance(baseline, StoredRun) else apart
+    places = sorted({(task, length) for side in apart for task, length, _ in side})
     several = len({task for task, _ in places}) > 1
     groups = [Group("overall", _array(ours, None), _array(theirs, None), paired)]
     for task, length in places:
@@ -309,6 +314,12 @@ def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
     return _own(run), theirs
 
 
+def _has_scores(baseline: Baseline) -> bool:
+    if isinstance(baseline, Table):
+        return any(counts.n for counts in baseline.cells.values())
+    return any(row["score"] is not None for row in baseline.rows)
+
+
 def _own(run: StoredRun) -> _Scored:
     return [(r["task"], r["length"], float(r["score"])) for r in run.rows if r["score"] is not None]
 
@@ -321,7 +332,7 @@ def _errors(run: StoredRun, baseline: Baseline) -> Verdict:
     allowed = failures(baseline)
     seen: Counter[Key] = Counter()
     new = []
-    for row in run.rows:
+    for row in sorted(run.rows, key=lambda row: (key(row), row["trial"], row["id"])):
         if row["status"] in FAILURES:
             seen[key(row)] += 1
             if seen[key(row)] > allowed.get(key(row), 0):
@@ -374,7 +385,7 @@ def _at(lengths: Iterable[int]) -> str:
 # Cost
 
 
-def _slowdown(run: StoredRun, baseline: Baseline, paired: bool, limits: Limits) -> Verdict:
+def _slowdown(run: StoredRun, baseline: Baseline, limits: Limits) -> Verdict:
     """The median of the seconds that each sample took over those of the same sample before, by an exact sign test."""
     assert limits.max_slowdown is not None
     if isinstance(baseline, Table):
@@ -403,6 +414,8 @@ def _slowdown(run: StoredRun, baseline: Baseline, paired: bool, limits: Limits) 
 
 def _other_machine(run: StoredRun, baseline: StoredRun) -> str:
     """Why seconds cannot be compared; "" if they can."""
+    if not (run.manifest.get("machine") and baseline.manifest.get("machine")):
+        return "the machine is not known"
     here, there = _machines(run), _machines(baseline)
     if len(here) > 1 or len(there) > 1:
         return "a run was resumed on another machine"

@@ -18,8 +18,7 @@ from scipy import stats
 
 Scores = npt.NDArray[np.float64]
 _RESAMPLES = 9999
-_EXACT = math.floor(math.log2(_RESAMPLES))
-"""Up to so many differences all their signs are enumerated."""
+"""Where there are no more exchanges than this, all are enumerated."""
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -42,12 +41,16 @@ def permutation(run: Scores, base: Scores) -> float:
     differences = np.sort((base - run)[base != run])
     if not len(differences):
         return 1.0
+    if len(differences) == 1:
+        return 0.5 if differences[0] > 0 else 1.0
     return _resampled((differences,), lambda d, axis: np.sum(d, axis=axis), "samples")
 
 
 def permutation_unpaired(run: Scores, base: Scores) -> float:
-    """p-value of the difference of the means of two samples (n,), (m,) under random exchange between them; seeded draws."""
-    if not len(run) or not len(base):
+    """p-value of the difference of the means of two samples (n,), (m,) under random exchange between them; exact or drawn as
+    `permutation`, and 1 where a sample has fewer than two scores.
+    """
+    if min(len(run), len(base)) < 2:
         return 1.0
     return _resampled(
         (np.sort(base), np.sort(run)),
