@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: help demo demo-smollm2 test check bench wheel clean
+.PHONY: help demo demo-smollm2 test check gate baselines bench wheel clean
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
 	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
 	@echo "make check  ruff, mypy --strict, import rules"
+	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
 	@echo "make wheel  build sdist and wheel into dist/"
 
@@ -50,6 +51,14 @@ check: $(VENV)/installed
 	@$(BIN)/mypy
 	@echo "== import rules"
 	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py
+
+gate: $(VENV)/installed
+	@echo "== nih run and nih gate, for each reference model"
+	@NIH=$(BIN)/nih .ci/gate
+
+baselines: $(VENV)/installed
+	@echo "== the reference models' runs in results/baselines/"
+	@NIH=$(BIN)/nih .ci/gate baselines
 
 bench: $(VENV)/installed
 	$(BIN)/nih bench startup

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -154,6 +155,48 @@ def report(
 
     store.annotate(folder, report=write(folder, score))
     typer.echo(str(folder))
+
+
+@app.command("gate")
+@_plain
+def gate(
+    folder: RunFolder,
+    baseline: Annotated[
+        Path, typer.Option(help="Run folder, or its cells.csv, that the run is held against")
+    ],
+    max_drop: Annotated[
+        float, typer.Option(help="Accuracy that may be lost, overall and at any length")
+    ] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Chance of failing a run that is no worse")] = 0.05,
+    max_slowdown: Annotated[
+        float | None, typer.Option(help="Also judge seconds a sample: at most this many times the baseline's")
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="Judge both with this score, without the model")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a rule")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
+    ] = None,
+) -> None:
+    """Fail (exit 1) if a run is worse than its baseline."""
+    from nih import gate_report
+    from nih.gate import Limits
+    from nih.gate import gate as compare
+
+    outcome = compare(folder, baseline, Limits(max_drop, alpha, max_slowdown), score)
+    for note in outcome.notes:
+        _say(f"warning: {note}")
+    for line in gate_report.lines(outcome):
+        typer.echo(line)
+    if junit:
+        gate_report.write(junit, gate_report.junit(outcome), "--junit")
+    if summary:
+        gate_report.write(summary, gate_report.markdown(outcome), "--summary")
+    if step := os.environ.get("GITHUB_STEP_SUMMARY"):
+        gate_report.append(Path(step), gate_report.markdown(outcome))
+    _say(gate_report.headline(outcome))
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 @app.command("list")
