@@ -30,7 +30,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from nih import score as scoring
-from nih import store
+from nih import cost_figure, store
 from nih.errors import UnknownName, UsageError
 from nih.store import StoredRun
 from nih.terminal import State, depth_label, length_label, sanitize, state
@@ -165,7 +165,8 @@ def _cell(model: str, task: str, cell: Cell, rows: list[dict[str, Any]]) -> dict
 
 
 def write(run_path: Path, score: str | None = None) -> dict[str, str]:
-    """Make samples.csv, cells.csv, heatmap.png, heatmap.svg and report.html anew, each replaced in one step.
+    """Make samples.csv, cells.csv, heatmap.png, heatmap.svg, report.html, and cost.png where there is a cost.csv, anew, each replaced in
+    one step.
 
     Returns what the manifest should say of them: the `score` and the `interval` of the overall accuracy. The journal is not touched.
     Raises StoreError, UsageError.
@@ -178,6 +179,10 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     store.write_atomic(run_path / "cells.csv", _csv(table))
     store.write_atomic(run_path / "heatmap.png", png)
     store.write_atomic(run_path / "heatmap.svg", svg)
+    if (run_path / "cost.csv").exists():
+        store.write_atomic(
+            run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
+        )
     store.write_atomic(run_path / "report.html", _page(run, table, svg))
     return {"score": _score_name(run), "interval": overall(run).interval.method}
 

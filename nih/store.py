@@ -51,7 +51,16 @@ _PACKAGES = (
     "matplotlib",
     "seaborn",
 )
-_RUN_FILES = (JOURNAL, "samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html")
+_RUN_FILES = (
+    JOURNAL,
+    "samples.csv",
+    "cells.csv",
+    "heatmap.png",
+    "heatmap.svg",
+    "report.html",
+    "cost.csv",
+    "cost.png",
+)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,11 @@ MAY_IMPORT = {
     "nih.progress": {"nih.plan"},
     "nih.score": set(),
     "nih.store": {"nih"},
+    "nih.peak": set(),
+    "nih.cost": {"nih.grid", "nih.peak"},
+    "nih.cost_figure": {"nih.score", "nih.terminal"},
     "nih.run": {
+        "nih.cost",
         "nih.grid",
         "nih.haystack",
         "nih.plan",
@@ -46,10 +50,12 @@ MAY_IMPORT = {
         "nih.walk",
     },
     "nih.terminal": {"nih.score"},
-    "nih.report": {"nih.grid", "nih.score", "nih.store", "nih.terminal"},
+    "nih.report": {"nih.cost_figure", "nih.grid", "nih.score", "nih.store", "nih.terminal"},
     "nih.doctor": {"nih", "nih.kernels", "nih.registry"},
     "nih.bench": {"nih.kernels", "nih.models", "nih.plan", "nih.run", "nih.settings", "nih.walk"},
     "nih.bench_kernels": {"nih.kernels"},
+    "nih.bench_prefill": {"nih.cost", "nih.cost_figure", "nih.grid", "nih.store"},
+    "nih.bench_worker": {"nih.cost", "nih.peak", "nih.run", "nih.settings"},
 }
 """Beyond the standard library and third parties; nih.types and nih.errors are open to everyone."""
 
