@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from nih import cost, store
 from nih.cost import Machine, Point, Reading
-from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
-from nih.grid import format_length, parse_lengths
+from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UnknownName, UsageError
+from nih.grid import format_length, parse_length, parse_lengths
 
 Tell = Callable[[str], None]
 
@@ -41,12 +41,18 @@ class Request:
     dtype: str = "auto"
     timeout: float | None = None
     """Seconds for one reading; after one that took longer, the model's longer lengths are not tried."""
+    up_to: Sequence[str] = ()
+    """MODEL=LENGTH: the longest length of one model, where the others go further."""
 
     def __post_init__(self) -> None:
         """Raises UsageError, GridError for what would not be found before the models are loaded."""
-        parse_lengths(self.lengths)
         if not self.models:
             raise UsageError("no model given; type for example `--model rwkv --model transformer`")
+        for model in self.models:
+            self.lengths_of(model)
+        for model in self._longest:
+            if model not in self.models:
+                raise UnknownName.of("model in --up-to", model, self.models)
         if self.repeats < 1:
             raise UsageError(f"--repeats {self.repeats} measures nothing; type at least 1")
         if self.new_tokens < 2:
@@ -54,11 +60,27 @@ class Request:
                 f"--new-tokens {self.new_tokens} has no token after the first to take the time of; type at least 2"
             )
 
+    def lengths_of(self, model: str) -> tuple[int, ...]:
+        """The lengths of one model, ascending. Raises GridError, UsageError."""
+        most = self._longest.get(model)
+        lengths = tuple(n for n in parse_lengths(self.lengths) if most is None or n <= most)
+        if not lengths:
+            raise UsageError(
+                f"--up-to leaves `{model}` none of the lengths `{self.lengths}`; type a larger one"
+            )
+        return lengths
+
+    @property
+    def _longest(self) -> dict[str, int]:
+        return {
+            model: parse_length(length) for model, _, length in (pair.rpartition("=") for pair in self.up_to)
+        }
+
     def options(self, model: str) -> dict[str, Any]:
         """The run whose prompts are read: one needle in the middle."""
         return {
             "model": model,
-            "lengths": self.lengths,
+            "lengths": ",".join(map(str, self.lengths_of(model))),
             "depths": "50",
             "trials": "1",
             "max_new_tokens": self.new_tokens,
@@ -163,7 +185,7 @@ def _points(worker: Worker, request: Request, tell: Tell) -> list[Point]:
     except AnswerFailure as failure:
         raise UsageError(f"model `{worker.model}` cannot be loaded: {failure}") from failure
     machine = Machine(*ready["machine"])
-    points = [Point(worker.model, length, machine) for length in parse_lengths(request.lengths)]
+    points = [Point(worker.model, length, machine) for length in request.lengths_of(worker.model)]
     for point in points:
         if point.length not in ready["lengths"]:
             point.status, point.error = "over_limit", f"longer than the model's {ready['limit']} positions"
@@ -240,7 +262,7 @@ def lines(points: Sequence[Point]) -> list[str]:
         what = {"prefill_seconds": "seconds", "peak_bytes": "bytes"}[row["quantity"]]
         span = f"{row['points']} prompts of {row['from_tokens']:,} to {row['to_tokens']:,} tokens"
         told.append(
-            f"{row['model']:14} {what:8} grow with exponent {row['exponent'] + 0.0:.2f} "
-            f"[{row['low'] + 0.0:.2f}, {row['high'] + 0.0:.2f}] over {span}"
+            f"{row['model']:14} {what:8} grow with exponent {row['exponent']:z.2f} "
+            f"[{row['low']:z.2f}, {row['high']:z.2f}] over {span}"
         )
     return told

@@ -24,8 +24,6 @@ from nih.peak import gauge
 from nih.run import prepare
 from nih.settings import RunOptions
 
-_WARM_TOKENS = 4
-
 
 def main() -> None:
     """Serve on the standard streams."""
@@ -61,11 +59,12 @@ def _opened(
     watch = gauge(str(job.model.identity().get("device", "cpu")))
     prompts = {s.cell.length: s for s in job.samples if job.fits(s)}
     if prompts:
-        warmed = _tried(
-            lambda: cost.measure(session, prompts[min(prompts)].prompt.pieces, _WARM_TOKENS, watch)
+        cost.warm_up(
+            session,
+            prompts[min(prompts)],
+            watch,
+            lambda line: print(f"`{options.model}`: {line}", file=sys.stderr),
         )
-        if "error" in warmed:
-            print(f"`{options.model}` failed while it was warmed up: {warmed['error']}", file=sys.stderr)
     send(
         {
             "ready": {
@@ -78,18 +77,16 @@ def _opened(
 
     def read(length: int) -> dict[str, Any]:
         sample = prompts[length]
-        return _tried(
-            lambda: cost.measure(session, sample.prompt.pieces, sample.room, watch, timeout=timeout)
-        )
+        try:
+            return {
+                "reading": asdict(
+                    cost.measure(session, sample.prompt.pieces, sample.room, watch, timeout=timeout)
+                )
+            }
+        except AnswerFailure as failure:
+            return {"status": failure.status, "error": str(failure)}
 
     return read
-
-
-def _tried(read: Callable[[], cost.Reading]) -> dict[str, Any]:
-    try:
-        return {"reading": asdict(read())}
-    except AnswerFailure as failure:
-        return {"status": failure.status, "error": str(failure)}
 
 
 if __name__ == "__main__":

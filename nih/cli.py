@@ -209,6 +209,9 @@ def bench_prefill(
     ] = 64,
     device: str = "auto",
     dtype: str = "auto",
+    up_to: Annotated[
+        list[str] | None, typer.Option(help="MODEL=LENGTH, the longest of one model; repeatable")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for one reading; longer ones are not tried")
     ] = None,
@@ -220,7 +223,7 @@ def bench_prefill(
     """Seconds and bytes of reading a prompt, by length, and the exponents with which they grow."""
     from nih.bench_prefill import Request, prefill
 
-    request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout)
+    request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
     prefill(request, out, ratios=ratios, show=typer.echo, tell=_say)
 
 

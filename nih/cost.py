@@ -48,6 +48,7 @@ SPREAD_COLUMNS = (
 )  # fmt: skip
 """What prefill.csv has beyond them."""
 REPEATS = 3
+_WARM_TOKENS = 4
 LONG_END = 4
 """An exponent is fitted over the lengths from the longest one down to this part of it, and over three of them at least."""
 
@@ -103,8 +104,7 @@ def refuse_without_forward(model: Model) -> None:
     """Raise UsageError for a model that runs no forward pass of its own, whose seconds and bytes would be nobody's."""
     if isinstance(model, Oracle) or not hasattr(model, "session"):
         raise UsageError(
-            f"the cost of `{model.name}` has no meaning, for it runs no forward pass here; "
-            "name another model, or leave out `--cost`"
+            f"the cost of `{model.name}` has no meaning, for it runs no forward pass here; name another `--model`"
         )
 
 
@@ -229,11 +229,18 @@ def of_samples(
         sample = by_length[point.length]
         return measure(session, sample.prompt.pieces, sample.room, watch, whole=whole, timeout=timeout)
 
-    survey([p for p in points if p.status == "ok"][:1], read, 1, tell=lambda _: None)
-    for point in points:
-        point.readings.clear()
+    if fitting := [s for _, s in sorted(by_length.items()) if fits(s)]:
+        warm_up(session, fitting[0], watch, tell)
     survey(points, read, REPEATS, tell)
     return points
+
+
+def warm_up(session: Session, sample: Sample, watch: Gauge, tell: Callable[[str], None]) -> None:
+    """Read a sample once, so that weights are touched and code is compiled before a clock runs. A failure is told."""
+    try:
+        measure(session, sample.prompt.pieces, _WARM_TOKENS, watch)
+    except AnswerFailure as failure:
+        tell(f"warming up failed: {failure.status}, {failure}")
 
 
 def rows(points: Iterable[Point]) -> list[dict[str, Any]]:
@@ -294,21 +301,20 @@ class Exponent(NamedTuple):
     tokens: tuple[int, ...]
     """n of the points that were fitted."""
 
-    def __str__(self) -> str:
-        return f"{self.value + 0.0:.2f}"
 
+def exponent(
+    values: Mapping[int, Sequence[float]], of: Callable[[Sequence[float]], float] = median
+) -> Exponent | None:
+    """Fit log(value) = p log(n) + c by least squares at the long end; None for fewer than two lengths.
 
-def exponent(values: Mapping[int, Sequence[float]]) -> Exponent | None:
-    """Fit log(value) = p log(n) + c by least squares to the medians at the long end; None for fewer than two lengths.
-
-    `values` has the repeats at each n. The long end is what lies within a factor of LONG_END of the longest, and the three longest
+    `values` has the repeats at each n, of which `of` takes the one that counts. The long end is what lies within a factor of LONG_END of the longest, and the three longest
     at least: at short lengths it is the fixed part of a cost that shows. A cost with a fixed part has a smaller exponent than its
     growing part alone, and nears it from below as n grows.
     """
     fitted = _long_end(sorted(values))
     if len(fitted) < 2:
         return None
-    p = _slope(fitted, [median(values[n]) for n in fitted])
+    p = _slope(fitted, [of(values[n]) for n in fitted])
     counts = {len(values[n]) for n in fitted}
     each = (
         [_slope(fitted, [values[n][i] for n in fitted]) for i in range(counts.pop())]
@@ -318,8 +324,13 @@ def exponent(values: Mapping[int, Sequence[float]]) -> Exponent | None:
     return Exponent(p, min(each, default=np.nan), max(each, default=np.nan), tuple(fitted))
 
 
+def time_exponent(values: Mapping[int, Sequence[float]]) -> Exponent | None:
+    """`exponent` of the smallest seconds of each length: whatever else a machine does only ever adds to them."""
+    return exponent(values, min)
+
+
 def memory_exponent(values: Mapping[int, Sequence[float]]) -> Exponent | None:
-    """`exponent` of peak bytes. Less than RESOLUTION counts as RESOLUTION, so that memory which is constant, or too small
+    """`exponent` of the median peak bytes. Less than RESOLUTION counts as RESOLUTION, so that memory which is constant, or too small
     to be seen, has the exponent 0."""
     return exponent({n: [max(v, RESOLUTION) for v in repeats] for n, repeats in values.items()})
 
@@ -330,7 +341,7 @@ def exponents(points: Iterable[Point]) -> list[dict[str, Any]]:
     points = list(points)
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model and p.readings]
-        for quantity, fit in (("prefill_seconds", exponent), ("peak_bytes", memory_exponent)):
+        for quantity, fit in (("prefill_seconds", time_exponent), ("peak_bytes", memory_exponent)):
             fitted = fit({p.readings[0].tokens: [getattr(r, quantity) for r in p.readings] for p in own})
             if fitted is not None:
                 found.append(_exponent_row(model, quantity, fitted))

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from nih.errors import StoreError, UsageError
 from nih.score import wilson
@@ -93,7 +94,7 @@ def _growth(
     for model, look in looks.items():
         own = known[known["model"] == model].sort_values("length")
         fit = fits[(fits["model"] == model) & (fits["quantity"] == quantity)]
-        label = model if fit.empty else f"{model}: exponent {fit.iloc[0]['exponent'] + 0.0:.2f}"
+        label = model if fit.empty else f"{model}: exponent {fit.iloc[0]['exponent']:z.2f}"
         middle = own[quantity] / scale
         bars = [middle - own[f"{short}_min"] / scale, own[f"{short}_max"] / scale - middle]
         ax.errorbar(own["length"], middle, yerr=bars, label=label, capsize=2, **look)
@@ -107,8 +108,8 @@ def _growth(
     _unmeasured(ax, points[points[quantity].isna()], looks)
     if not known.empty and quantity != "ms_per_token":
         _guides(ax, known, quantity, scale)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.legend(loc="upper left")
+    _plain_log(ax.yaxis)
+    ax.legend(loc="best")
 
 
 def _mark_fitted(ax: Axes, own: pd.DataFrame, middle: pd.Series[float], look: dict[str, Any]) -> None:
@@ -117,23 +118,17 @@ def _mark_fitted(ax: Axes, own: pd.DataFrame, middle: pd.Series[float], look: di
 
 
 def _guides(ax: Axes, known: pd.DataFrame, quantity: str, scale: float) -> None:
-    """Slopes 0, 1 and 2 from the cheapest shortest point, behind the curves and inside their frame."""
-    ends = np.array([known["length"].min(), known["length"].max()], float)
+    """What an exponent of 1, and for time of 2, looks like from the cheapest shortest point on; inside the curves' own frame."""
+    shortest, longest = float(known["length"].min()), float(known["length"].max())
     origin = known[quantity].min() / scale
     limits = ax.get_ylim()
-    for power in (1, 2):
-        line = origin * (ends / ends[0]) ** power
-        ax.plot(ends, line, color=_GUIDE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        reached = min(line[1], limits[1] * 0.8)
-        at = ends[0] * (reached / origin) ** (1 / power)
+    for power, label in ((1, "n"), (2, "n²"))[: 1 if quantity == "peak_bytes" else 2]:
+        reach = min(longest, shortest * (limits[1] / origin) ** (1 / power))
+        line = [origin, origin * (reach / shortest) ** power]
+        ax.plot([shortest, reach], line, color=_GUIDE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         ax.annotate(
-            f"n{'²' if power == 2 else ''}",
-            (at, reached),
-            color="#808080",
-            fontsize=8,
-            ha="right",
-            va="bottom",
-        )
+            label, (reach, line[1]), xytext=(-3, 3), textcoords="offset points", color="#808080", fontsize=8, ha="right"
+        )  # fmt: skip
     ax.set_ylim(limits)
 
 
@@ -166,7 +161,7 @@ def _cumulative(ax: Axes, generation: pd.DataFrame, looks: dict[str, dict[str, A
         unit = float(last.min()) or 1.0
     for model, look in looks.items():
         own = generation[generation["model"] == model]
-        for length, style in dict(zip(sorted(set(own["length"]))[:: max(own["length"].nunique() - 1, 1)], ("--", "-"), strict=False)).items():  # fmt: skip
+        for length, style in _ends(own["length"]).items():
             line = own[own["length"] == length].sort_values("token")
             ax.plot(
                 line["token"], line["seconds"] / unit, style, color=look["color"],
@@ -181,6 +176,11 @@ def _cumulative(ax: Axes, generation: pd.DataFrame, looks: dict[str, dict[str, A
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.legend(loc="upper left")
+
+
+def _ends(lengths: pd.Series[int]) -> dict[int, str]:
+    """The shortest length with broken lines and the longest with whole ones."""
+    return {int(lengths.min()): "--", int(lengths.max()): "-"} if len(lengths) else {}
 
 
 # Accuracy
@@ -241,7 +241,7 @@ def _against(
                 length_label(int(length)), (at, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=7, color=looks[name]["color"]
             )  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _plain_log(ax.xaxis)
 
 
 def _priced(folder: Path) -> pd.DataFrame:
@@ -306,6 +306,14 @@ def _length_axis(ax: Axes, lengths: pd.Series[int]) -> None:
     ax.set_xlabel("context length (tokens)")
     ax.set_xticks(places, [length_label(int(n)) for n in places])
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _plain_log(axis: Axis) -> None:
+    """1, 2, 5, 10, 20 ... instead of powers of ten, where the range is short."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _machines(table: pd.DataFrame) -> str:

@@ -29,8 +29,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from nih import score as scoring
 from nih import cost_figure, store
+from nih import score as scoring
 from nih.errors import UnknownName, UsageError
 from nih.store import StoredRun
 from nih.terminal import State, depth_label, length_label, sanitize, state
