@@ -230,7 +230,7 @@ def _against(
     for name, table in tables.items():
         table = table[table[quantity].notna() & table["accuracy"].notna()]
         x = table[quantity] / scale
-        spread = (
+        spread: dict[str, Any] = (
             {"xerr": [x - table[f"{short}_min"] / scale, table[f"{short}_max"] / scale - x]} if short else {}
         )
         bars = [table["accuracy"] - table["ci_low"], table["ci_high"] - table["accuracy"]]

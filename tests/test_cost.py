@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from nih import cost, evaluate, peak, store
 from nih.cost import Machine, Point, Reading
@@ -35,6 +36,7 @@ def reading(tokens: int = 1000, seconds: float = 2.0, peak_bytes: int = 5 << 20,
 # Exponents
 
 
+@settings(deadline=None)
 @given(
     p=st.floats(0, 3),
     scale=st.floats(1e-9, 1e9),
@@ -142,7 +144,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(cost.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr("nih.cost.time.perf_counter", lambda: self.now)
 
 
 class Timed(EchoSession):
@@ -399,6 +401,19 @@ def test_echo_has_no_cost(tmp_path: Path) -> None:
 # Figures
 
 
+def legend(ax: Axes) -> list[str]:
+    found = ax.get_legend()
+    assert found is not None
+    return [text.get_text() for text in found.get_texts()]
+
+
+def first_line(ax: Axes) -> tuple[list[float], list[float]]:
+    """x and y of the first model's points."""
+    container: Any = ax.containers[0]
+    line = container.lines[0]
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
 def priced_run(folder: Path, model: str, device: str = "a processor") -> Path:
     folder.mkdir()
     cells = [
@@ -417,19 +432,18 @@ def priced_run(folder: Path, model: str, device: str = "a processor") -> Path:
 def test_accuracy_stands_against_seconds_and_bytes(tmp_path: Path) -> None:
     runs = [priced_run(tmp_path / name, name) for name in ("a", "b")]
     left, right = cost_against_accuracy(runs).axes
-    assert [t.get_text() for t in left.get_legend().get_texts()] == ["a", "b"]
+    assert legend(left) == ["a", "b"]
     for ax, expected in ((left, [1.024, 2.048]), (right, [1024 * 4096 / 1e6, 2048 * 4096 / 1e6])):
-        line = ax.containers[0].lines[0]
-        assert list(line.get_xdata()) == pytest.approx(expected)
-        assert list(line.get_ydata()) == [1.0, 0.4]
+        x, y = first_line(ax)
+        assert x == pytest.approx(expected) and y == [1.0, 0.4]
     ratios = cost_against_accuracy(runs, ratios=True).axes[0]
-    assert list(ratios.containers[0].lines[0].get_xdata()) == pytest.approx([1, 2])
+    assert first_line(ratios)[0] == pytest.approx([1, 2])
 
 
 def test_two_runs_of_one_model_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     runs = [priced_run(tmp_path / name, "m") for name in ("first", "second")]
-    legend = cost_against_accuracy(runs).axes[0].get_legend().get_texts()
-    assert [Path(t.get_text()).name for t in legend] == ["first", "second"]
+    named = legend(cost_against_accuracy(runs).axes[0])
+    assert [Path(name).name for name in named] == ["first", "second"]
 
 
 def test_seconds_of_two_machines_are_not_compared(tmp_path: Path) -> None:
@@ -453,18 +467,17 @@ def test_curves_name_exponents_and_what_has_no_number(tmp_path: Path) -> None:
     write(made, tmp_path / "out", ratios=True)
     figure = curves(tmp_path / "out", ratios=True)
     seconds, memory, *_ = figure.axes
-    assert [t.get_text() for t in seconds.get_legend().get_texts()] == [
+    assert legend(seconds) == [
         "quadratic: exponent 2.00",
         "constant: exponent 1.00",
     ]
-    assert [t.get_text() for t in memory.get_legend().get_texts()] == [
+    assert legend(memory) == [
         "quadratic: exponent 1.00",
         "constant: exponent 0.00",
     ]
     assert any("quadratic: oom" in t.get_text() for t in seconds.texts)
     quickest = min(1e-9 * 1024**2, 1e-6 * 1024)
-    line = seconds.containers[0].lines[0]
-    assert list(line.get_ydata()) == pytest.approx([1e-9 * n**2 / quickest for n in LENGTHS[:5]], rel=1e-4)
+    assert first_line(seconds)[1] == pytest.approx([1e-9 * n**2 / quickest for n in LENGTHS[:5]], rel=1e-4)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "prefill.csv", "generation.csv", "exponents.csv", "prefill.png", "prefill.svg",
     }  # fmt: skip
