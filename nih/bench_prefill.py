@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
@@ -232,37 +233,42 @@ def generation(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _moment(point: Point, token: int, seconds: Sequence[float]) -> dict[str, Any]:
-    from statistics import median
-
     figures = (point.model, point.length, token, median(seconds), seconds[0], seconds[-1])
     return dict(zip(GENERATION_COLUMNS, figures, strict=True))
 
 
 def lines(points: Sequence[Point]) -> list[str]:
-    """What is printed: multiples of the quickest model's shortest prompt, then the exponents."""
+    """What is printed: multiples of the quickest model's shortest prompt and quickest token, then the exponents."""
     rows = cost.rows(points)
-    unit = min((r["prefill_seconds"] for r in rows if r["prefill_seconds"]), default=1.0)
-    told = [
-        f"{'model':14} {'length':>7} {'prefill x':>10} {'[min':>9} {'max]':>9} {'ms/token x':>11} {'peak MB':>9} {'status':>10}"
+    known = [row for row in rows if row["repeats"]]
+    units = {
+        name: min((row[name] for row in known), default=1.0) for name in ("prefill_seconds", "ms_per_token")
+    }
+    heading = f"{'model':14} {'length':>7} {'prefill x':>10} {'[min':>9} {'max]':>9} {'ms/token x':>11} {'peak MB':>9}"
+    return [
+        heading,
+        *(_line(row, units) for row in rows),
+        *(_exponent_line(row) for row in cost.exponents(points)),
     ]
-    slowest = [r["ms_per_token"] for r in rows if r["ms_per_token"]]
-    token = min(slowest, default=1.0)
-    for row in rows:
-        where = f"{row['model']:14} {format_length(row['length']):>7}"
-        if row["prefill_seconds"] is None:
-            told.append(f"{where} {'':10} {'':9} {'':9} {'':11} {'':9} {row['status']:>10}")
-            continue
-        times = (row[k] / unit for k in ("prefill_seconds", "prefill_min", "prefill_max"))
-        median_, low, high = times
-        told.append(
-            f"{where} {median_:10.2f} {low:9.2f} {high:9.2f} {row['ms_per_token'] / token:11.2f} "
-            f"{row['peak_bytes'] / 1e6:9.1f} {row['status']:>10}"
-        )
-    for row in cost.exponents(points):
-        what = {"prefill_seconds": "seconds", "peak_bytes": "bytes"}[row["quantity"]]
-        span = f"{row['points']} prompts of {row['from_tokens']:,} to {row['to_tokens']:,} tokens"
-        told.append(
-            f"{row['model']:14} {what:8} grow with exponent {row['exponent']:z.2f} "
-            f"[{row['low']:z.2f}, {row['high']:z.2f}] over {span}"
-        )
-    return told
+
+
+def _line(row: Mapping[str, Any], units: Mapping[str, float]) -> str:
+    where = f"{row['model']:14} {format_length(row['length']):>7}"
+    if not row["repeats"]:
+        return f"{where} {row['status']:>10}"
+    middle, low, high = (
+        row[name] / units["prefill_seconds"] for name in ("prefill_seconds", "prefill_min", "prefill_max")
+    )
+    token = row["ms_per_token"] / units["ms_per_token"]
+    return f"{where} {middle:10.2f} {low:9.2f} {high:9.2f} {token:11.2f} {row['peak_bytes'] / 1e6:9.1f}"
+
+
+_WORDS = {"prefill_seconds": "seconds", "cpu_seconds": "CPU time", "peak_bytes": "bytes"}
+
+
+def _exponent_line(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['model']:14} {_WORDS[row['quantity']]:8} exponent {row['exponent']:z.2f} "
+        f"[{row['low']:z.2f}, {row['high']:z.2f}] over {row['points']} prompts of {row['from_tokens']:,} to "
+        f"{row['to_tokens']:,} tokens"
+    )

@@ -8,6 +8,7 @@ tokenising, no verification, no scoring.
 | quantity | definition |
 |---|---|
 | prefill seconds | from the empty state until the device has read the whole prompt |
+| CPU seconds | processor time of the prefill over all threads; says nothing about a GPU |
 | first-token seconds | from the empty state until the first token's id is known |
 | ms a token | mean over the tokens after the first; one forward call of one token each |
 | peak bytes | most memory above the loaded model, over prompt and generation (nih.peak) |
@@ -43,7 +44,7 @@ COST_COLUMNS = (
 )  # fmt: skip
 """Columns of a run's cost.csv, in order."""
 SPREAD_COLUMNS = (
-    "tokens", "tokens_per_second_min", "tokens_per_second_max", "first_token_min", "first_token_max", "ms_per_token_min",
+    "tokens", "cpu_seconds", "cpu_seconds_min", "cpu_seconds_max", "tokens_per_second_min", "tokens_per_second_max", "first_token_min", "first_token_max", "ms_per_token_min",
     "ms_per_token_max", "peak_min", "peak_max", "new_tokens", "peak_method", "error",
 )  # fmt: skip
 """What prefill.csv has beyond them."""
@@ -60,6 +61,8 @@ class Reading:
     tokens: int
     """Of the prompt: its cell's length without the room for the answer."""
     prefill_seconds: float
+    cpu_seconds: float
+    """Processor time of the prefill, over all threads: what other processes do to the clock does not reach it."""
     first_token_seconds: float
     token_seconds: tuple[float, ...]
     """When each generated token's id was known, in seconds from the first one's, which is 0."""
@@ -154,13 +157,13 @@ def _measured(
     timeout: float | None,
 ) -> Reading:
     session.deadline = None if timeout is None else time.monotonic() + timeout
-    start = time.perf_counter()
+    cpu, start = time.process_time(), time.perf_counter()
     if whole:
         session.prefill_whole(np.concatenate(prompt))
     else:
         session.extend(prompt)
     watch.wait()
-    prefill = time.perf_counter() - start
+    prefill, cpu = time.perf_counter() - start, time.process_time() - cpu
     token = int(session.logits().argmax())
     first = time.perf_counter() - start
     moments = [0.0]
@@ -168,7 +171,7 @@ def _measured(
         session.extend([np.array([token], np.int32)])
         token = int(session.logits().argmax())
         moments.append(time.perf_counter() - start - first)
-    return Reading(sum(map(len, prompt)), prefill, first, tuple(moments), watch.peak)
+    return Reading(sum(map(len, prompt)), prefill, cpu, first, tuple(moments), watch.peak)
 
 
 def survey(
@@ -254,6 +257,7 @@ def _row(point: Point) -> dict[str, Any]:
         "model": point.model,
         "length": point.length,
         **_spread(point, "prefill_seconds", "prefill"),
+        **_spread(point, "cpu_seconds"),
         **_spread(point, "tokens_per_second"),
         **_spread(point, "first_token_seconds", "first_token"),
         **_spread(point, "ms_per_token"),
@@ -272,7 +276,10 @@ def _spread(point: Point, name: str, short: str = "") -> dict[str, float | None]
     short = short or name
     if not values:
         return {name: None, f"{short}_min": None, f"{short}_max": None}
-    return {name: median(values), f"{short}_min": min(values), f"{short}_max": max(values)}
+    middle = median(values)
+    # Bytes stay whole, and so as exact as their smallest and largest.
+    middle = round(middle) if all(isinstance(v, int) for v in values) else middle
+    return {name: middle, f"{short}_min": min(values), f"{short}_max": max(values)}
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
@@ -336,18 +343,21 @@ def memory_exponent(values: Mapping[int, Sequence[float]]) -> Exponent | None:
 
 
 def exponents(points: Iterable[Point]) -> list[dict[str, Any]]:
-    """A row a model and quantity (`prefill_seconds`, `peak_bytes`): exponent, its spread, and the prompts it was fitted over."""
+    """A row a model and quantity: exponent, its spread, and the prompts it was fitted over. CPU seconds are left out on a GPU."""
     found = []
     points = list(points)
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model and p.readings]
-        for quantity, fit in (("prefill_seconds", time_exponent), ("peak_bytes", memory_exponent)):
+        for quantity, fit in _FITS.items():
+            if quantity == "cpu_seconds" and own and own[0].machine.peak_method == "cuda":
+                continue
             fitted = fit({p.readings[0].tokens: [getattr(r, quantity) for r in p.readings] for p in own})
             if fitted is not None:
                 found.append(_exponent_row(model, quantity, fitted))
     return found
 
 
+_FITS = {"prefill_seconds": time_exponent, "cpu_seconds": time_exponent, "peak_bytes": memory_exponent}
 EXPONENT_COLUMNS = ("model", "quantity", "exponent", "low", "high", "from_tokens", "to_tokens", "points")
 
 

@@ -95,6 +95,9 @@ def _growth(
         own = known[known["model"] == model].sort_values("length")
         fit = fits[(fits["model"] == model) & (fits["quantity"] == quantity)]
         label = model if fit.empty else f"{model}: exponent {fit.iloc[0]['exponent']:z.2f}"
+        cpu = fits[(fits["model"] == model) & (fits["quantity"] == "cpu_seconds")]
+        if quantity == "prefill_seconds" and not cpu.empty:
+            label += f" (CPU time {cpu.iloc[0]['exponent']:z.2f})"
         middle = own[quantity] / scale
         bars = [middle - own[f"{short}_min"] / scale, own[f"{short}_max"] / scale - middle]
         ax.errorbar(own["length"], middle, yerr=bars, label=label, capsize=2, **look)
@@ -127,7 +130,7 @@ def _guides(ax: Axes, known: pd.DataFrame, quantity: str, scale: float) -> None:
         line = [origin, origin * (reach / shortest) ** power]
         ax.plot([shortest, reach], line, color=_GUIDE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         ax.annotate(
-            label, (reach, line[1]), xytext=(-3, 3), textcoords="offset points", color="#808080", fontsize=8, ha="right"
+            label, (reach, line[1]), xytext=(-6, 0), textcoords="offset points", color="#808080", fontsize=8, ha="right", va="top"
         )  # fmt: skip
     ax.set_ylim(limits)
 
@@ -175,7 +178,8 @@ def _cumulative(ax: Axes, generation: pd.DataFrame, looks: dict[str, dict[str, A
     ax.set_ylabel("multiples of the quickest" if ratios else "seconds since the first token")
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper left")
+    if not generation.empty:
+        ax.legend(loc="upper left")
 
 
 def _ends(lengths: pd.Series[int]) -> dict[int, str]:

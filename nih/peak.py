@@ -6,13 +6,15 @@
 | `VmHWM` | the kernel's own high-water mark of resident memory, set back through /proc/self/clear_refs (Linux) | about 1 MB |
 | `sampled` | resident memory every 2 ms from a thread, where a container forbids to set the mark back | misses short peaks |
 
-Resident memory counts the whole process, so one thing at a time may be measured in it.
+Resident memory counts the whole process, so one thing at a time may be measured in it. Pages of files (libraries, mapped weights) are
+left out: a system short of memory takes them back from an idle process, and their return is no cost of the work.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -110,12 +112,13 @@ class HighWater(Gauge):
     @property
     def peak(self) -> int:
         """Most bytes resident since the mark, above those of the mark."""
-        return max(0, _status("VmHWM") - self._before)
+        now = _status()
+        return max(0, now["VmHWM"] - now["RssFile"] - now["RssShmem"] - self._before)
 
     def _mark(self) -> None:
         _trim()
         (_PROC / "clear_refs").write_text("5")
-        self._before = _status("VmRSS")
+        self._before = _status()["RssAnon"]
 
 
 class Sampled(Gauge):
@@ -157,16 +160,13 @@ def _trim() -> None:
         trim(0)
 
 
-def _status(name: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    for line in (_PROC / "status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024
-    raise OSError(f"/proc/self/status has no {name}")
+def _status() -> dict[str, int]:
+    """The sizes in /proc/self/status, in bytes."""
+    fields = (line.partition(":") for line in (_PROC / "status").read_text().splitlines())
+    return {name: int(value.split()[0]) * 1024 for name, _, value in fields if value.endswith(" kB")}
 
 
 def _resident() -> int:
-    import resource
-
-    return int((_PROC / "statm").read_text().split()[1]) * resource.getpagesize()
+    """Bytes of memory that no file is behind; proc(5): statm's second field without its third."""
+    resident, shared = (_PROC / "statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * resource.getpagesize()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import mmap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,9 @@ LENGTHS = tuple(1024 * 2**i for i in range(8))
 
 
 def reading(tokens: int = 1000, seconds: float = 2.0, peak_bytes: int = 5 << 20, new: int = 5) -> Reading:
-    return Reading(tokens, seconds, seconds + 0.5, tuple(0.25 * i for i in range(new)), peak_bytes)
+    return Reading(
+        tokens, seconds, seconds / 2, seconds + 0.5, tuple(0.25 * i for i in range(new)), peak_bytes
+    )
 
 
 # Exponents
@@ -128,6 +131,20 @@ def test_what_was_held_before_counts_as_nothing(gauge: type[peak.Gauge]) -> None
     with gauge() as watch:
         assert watch.peak < 8 * RESOLUTION
     assert len(kept)
+
+
+@pytest.mark.parametrize("gauge", GAUGES)
+def test_pages_of_files_count_as_nothing(gauge: type[peak.Gauge], tmp_path: Path) -> None:
+    """A mapped file that comes back into memory, as weights do after the system took their pages, is no cost."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(64 << 20))
+    with (
+        weights.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        gauge() as watch,
+    ):
+        assert max(mapped[::4096]) == 0
+        assert watch.peak < 8 * RESOLUTION
 
 
 def test_memory_of_the_session_is_that_of_the_reading() -> None:
@@ -331,6 +348,17 @@ def test_cost_csv_has_its_columns_medians_and_empty_fields() -> None:
     assert {second[k] for k in ("prefill_seconds", "ms_per_token", "peak_bytes", "tokens_per_second")} == {""}
 
 
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=5), st.lists(st.floats(1e-6, 1e6), min_size=5))
+@settings(deadline=None)
+def test_in_the_table_too_a_median_lies_between_its_ends(held: list[int], seconds: list[float]) -> None:
+    point = Point(
+        "m", 1024, HERE, [reading(seconds=s, peak_bytes=b) for s, b in zip(seconds, held, strict=False)]
+    )
+    (row,) = csv.DictReader(io.StringIO(cost.table(cost.rows([point]), (*cost.COST_COLUMNS, *cost.SPREAD_COLUMNS)).decode()))  # fmt: skip
+    for name, short in (("prefill_seconds", "prefill"), ("peak_bytes", "peak"), ("tokens_per_second",) * 2):
+        assert float(row[f"{short}_min"]) <= float(row[name]) <= float(row[f"{short}_max"])
+
+
 # A run
 
 
@@ -468,8 +496,8 @@ def test_curves_name_exponents_and_what_has_no_number(tmp_path: Path) -> None:
     figure = curves(tmp_path / "out", ratios=True)
     seconds, memory, *_ = figure.axes
     assert legend(seconds) == [
-        "quadratic: exponent 2.00",
-        "constant: exponent 1.00",
+        "quadratic: exponent 2.00 (CPU time 2.00)",
+        "constant: exponent 1.00 (CPU time 1.00)",
     ]
     assert legend(memory) == [
         "quadratic: exponent 1.00",
@@ -481,3 +509,13 @@ def test_curves_name_exponents_and_what_has_no_number(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "prefill.csv", "generation.csv", "exponents.csv", "prefill.png", "prefill.svg",
     }  # fmt: skip
+
+
+def test_a_bench_without_any_number_is_still_drawn(tmp_path: Path) -> None:
+    from nih.bench_prefill import lines, write
+
+    none = [Point("m", n, HERE, status="over_limit") for n in LENGTHS[:3]]
+    write(none, tmp_path, ratios=True)
+    assert list(pd.read_csv(tmp_path / "prefill.csv")["status"]) == ["over_limit"] * 3
+    assert all("over_limit" in line for line in lines(none)[1:])
+    assert any("m: over_limit" in t.get_text() for t in curves(tmp_path).axes[0].texts)
