@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: help demo demo-smollm2 test check gate baselines bench wheel clean
+.PHONY: help demo demo-smollm2 test check gate baselines bench bench-prefill wheel clean
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
@@ -13,6 +13,7 @@ help:
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
+	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
 	@echo "make wheel  build sdist and wheel into dist/"
 
 $(VENV)/python:
@@ -66,6 +67,14 @@ bench: $(VENV)/installed
 	$(BIN)/nih bench sweep --model smollm2
 	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
 	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11
+
+bench-prefill: $(VENV)/installed
+	$(BIN)/nih bench prefill --model rwkv --model mamba --model transformer --lengths 1k-128k --up-to transformer=32k \
+	  --new-tokens 256 --ratios --out results/bench
+	$(BIN)/nih run --model rwkv --lengths 1k-128k --cost --out $(RUNS)/rwkv-cost
+	$(BIN)/nih run --model mamba --lengths 1k-128k --cost --out $(RUNS)/mamba-cost
+	$(BIN)/nih run --model transformer --lengths 1k-8k --cost --out $(RUNS)/transformer-cost
+	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

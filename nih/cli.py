@@ -243,6 +243,50 @@ def bench_sweep(
     )
 
 
+@bench_app.command("prefill")
+@_plain
+def bench_prefill(
+    model: Annotated[list[str], typer.Option(help="Any session model; repeatable")],
+    lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "1k-32k",
+    repeats: int = 3,
+    new_tokens: Annotated[
+        int, typer.Option(help="Tokens generated after each prompt, inside the length")
+    ] = 64,
+    device: str = "auto",
+    dtype: str = "auto",
+    up_to: Annotated[
+        list[str] | None, typer.Option(help="MODEL=LENGTH, the longest of one model; repeatable")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for one reading; longer ones are not tried")
+    ] = None,
+    ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figure")] = Path(
+        "results/runs/bench-prefill"
+    ),
+) -> None:
+    """Seconds and bytes of reading a prompt, by length, and the exponents with which they grow."""
+    from nih.bench_prefill import Request, prefill
+
+    request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
+    prefill(request, out, ratios=ratios, show=typer.echo, tell=_say)
+
+
+@bench_app.command("accuracy")
+@_plain
+def bench_accuracy(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --cost")],
+    ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
+    out: Annotated[Path, typer.Option(help="The picture")] = Path("accuracy-cost.png"),
+) -> None:
+    """Accuracy against seconds and against bytes, several runs in one picture."""
+    from nih import store
+    from nih.cost_figure import cost_against_accuracy, images
+
+    store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    typer.echo(str(out))
+
+
 @bench_app.command("startup")
 @_plain
 def bench_startup() -> None:

@@ -29,8 +29,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
+from nih import cost_figure, stats, store
 from nih import score as scoring
-from nih import stats, store
 from nih.errors import UnknownName, UsageError
 from nih.store import StoredRun
 from nih.terminal import State, depth_label, length_label, sanitize, state
@@ -177,8 +177,8 @@ def _cell(
 
 
 def write(run_path: Path, score: str | None = None) -> dict[str, str]:
-    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg and report.html
-    anew, each replaced in one step.
+    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg, report.html, and
+    cost.png where there is a cost.csv, anew, each replaced in one step.
 
     Returns what the manifest should say of them: the `score` and the `interval` of the overall accuracy. The journal is not touched.
     Raises StoreError, UsageError.
@@ -191,6 +191,10 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     store.write_atomic(run_path / "cells.csv", _csv(table))
     store.write_atomic(run_path / "heatmap.png", png)
     store.write_atomic(run_path / "heatmap.svg", svg)
+    if (run_path / "cost.csv").exists():
+        store.write_atomic(
+            run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
+        )
     store.write_atomic(run_path / "report.html", _page(run, table, svg))
     for name, records in _axes(run).items():
         store.write_atomic(run_path / name, _csv(records))

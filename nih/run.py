@@ -18,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from nih import adaptive, store
+from nih import cost as costs
 from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
 from nih.haystack import open_source
@@ -235,6 +236,8 @@ def evaluate(
     hidden = not sys.stderr.isatty() if quiet is None else quiet
     started = time.perf_counter()
     job = prepare(options)
+    if options.cost:
+        costs.measurable(job.model)
     path = (
         Path(options.out)
         if options.out
@@ -244,6 +247,7 @@ def evaluate(
         runner = _Runner(job, directory, say, hidden, started)
         try:
             state = runner.run()
+            runner.price()
         except BaseException as error:
             runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -438,6 +442,27 @@ class _Runner:
                 for cell, n in sorted(asked.items())
             ],
         }
+
+    def price(self) -> None:
+        """Measure what the prompts of each length cost and write cost.csv, where it is asked for and not there yet."""
+        path = self.directory.path / costs.FILE
+        if not self.job.options.cost or path.exists():
+            return
+        self.say(f"measuring the cost of {len(self.job.grid.lengths)} lengths, {costs.REPEATS} times each")
+        points = costs.of_samples(
+            costs.measurable(self.job.model),
+            self._one_a_length(),
+            self.job.fits,
+            self._sharing_failed,
+            self.job.options.timeout,
+            self.say,
+        )
+        store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
+
+    def _one_a_length(self) -> list[Sample]:
+        """The first trial's prompt of each length with the needle in the middle."""
+        middle = self.job.grid.depths[len(self.job.grid.depths) // 2]
+        return [s for s in self.job.samples if s.trial == 0 and s.cell.depth == middle]
 
     def _describe(self) -> None:
         job = self.job

@@ -68,6 +68,7 @@ class RunOptions:
     set: tuple[str, ...] = _option(
         (), "KEY=VALUE option of the task, the model, or its template (`chat.KEY`); repeatable"
     )
+    cost: bool = _option(False, "Also measure seconds and memory of each length: cost.csv, cost.png")
     out: str | None = _option(None, "Run folder; default: results/runs/<model>-<task>-<hash>")
     fresh: bool = _option(False, "Start another run instead of resuming")
 

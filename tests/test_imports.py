@@ -35,8 +35,12 @@ MAY_IMPORT = {
     "nih.stats": {"nih.grid", "nih.score"},
     "nih.adaptive": {"nih.stats"},
     "nih.store": {"nih"},
+    "nih.peak": set(),
+    "nih.cost": {"nih.grid", "nih.peak"},
+    "nih.cost_figure": {"nih.score", "nih.terminal"},
     "nih.run": {
         "nih.adaptive",
+        "nih.cost",
         "nih.grid",
         "nih.haystack",
         "nih.plan",
@@ -52,7 +56,7 @@ MAY_IMPORT = {
         "nih.walk",
     },
     "nih.terminal": {"nih.score"},
-    "nih.report": {"nih.grid", "nih.score", "nih.stats", "nih.store", "nih.terminal"},
+    "nih.report": {"nih.cost_figure", "nih.grid", "nih.score", "nih.stats", "nih.store", "nih.terminal"},
     "nih.significance": set(),
     "nih.baseline": {"nih.grid", "nih.score", "nih.store", "nih.terminal"},
     "nih.gate": {"nih.baseline", "nih.grid", "nih.significance", "nih.store", "nih.terminal"},
@@ -60,6 +64,8 @@ MAY_IMPORT = {
     "nih.doctor": {"nih", "nih.kernels", "nih.registry"},
     "nih.bench": {"nih.kernels", "nih.models", "nih.run", "nih.settings", "nih.walk"},
     "nih.bench_kernels": {"nih.kernels"},
+    "nih.bench_prefill": {"nih.cost", "nih.cost_figure", "nih.grid", "nih.store"},
+    "nih.bench_worker": {"nih.cost", "nih.peak", "nih.run", "nih.settings"},
 }
 """Beyond the standard library and third parties; nih.types and nih.errors are open to everyone."""
 
