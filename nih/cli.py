@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import typer
 
 from nih import __version__
-from nih.errors import NihError
+from nih.errors import NihError, UsageError
 from nih.settings import RunOptions
 
 app = typer.Typer(
@@ -146,14 +146,35 @@ def show(
 @app.command("report")
 @_plain
 def report(
-    folder: RunFolder,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with")
+    ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison; default: results/comparisons/<runs>-<hash>")
+    ] = None,
 ) -> None:
-    """Draw tables, heatmap and page again from the journal."""
+    """Draw tables, heatmap and page of a run again from its journal, or compare several runs with the first."""
+    if len(folders) > 1:
+        _compare(folders, out, score)
+        return
+    if out is not None:
+        raise UsageError(
+            f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
+        )
     from nih import store
     from nih.report import write
 
-    store.annotate(folder, report=write(folder, score))
+    store.annotate(folders[0], report=write(folders[0], score))
+    typer.echo(str(folders[0]))
+
+
+def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
+    from nih.compare import write
+
+    folder, notes = write(folders, out, score)
+    for note in notes:
+        _say(note)
     typer.echo(str(folder))
 
 
