@@ -138,8 +138,7 @@ class Echo:
             for piece in sample.prompt.pieces:
                 digest.update(np.ascontiguousarray(piece, np.int32).tobytes())
             text = ", ".join(sample.expected)
-            lead = "" if sample.answer_prefix.endswith(" ") else " "
-            self.answers[digest.digest()] = (text, self.tokenizer.encode(lead + text))
+            self.answers[digest.digest()] = (text, self.tokenizer.encode(sample.continuation))
 
 
 def open_model(source: str, name: str, options: Options) -> Echo:

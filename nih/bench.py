@@ -13,7 +13,7 @@ from typing import Any
 from nih.plan import plan
 from nih.run import Job, prepare
 from nih.settings import RunOptions
-from nih.types import Oracle, Sample
+from nih.types import Engine, Oracle, Sample
 from nih.walk import Asker, Clock, Walk, one_by_one
 
 Print = Callable[[str], None]
@@ -39,6 +39,7 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
     job = prepare(options)
     if isinstance(job.model, Oracle):
         job.model.teach(job.samples)
+    assert not isinstance(job.model, Engine), "a bench makes no engine"
     session = job.model.session()
     asker = Asker(session, job.model.tokenizer, likelihood=False, timeout=None)
     shared, alone, generate = (

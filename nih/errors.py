@@ -7,6 +7,7 @@ NihError
 │   ├── PromptError          a prompt that cannot be built to the asked length
 │   ├── UnknownName          a model, task, score, option or sample that does not exist ("did you mean")
 │   ├── ModelError           a model that cannot be opened as asked
+│   ├── EngineError          an engine or server that cannot be used as asked
 │   ├── KernelError          a kernel backend that was forced and is not there, or is called against its contract
 │   └── StoreError           a run directory that cannot be used
 │       ├── RunLocked            another process holds it
@@ -60,6 +61,10 @@ class UnknownName(UsageError):
 
 class ModelError(UsageError):
     """A model that cannot be opened: its files, its format, its device or its options."""
+
+
+class EngineError(UsageError):
+    """An engine or server that cannot be used as asked: not there, not allowed, or without what was asked of it."""
 
 
 class KernelError(UsageError):

@@ -10,22 +10,23 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from nih import store
-from nih.errors import SettingsDiffer, UnknownName
+from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
 from nih.haystack import open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
-from nih.registry import build_options, load, option_names, resolve_model
+from nih.registry import build_options, deciding, load, option_names, resolve_model
 from nih.score import check, score_answer
-from nih.settings import RunOptions, assign
-from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Task
+from nih.settings import Assigned, RunOptions, assign
+from nih.submit import submit
+from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, Sample, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -34,8 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RUNS = Path("results/runs")
-Prefill = Literal["shared", "chunks", "whole", "none"]
-"""How a prompt was read: along the tree, alone in chunks, alone in one call, or not at all."""
+Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
+"""How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
+_TYPED = ("device", "dtype", "tokenizer", "beyond_limit")
+_TYPED_FOR_ENGINES = ("base_url", "concurrency", "max_requests")
+_PASSED_ON = (*_TYPED, *_TYPED_FOR_ENGINES, "chat", "system")
+"""Options of the command line that reach the model's or engine's own options where these declare them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Job:
     """What a run has to do, before any weights are loaded."""
 
     options: RunOptions
-    model: Model
+    model: Model | Engine
     task: Task
     task_settings: dict[str, Any]
     grid: Grid
@@ -51,6 +56,11 @@ class Job:
     score: str
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """What answers, if it is no session."""
+        return self.model if isinstance(self.model, Engine) else None
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -100,27 +110,16 @@ class Run:
 def prepare(options: RunOptions) -> Job:
     """Resolve every name and read every specification. Raises UsageError of all kinds; loads no weights."""
     grid = parse(options.lengths, options.depths, options.trials)
-    adapter, source = resolve_model(options.model)
     task_module = load("tasks", options.task)
-    declared = option_names(adapter.Options)
-    general: dict[str, Any] = {
-        key: getattr(options, key)
-        for key in ("device", "dtype", "tokenizer", "beyond_limit")
-        if key in declared
-    }
-    declared -= set(general)
-    chosen = assign(options.set, option_names(task_module.Options), declared, options.task, options.model)
-    model: Model = adapter.open_model(
-        source,
-        options.model,
-        build_options(adapter.Options, {**general, **chosen.model}, f"model `{options.model}`"),
-    )
+    model, chosen = _open(options, max(grid.lengths), option_names(task_module.Options))
     task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
     task: Task = task_module.task(task_options)
     score = options.score or task.score
     check(score, task.needle(Random(0)).expected)
     text = open_source(options.haystack or task.haystack)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
+    if isinstance(model, Engine) and not model.begins_answers:
+        frame = replace(frame, chat=False)
     task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
     builder = Builder(
         task,
@@ -143,6 +142,46 @@ def prepare(options: RunOptions) -> Job:
         "score": score,
     }
     return Job(options, model, task, task_settings, grid, builder, score, settings)
+
+
+def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Model | Engine, Assigned]:
+    """The model or engine before its weights, and the `--set` values by whom they reach; those that decide nothing are left out."""
+    if options.engine:
+        module, source = load("engines", options.engine), options.model
+    else:
+        module, source = resolve_model(options.model)
+    declared = option_names(module.Options)
+    typed = _typed(options, declared)
+    free = declared - {*_PASSED_ON, "template"}
+    chosen = assign(options.set, task_options, free, options.task, options.model)
+    if "template" in declared:
+        typed["template"] = chosen.chat
+    whose = f"engine `{options.engine}`" if options.engine else f"model `{options.model}`"
+    built = build_options(module.Options, {**typed, **chosen.model}, whose)
+    chosen = replace(chosen, model=deciding(module.Options, chosen.model))
+    if options.engine:
+        return module.open_engine(source, built, longest), chosen
+    return module.open_model(source, options.model, built), chosen
+
+
+def _typed(options: RunOptions, declared: set[str]) -> dict[str, Any]:
+    """Options of the command line that the model or engine declares. Raises UsageError for what would go unheard."""
+    default = {f.name: f.default for f in fields(options)}
+    loud = {*_TYPED_FOR_ENGINES, *(_TYPED if options.engine else ())} - {"beyond_limit"}
+    typed = {}
+    for key in _PASSED_ON:
+        value = getattr(options, key)
+        if key in declared and value is not None:
+            typed[key] = value
+        elif key in loud - declared and value != default[key]:
+            flag = "--" + key.replace("_", "-")
+            who = (
+                f"engine `{options.engine}`"
+                if options.engine
+                else f"model `{options.model}` without --engine"
+            )
+            raise UsageError(f"{flag} means nothing to {who}; leave it out")
+    return typed
 
 
 def grid_settings(grid: Grid) -> dict[str, Any]:
@@ -204,13 +243,64 @@ class _Runner:
         self.clock = Clock()
         self.load_seconds = 0.0
         self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
-        self.own = dict(zip((s.id for s in job.plan.samples), job.plan.own_tokens, strict=True))
         self.by_id = {s.id: s for s in job.samples}
+
+    @cached_property
+    def own(self) -> dict[str, int]:
+        """Tokens of the plan that serve a sample's cell alone, by id."""
+        plan_ = self.job.plan
+        return dict(zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True))
 
     def run(self) -> str:
         """Answer what has no answer yet. Returns the exit state."""
+        if self.job.engine is None:
+            self._describe()
+            self._describe_plan()
+            self._fill(self._answer)
+        else:
+            self._through(self.job.engine)
+        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
+        self.close(state)
+        return state
+
+    def _through(self, engine: Engine) -> None:
+        """Answer through an engine, which is started only if a sample is open. Its limit may be known from then on."""
+        try:
+            if not any(map(self._open, self.job.samples)):
+                self.say(f"resuming {self.directory.path}: all samples are answered")
+                return
+            self._describe()
+            start = time.perf_counter()
+            engine.start()
+            self.load_seconds = time.perf_counter() - start
+            self._describe_plan()
+            self._remember_weights()
+            self._fill(self._submit)
+        finally:
+            engine.close()
+
+    def _submit(self, pending: list[Sample]) -> None:
+        job, engine = self.job, self.job.engine
+        assert engine is not None
+        self.directory.write_manifest(
+            prefill="engine",
+            verification={"state": "not asked", "why": "an engine shares prefixes by itself"},
+        )
+        try:
+            for answer in submit(
+                engine, pending, job.score == "likelihood", job.options.timeout, self.say, self.quiet
+            ):
+                self._append(answer, "engine")
+        finally:
+            report = dict(engine.report())
+            sittings = [*self.directory.manifest.get("engine", []), report]
+            self.directory.write_manifest(engine=sittings)
+            for warning in report.get("warnings", []):
+                self.say(f"warning: {warning}")
+
+    def _fill(self, answer: Callable[[list[Sample]], None]) -> None:
+        """Mark what is over the limit, and hand on what is still open."""
         job = self.job
-        self._describe()
         for sample in job.samples:
             if not job.fits(sample) and sample.id not in self.directory.rows:
                 self._append(
@@ -220,7 +310,11 @@ class _Runner:
                     "none",
                 )
         pending = [s for s in job.plan.samples if self._open(s)]
-        unverified = job.options.share != "always" and "verification" not in self.directory.manifest
+        unverified = (
+            job.engine is None
+            and job.options.share != "always"
+            and "verification" not in self.directory.manifest
+        )
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
             self.say(
@@ -232,10 +326,7 @@ class _Runner:
                 f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered"
             )
         if pending or (unverified and job.plan.samples):
-            self._answer(pending)
-        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
-        self.close(state)
-        return state
+            answer(pending)
 
     def close(self, state: str) -> None:
         """Write how this sitting ended; times add up over sittings."""
@@ -263,18 +354,24 @@ class _Runner:
             one_haystack=job.options.one_haystack,
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
             training_length=job.model.training_length,
-            limit=job.model.limit,
             samples=len(job.samples),
-            naive_tokens=job.plan.naive_tokens,
-            planned_tokens=job.plan.planned_tokens,
             exit_state="running",
+        )
+
+    def _describe_plan(self) -> None:
+        plan_ = self.job.plan
+        self.directory.write_manifest(
+            limit=self.job.model.limit, naive_tokens=plan_.naive_tokens, planned_tokens=plan_.planned_tokens
         )
 
     def _open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        if row is None or row["status"] in FAILURES or row["status"] == "over_limit":
+        if row is None or row["status"] in FAILURES:
             return True
+        if row["status"] == "over_limit":
+            # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
+            return self.job.engine is None or self.job.options.beyond_limit
         return self._sharing_failed and row["prefill"] != "whole"
 
     @property
@@ -285,6 +382,7 @@ class _Runner:
         job = self.job
         if isinstance(job.model, Oracle):
             job.model.teach(job.samples)
+        assert not isinstance(job.model, Engine)
         start = time.perf_counter()
         session = job.model.session()
         self.load_seconds = time.perf_counter() - start
@@ -393,15 +491,14 @@ class _Runner:
             "prefill_tokens": self.own.get(sample.id, 0),
             "seconds": round(answer.seconds, 6),
         }
+        if answer.usage is not None:
+            row |= {f"usage_{key}": value for key, value in answer.usage._asdict().items()}
         self.directory.append(row)
 
 
 def cost(job: Job) -> dict[str, Any]:
     """What `nih plan` prints: cells, prompts, tokens, and the memory of the states that the walk holds, in bytes."""
     plan_ = job.plan
-    state = job.model.state_bytes
-    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
-    copied = state(plan_.longest) == state(2 * plan_.longest)
     return {
         "model": job.options.model,
         "task": job.options.task,
@@ -413,6 +510,18 @@ def cost(job: Job) -> dict[str, Any]:
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
         "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
+        **_memory(job.model, plan_),
+    }
+
+
+def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
+    """Marks and states of a walk; an engine sees to its own memory."""
+    if isinstance(model, Engine):
+        return {}
+    state = model.state_bytes
+    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
+    copied = state(plan_.longest) == state(2 * plan_.longest)
+    return {
         "most_marks": plan_.most_marks,
         "deepest_state_bytes": state(plan_.longest) * (1 + (plan_.most_marks if copied else 0)),
     }

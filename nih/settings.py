@@ -50,6 +50,10 @@ class RunOptions:
     )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     timeout: float | None = _option(None, "Seconds after which an answer counts as `timeout`")
+    engine: str | None = _option(None, "Answer through `vllm` or a server (`openai`) instead of a session")
+    base_url: str | None = _option(None, "Server of --engine openai: `http://localhost:8000/v1`")
+    concurrency: int | None = _option(None, "Most requests under way at a time (--engine openai)")
+    max_requests: int | None = _option(None, "Most requests to send, retries included (--engine openai)")
     set: tuple[str, ...] = _option(
         (), "KEY=VALUE option of the task, the model, or its template (`chat.KEY`); repeatable"
     )
@@ -70,6 +74,13 @@ class RunOptions:
             )
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"--timeout {self.timeout:g} gives no time; type a positive number of seconds")
+        if self.engine and self.share != "auto":
+            raise UsageError(
+                f"--share {self.share} is for sessions; engine `{self.engine}` shares prefixes by itself"
+            )
+        for name in ("concurrency", "max_requests"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {count} allows nothing; type at least 1")
         if self.system and not self.chat:
             raise UsageError("--system needs --chat, for only a chat template has a place for it")
 
@@ -92,7 +103,8 @@ class RunOptions:
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide prompts and answers as typed. Grid, haystack and task options join in resolved form."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides")}
+        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides")}
+        return {**chosen, "engine": self.engine} if self.engine else chosen
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,22 @@ class Sample:
     answer_prefix: str = ""
     """What the prompt already said of the answer ("The pass key is")."""
 
+    @property
+    def continuation(self) -> str:
+        """The expected answer as it follows the prompt: what `--score likelihood` rates."""
+        return ("" if self.answer_prefix.endswith(" ") else " ") + ", ".join(self.expected)
+
+
+class Usage(NamedTuple):
+    """What an engine says an answer took; None where it does not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that its prefix cache held."""
+    requests: int | None = None
+    """Requests sent for this answer, retries included."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -128,6 +144,8 @@ class Answer:
     greedy: bool | None = None
     """Whether greedy decoding would have produced the expected answer (only for `--score likelihood`)."""
     seconds: float = 0.0
+    usage: Usage | None = None
+    """Only from an engine."""
 
 
 class Generation(NamedTuple):
@@ -252,6 +270,56 @@ class Model(Protocol):
 
     def session(self) -> Session:
         """Load the weights (once) and start at position 0."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Someone else's scheduler or server, in place of a Model: it reads and shares prompts in its own way.
+
+    A module of an engine has a frozen dataclass `Options` and `open_engine(model, options, longest) -> Engine`, where
+    `longest` is the grid's greatest length (prompt and answer room). Opening reads tokeniser and config at most: it loads
+    no weights, sends no request and needs no engine's package, so that `nih plan` and `nih show` work without one.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user typed after `--model`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def limit(self) -> int | None:
+        """Most positions (prompt and answer); None if there is no limit, or it is not known before or after `start`."""
+
+    @property
+    def training_length(self) -> int | None:
+        """Context length the model was trained at, where its files tell."""
+
+    @property
+    def begins_answers(self) -> bool:
+        """Whether the assistant's turn can begin with the answer prefix; if not, the prefix ends the user's words."""
+
+    def start(self) -> None:
+        """Load, or look for the server; called once, before `identity` and `answers`. Raises EngineError."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """For the manifest, never a secret. `weights` (a hash, a revision; None if unknown) must agree in a resumed run."""
+
+    def answers(self, samples: Sequence[Sample], likelihood: bool, timeout: float | None) -> Iterator[Answer]:
+        """Answer samples, which come in the order of the prefix tree; each exactly once, in any order, as it is ready.
+
+        A sample that cannot be answered is an Answer with its status. Closing the iterator drops what is under way.
+        Raises EngineError for what the user must mend; answers that came before it are kept.
+        """
+
+    def report(self) -> Mapping[str, Any]:
+        """After the answers, for the manifest: usage, drift, hit rate of the prefix cache, retries. `warnings`, a list of
+        sentences, is also said to the user.
+        """
+
+    def close(self) -> None:
+        """Let go of server or device; also after an interrupt, and without `start`."""
 
 
 @runtime_checkable
