@@ -162,7 +162,7 @@ def list_() -> None:
     from nih.registry import first_line, names
     from nih.score import SCORES
 
-    for kind in ("models", "tasks"):
+    for kind in ("models", "engines", "tasks"):
         for name in names(kind):
             typer.echo(f"{kind[:-1]:9} {name:12} {first_line(kind, name)}")
     for name, score in SCORES.items():

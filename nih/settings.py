@@ -42,7 +42,9 @@ class RunOptions:
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 ...", decides=True)
     dtype: str = _option("auto", "auto, float32, bfloat16, float16", decides=True)
-    tokenizer: str | None = _option(None, "Folder or hub id, where the model brings none", decides=True)
+    tokenizer: str | None = _option(
+        None, "Folder, hub id, `byte` or `tiktoken:cl100k_base`, where the model brings none", decides=True
+    )
     chat: bool = _option(False, "Wrap the prompt in the model's chat template", decides=True)
     system: str = _option("", "System message of the chat template", decides=True)
     max_new_tokens: int | None = _option(
