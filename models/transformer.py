@@ -124,6 +124,22 @@ class TransformerModel:
         return self._name
 
     @property
+    def source(self) -> str:
+        """Folder, .gguf file or hub id of the weights."""
+        return self._source
+
+    @property
+    def commit(self) -> str | None:
+        """Commit of the hub's snapshot; None for a folder or file."""
+        on_hub = not Path(self._source).expanduser().exists()
+        return getattr(self._config, "_commit_hash", None) if on_hub else None
+
+    @property
+    def weights(self) -> str | None:
+        """Commit, or SHA-256 of the files, which are then read."""
+        return self._weights_identity["weights"]
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's own, or the one that `--tokenizer` names."""
         return self._tokenizer
@@ -181,9 +197,8 @@ class TransformerModel:
 
     @cached_property
     def _weights_identity(self) -> Mapping[str, str | None]:
-        commit = getattr(self._config, "_commit_hash", None)
-        if commit and not Path(self._source).expanduser().exists():
-            return {"weights": commit}
+        if self.commit:
+            return {"weights": self.commit}
         path = Path(self._source).expanduser()
         files = [path] if path.is_file() else _weight_files(path)
         return {"weights": fingerprint(files) if files else None}

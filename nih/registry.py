@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -97,8 +97,15 @@ def deciding(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def option_names(cls: type[Any]) -> set[str]:
-    """Names of the options that a dataclass declares."""
-    return {field.name for field in fields(cls) if field.init}
+    """Names of the options that a dataclass declares and a user can type."""
+    return {field.name for field in fields(cls) if field.init and field.metadata.get("typed", True)}
+
+
+def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -> set[str]:
+    """Names of KEY=VALUE `pairs` that an engine takes beyond its Options; it is asked only where one is not `known`."""
+    keys = {pair.partition("=")[0].removeprefix("model.") for pair in pairs} - known
+    keys = {key for key in keys if "." not in key}
+    return module.further_options(keys) if keys and hasattr(module, "further_options") else set()
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:

@@ -24,7 +24,7 @@ from nih.grid import format_length, parse
 from nih.haystack import open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
-from nih.registry import build_options, deciding, load, option_names, resolve_model
+from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
 from nih.score import check, score_answer
 from nih.settings import Assigned, RunOptions, assign
 from nih.submit import submit
@@ -178,11 +178,15 @@ def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Mo
     declared = option_names(module.Options)
     typed = _typed(options, declared)
     free = declared - {*_PASSED_ON, "template"}
-    chosen = assign(options.set, task_options, free, options.task, options.model)
+    further = further_options(module, options.set, task_options | declared)
+    chosen = assign(options.set, task_options, free | further, options.task, options.model)
     if "template" in declared:
         typed["template"] = chosen.chat
     whose = f"engine `{options.engine}`" if options.engine else f"model `{options.model}`"
-    built = build_options(module.Options, {**typed, **chosen.model}, whose)
+    own = {key: value for key, value in chosen.model.items() if key not in further}
+    built = build_options(module.Options, {**typed, **own}, whose)
+    if further:
+        built = replace(built, arguments={k: v for k, v in chosen.model.items() if k in further})
     chosen = replace(chosen, model=deciding(module.Options, chosen.model))
     if options.engine:
         return module.open_engine(source, built, longest), chosen

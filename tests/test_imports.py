@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "nih.registry": set(),
     "nih.prompt": {"nih.grid", "nih.haystack"},
     "nih.plan": set(),
+    "nih.blocks": {"nih.plan"},
     "nih.walk": {"nih.plan"},
     "nih.verify": {"nih.walk"},
     "nih.submit": {"nih.plan", "nih.progress"},
@@ -90,7 +91,7 @@ MAY_IMPORT = {
 
 FOLDERS = {
     "tasks": {"nih.haystack", "nih.score", "nih.tasks"},
-    "models": {"nih.kernels", "nih.models", "nih.rwkv_vocabulary", "nih.tokenizer"},
+    "models": {"nih.blocks", "nih.kernels", "nih.models", "nih.rwkv_vocabulary", "nih.tokenizer"},
     "kernels": {"nih.kernels"},
 }
 OPEN = {"nih.types", "nih.errors"}
