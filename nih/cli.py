@@ -65,7 +65,7 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
     parameters = []
     for field in fields(RunOptions):
         kind: Any = hints[field.name]
-        kind = {"set": list[str], "share": str}.get(field.name, kind)
+        kind = {"set": list[str], "share": str, "question": str}.get(field.name, kind)
         default: Any = field.default if field.name != "set" else []
         flag = "--" + field.name.replace("_", "-")
         shown = Annotated[kind, typer.Option(flag, help=field.metadata["help"], show_default=bool(default))]

@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import accumulate, chain, cycle, islice, pairwise
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,20 @@ class Source:
     streams: int
     """How many different streams there are; stream numbers are taken modulo this."""
     endless: bool
+    grain: Literal["sentence", "token"] = "sentence"
+    """What a needle may stand between. With `token` the sentences are blocks of characters that are one token each."""
+    whole: bool = False
+    """The last sentence of a prompt is never cut; white space fills what is left."""
+
+
+def records(name: str, sentences: Callable[[int], Iterator[str]]) -> Source:
+    """A haystack of a task's own making, one record a sentence, which is never cut. `name` tells task, version and options."""
+    return Source(name, name, sentences, 1 << 62, endless=True, whole=True)
+
+
+def symbols(name: str, blocks: Callable[[int], Iterator[str]]) -> Source:
+    """A haystack of single tokens: `blocks` yields them by the thousand, as characters."""
+    return Source(name, name, blocks, 1 << 62, endless=True, grain="token")
 
 
 def open_source(name: str) -> Source:
@@ -121,7 +136,21 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
             f"haystack `{source.name}` holds {total:,} tokens of {tokenizer.name}, the grid needs {tokens:,}; "
             "shorten --lengths, or give more text"
         )
+    if source.grain == "token":
+        return _single_tokens(source, "".join(texts), np.concatenate(arrays))
     return _assemble(texts, arrays)
+
+
+def _single_tokens(source: Source, text: str, ids: TokenIds) -> Haystack:
+    """A haystack whose every token is an edge. Raises HaystackError where characters are not tokens."""
+    if len(ids) != len(text):
+        raise HaystackError(
+            f"haystack `{source.name}` is made of single bytes, so its task needs a byte-level model, such as "
+            "`--model rwkv`, `mamba` or `transformer`"
+        )
+    ids.flags.writeable = False
+    edges = np.arange(len(ids) + 1)
+    return Haystack(ids, edges, edges, text, _fold(text))
 
 
 def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:

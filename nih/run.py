@@ -17,15 +17,15 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from nih import store
-from nih.errors import SettingsDiffer, UnknownName
+from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
-from nih.haystack import open_source
+from nih.haystack import Source, open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
 from nih.registry import build_options, load, option_names, resolve_model
 from nih.score import check, score_answer
 from nih.settings import RunOptions, assign
-from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Task
+from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, OwnHaystack, Sample, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -119,9 +119,8 @@ def prepare(options: RunOptions) -> Job:
     task: Task = task_module.task(task_options)
     score = options.score or task.score
     check(score, task.needle(Random(0)).expected)
-    text = open_source(options.haystack or task.haystack)
+    text = _source(options, task)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
-    task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
     builder = Builder(
         task,
         repr((options.task, sorted(asdict(task_options).items()))),
@@ -131,7 +130,17 @@ def prepare(options: RunOptions) -> Job:
         options.seed,
         options.max_new_tokens,
         options.one_haystack,
+        options.question,
+        grid.depths if options.packed else (),
     )
+    task_settings = {
+        "name": builder.label,
+        "options": asdict(task_options),
+        "score": score,
+        "version": builder.version,
+        "question": options.question,
+        "packed": len(builder.packed),
+    }
     settings = {
         **options.deciding(),
         "task_options": asdict(task_options),
@@ -143,6 +152,16 @@ def prepare(options: RunOptions) -> Job:
         "score": score,
     }
     return Job(options, model, task, task_settings, grid, builder, score, settings)
+
+
+def _source(options: RunOptions, task: Task) -> Source:
+    """The haystack. Raises HaystackError, and UsageError where the task makes its own and another is asked for."""
+    if not isinstance(task, OwnHaystack):
+        return open_source(options.haystack or task.haystack)
+    if options.haystack is not None:
+        raise UsageError(f"task `{task.name}` makes its own haystack; leave out --haystack")
+    source: Source = task.source()
+    return source
 
 
 def grid_settings(grid: Grid) -> dict[str, Any]:
@@ -382,6 +401,7 @@ class _Runner:
             "question": sample.question,
             "answer_prefix": sample.answer_prefix,
             "expected": list(sample.expected),
+            **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
             "answer": answer.text,
             "score": score_answer(answer, sample.expected, self.job.score),
             "score_name": self.job.score,
@@ -404,7 +424,7 @@ def cost(job: Job) -> dict[str, Any]:
     copied = state(plan_.longest) == state(2 * plan_.longest)
     return {
         "model": job.options.model,
-        "task": job.options.task,
+        "task": job.builder.label,
         "lengths": list(job.grid.lengths),
         "depths": list(job.grid.depths),
         "cells": len(job.grid.lengths) * len(job.grid.depths),

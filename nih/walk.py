@@ -50,8 +50,7 @@ class Asker:
         if not self.likelihood:
             text = self.session.generate(sample.room, sample.stop).text
             return Answer(sample.id, "ok", text)
-        lead = "" if sample.answer_prefix.endswith(" ") else " "
-        rated = self.session.likelihood(self.tokenizer.encode(lead + ", ".join(sample.expected)))
+        rated = self.session.likelihood(self.tokenizer.encode(sample.continuation))
         return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy)
 
 
