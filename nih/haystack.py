@@ -86,14 +86,14 @@ class Source:
     """The last sentence of a prompt is never cut; white space fills what is left."""
 
 
-def records(name: str, sentences: Callable[[int], Iterator[str]]) -> Source:
-    """A haystack of a task's own making, one record a sentence, which is never cut. `name` tells task, version and options."""
-    return Source(name, name, sentences, 1 << 62, endless=True, whole=True)
+def records(task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]]) -> Source:
+    """A haystack of a task's own making, one record a sentence, which is never cut. The fingerprint tells version and options."""
+    return Source(task, fingerprint, sentences, 1 << 62, endless=True, whole=True)
 
 
-def symbols(name: str, blocks: Callable[[int], Iterator[str]]) -> Source:
+def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> Source:
     """A haystack of single tokens: `blocks` yields them by the thousand, as characters."""
-    return Source(name, name, blocks, 1 << 62, endless=True, grain="token")
+    return Source(task, fingerprint, blocks, 1 << 62, endless=True, grain="token")
 
 
 def open_source(name: str) -> Source:
@@ -145,7 +145,7 @@ def _single_tokens(source: Source, text: str, ids: TokenIds) -> Haystack:
     """A haystack whose every token is an edge. Raises HaystackError where characters are not tokens."""
     if len(ids) != len(text):
         raise HaystackError(
-            f"haystack `{source.name}` is made of single bytes, so its task needs a byte-level model, such as "
+            f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
             "`--model rwkv`, `mamba` or `transformer`"
         )
     ids.flags.writeable = False

@@ -58,7 +58,9 @@ class Needles:
 
     def source(self) -> Source:
         """Endless needles about other keys."""
-        return records(f"needles-{self.version}-{self.options.key}-{self.options.value}", self._sentences)
+        return records(
+            "needles", f"needles-{self.version}-{self.options.key}-{self.options.value}", self._sentences
+        )
 
     @property
     def _one_key(self) -> multikey.Multikey:
