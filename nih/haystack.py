@@ -36,6 +36,7 @@ NOISE = (
 """The filler of the passkey task since landmark attention (Mohtashami & Jaggi 2023)."""
 
 _BATCH = 2048
+_WORD = "thequickbrownfoxjumps"
 _ENDINGS = (".txt", ".md", ".jsonl")
 _SENTENCE_END = re.compile(r"""(?<=[.!?])["'’”)\]]*(?=\s)|(?<=[。！？])["'’”」』]*""")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -118,13 +119,15 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
     depend on `tokens`. Raises HaystackError if the text ends before.
     """
     sentences = source.sentences(stream)
+    if source.grain == "token":
+        _need_single_tokens(source, tokenizer)
     if source.name == "noise":
         return _tiled(list(islice(sentences, len(NOISE))), tokenizer, tokens)
     texts: list[str] = []
     arrays: list[TokenIds] = []
     total = 0
     while total <= tokens:
-        batch = list(islice(sentences, _BATCH))
+        batch = list(islice(sentences, _BATCH if source.grain == "sentence" else 1))
         if not batch:
             break
         encoded = tokenizer.encode_batch(batch)
@@ -137,20 +140,19 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
             "shorten --lengths, or give more text"
         )
     if source.grain == "token":
-        return _single_tokens(source, "".join(texts), np.concatenate(arrays))
+        # Every character is a sentence of its own; to encode it by itself would take too long.
+        text, ids = "".join(texts), np.concatenate(arrays)
+        return _of(ids, np.arange(len(ids) + 1), np.arange(len(text) + 1), text)
     return _assemble(texts, arrays)
 
 
-def _single_tokens(source: Source, text: str, ids: TokenIds) -> Haystack:
-    """A haystack whose every token is an edge. Raises HaystackError where characters are not tokens."""
-    if len(ids) != len(text):
+def _need_single_tokens(source: Source, tokenizer: Tokenizer) -> None:
+    """Raises HaystackError for a tokeniser that joins characters, as all do that have learnt words."""
+    if len(tokenizer.encode(_WORD)) != len(_WORD):
         raise HaystackError(
             f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
             "`--model rwkv`, `mamba` or `transformer`"
         )
-    ids.flags.writeable = False
-    edges = np.arange(len(ids) + 1)
-    return Haystack(ids, edges, edges, text, _fold(text))
 
 
 def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:
@@ -161,11 +163,14 @@ def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:
 
 
 def _assemble(texts: list[str], arrays: list[TokenIds]) -> Haystack:
-    ids = np.concatenate(arrays).astype(np.int32, copy=False)
-    ids.flags.writeable = False
     edges = np.fromiter(accumulate(map(len, arrays), initial=0), np.int64, len(arrays) + 1)
     offsets = np.fromiter(accumulate(map(len, texts), initial=0), np.int64, len(texts) + 1)
-    text = "".join(texts)
+    return _of(np.concatenate(arrays), edges, offsets, "".join(texts))
+
+
+def _of(ids: TokenIds, edges: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], text: str) -> Haystack:
+    ids = ids.astype(np.int32, copy=False)
+    ids.flags.writeable = False
     return Haystack(ids, edges, offsets, text, _fold(text))
 
 

@@ -222,8 +222,8 @@ class Builder:
         if prefix and not chat:
             behind += prefix if self.question == "start" else f" {prefix}"
         return _Outside(
-            (self.frame.before, encode(intro), encode(ahead)),
-            (encode(needle.outro + behind), self.frame.after, encode(prefix if chat else "")),
+            (self.frame.before, encode(intro), encode(ahead), encode(needle.opens)),
+            (encode(needle.closes + behind), self.frame.after, encode(prefix if chat else "")),
         )
 
     def _assemble(self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int) -> Sample:

@@ -306,8 +306,10 @@ class Needle:
     """Takes the place of `intro` where the question stands before the haystack; "" if `intro` suits both."""
     lead: str = " "
     """Joins a needle to what stands before it."""
-    outro: str = ""
-    """Closes the haystack, before the question."""
+    opens: str = ""
+    """Stands between whatever comes before the haystack and the haystack itself."""
+    closes: str = ""
+    """Stands between the haystack and whatever comes after it."""
     bare: bool = False
     """The question is not a sentence: it follows the haystack without a line break and stands nowhere else."""
     target: str = ""
@@ -353,7 +355,7 @@ class Shares(Protocol):
         """Where the needles that are not asked for stand: see nih.placement."""
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """Needles of one sample: `shared` follows length and trial, `own` the depth too. At least the answer should come from `own`."""
+        """Needles of one sample: `shared` follows length and trial, `own` the depth too. What is asked or answered should come from `own`."""
 
 
 @runtime_checkable
@@ -361,7 +363,7 @@ class Packs(Protocol):
     """A task whose needles have keys, so that several can stand in one context and each can be asked for."""
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` needles of distinct keys with equal `intro`, `outro`, `lead` and `others`."""
+        """`count` needles of distinct keys with equal `intro`, `opens`, `closes`, `lead` and `others`."""
 
 
 @runtime_checkable

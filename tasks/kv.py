@@ -69,10 +69,11 @@ def _needle(first: str, key: str, value: str) -> Needle:
         question=f'What is the value of "{key}"?',
         expected=(value,),
         answer_prefix=f'The value of "{key}" is "',
-        intro=f"Remember the values of this JSON object.\n{{{first}",
+        intro="Remember the values of this JSON object.",
+        opens=f"\n{{{first}",
         avoid=(key, value),
         lead=",\n",
-        outro="\n}",
+        closes="\n}",
         target=value,
     )
 

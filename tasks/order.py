@@ -60,7 +60,7 @@ class Order(Drawn):
             expected=tuple(names),
             answer_prefix="The names, in their order, are",
             intro="Remember the names on the list in this text.",
-            avoid=("next name on the list", *names),
+            avoid=("next name on the list", *(f" {name}" for name in names)),
             others=tuple(sentences[1:]),
             in_order=True,
         )

@@ -132,7 +132,7 @@ class Paraphrase(Drawn):
             expected=(name,),
             answer_prefix=kind.prefix.format(asked=asked),
             intro="Remember what this text says of people.",
-            avoid=(name, *others),
+            avoid=tuple(f" {who}" for who in (name, *others)),
             others=tuple(sentences[1:]),
         )
 
