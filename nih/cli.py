@@ -216,6 +216,18 @@ def bench_kernels() -> None:
     measure()
 
 
+@bench_app.command("prompts")
+@_plain
+def bench_prompts(
+    model: Annotated[str, typer.Option(help="Whose tokeniser; `echo` counts bytes")] = "echo",
+    length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
+) -> None:
+    """Tokens a second of every task's prompts."""
+    from nih.bench_prompts import prompts
+
+    prompts(model, length, typer.echo)
+
+
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="nih")

@@ -130,7 +130,7 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
         batch = list(islice(sentences, _BATCH if source.grain == "sentence" else 1))
         if not batch:
             break
-        encoded = tokenizer.encode_batch(batch)
+        encoded = _encoded(tokenizer, batch)
         texts += batch
         arrays += encoded
         total += sum(map(len, encoded))
@@ -153,6 +153,13 @@ def _need_single_tokens(source: Source, tokenizer: Tokenizer) -> None:
             f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
             "`--model rwkv`, `mamba` or `transformer`"
         )
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> list[TokenIds]:
+    """Ids of each text; texts that recur are encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    ids = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
+    return [ids[text] for text in texts]
 
 
 def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:

@@ -1,7 +1,7 @@
 """Where the needles stand that are not asked for; the asked one stands at the depth of its cell.
 
 spread        evenly over the haystack, each at a random place of its own share
-near          at the sentence edges next to the asked one, after and before it in turn
+near          at the sentence edges next to the asked one, after and before it in turn (packed: to the first one)
 at=10,40,70   at these depths, in turn
 """
 

@@ -144,6 +144,7 @@ def prepare(options: RunOptions) -> Job:
     settings = {
         **options.deciding(),
         "task_options": asdict(task_options),
+        **({} if builder.version == 1 else {"task_version": builder.version}),
         "model_options": chosen.model,
         "chat_options": chosen.chat,
         "grid": grid_settings(grid),

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "nih.doctor": {"nih", "nih.kernels", "nih.registry"},
     "nih.bench": {"nih.kernels", "nih.models", "nih.plan", "nih.run", "nih.settings", "nih.walk"},
     "nih.bench_kernels": {"nih.kernels"},
+    "nih.bench_prompts": {"nih.registry", "nih.run", "nih.settings"},
 }
 """Beyond the standard library and third parties; nih.types and nih.errors are open to everyone."""
 

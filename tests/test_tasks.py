@@ -63,14 +63,19 @@ LONGEST = 4000
 
 
 def make(
-    task: str, options: dict[str, Any], name: str = "byte", haystack: str = "prose", **more: Any
+    task: str,
+    options: dict[str, Any],
+    name: str = "byte",
+    haystack: str = "prose",
+    chat: bool = False,
+    **more: Any,
 ) -> Builder:
     """A builder of one case; a task with a haystack of its own gets that one."""
     module = load("tasks", task)
     built = module.task(build_options(module.Options, options, task))
     source = built.source() if isinstance(built, OwnHaystack) else open_source(haystack)
     coder = tokenizer(name)
-    return Builder(built, f"{task}{options}", coder, source, frame_of(coder, False, "", {}), **more)
+    return Builder(built, f"{task}{options}", coder, source, frame_of(coder, chat, "", {}), **more)
 
 
 @cache
@@ -119,6 +124,20 @@ def test_a_reader_of_the_prompt_answers_it_and_the_length_is_exact(
     assert score(made, sample, f"{sample.question} {sample.answer_prefix}") == 0
     assert score(made, sample, sample.continuation) == 1
     assert len(sample.continuation.encode()) <= sample.room + 1, "the answer fits, in bytes, beside its space"
+
+
+@pytest.mark.parametrize("question", ["end", "start", "both"])
+def test_a_chat_template_holds_context_and_question_and_leaves_the_prefix_to_the_assistant(
+    question: str,
+) -> None:
+    for case in WORDED:
+        made = make(*CASES[case], "chat", chat=True, question=question)
+        sample = made.sample(Cell(2000, 70.0), 0)
+        assert len(sample.prompt) + sample.room == 2000
+        text = text_of(made, sample)
+        assert score(made, sample, READERS[made.task.name](text).answer) == 1
+        assert text.endswith(f"[/INST]{sample.answer_prefix}")
+        assert text.rindex(sample.question) < text.index("[/INST]")
 
 
 def inserted(made: Builder, sample: Sample) -> list[tuple[int, int, float]]:
@@ -311,6 +330,17 @@ def test_the_place_of_the_question_is_part_of_the_settings_unless_it_is_the_end(
     assert {r["score"] for r in first.rows} == {1.0}
     # The question of passkey is always the same, so prompts share their haystack behind it.
     assert first.manifest["planned_tokens"] < first.manifest["naive_tokens"]
+
+
+def test_the_prompt_bench_times_every_task_and_says_why_it_leaves_one_out() -> None:
+    from nih.bench_prompts import prompts
+
+    lines: list[str] = []
+    assert set(prompts("echo", "4k", lines.append)) == set(names("tasks"))
+    assert len(lines) == 1 + len(names("tasks"))
+    short: list[str] = []
+    timed = prompts("echo", "64", short.append)
+    assert set(timed) < set(names("tasks")) and any("too short for task `kv`" in line for line in short)
 
 
 FUNCTION_WORDS = set(
