@@ -66,7 +66,7 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
     parameters = []
     for field in fields(RunOptions):
         kind: Any = hints[field.name]
-        kind = {"set": list[str], "share": str}.get(field.name, kind)
+        kind = {"set": list[str], "share": str, "question": str}.get(field.name, kind)
         default: Any = field.default if field.name != "set" else []
         flag = "--" + field.name.replace("_", "-")
         shown = Annotated[kind, typer.Option(flag, help=field.metadata["help"], show_default=bool(default))]
@@ -324,6 +324,18 @@ def bench_kernels() -> None:
     from nih.bench_kernels import main as measure
 
     measure()
+
+
+@bench_app.command("prompts")
+@_plain
+def bench_prompts(
+    model: Annotated[str, typer.Option(help="Whose tokeniser; `echo` counts bytes")] = "echo",
+    length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
+) -> None:
+    """Tokens a second of every task's prompts."""
+    from nih.bench_prompts import prompts
+
+    prompts(model, length, typer.echo)
 
 
 def main() -> None:

@@ -40,6 +40,8 @@ COLUMNS = (
 
 Row = Mapping[str, Any]
 Key = tuple[str, int, float]
+Side = Mapping[Key, Mapping[int, Row]]
+"""Scored samples by cell (task, length, depth), then trial."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ class Pairing:
             trials = [
                 (key, t) for key in keys for t in sorted(self.first[key].keys() & self.second[key].keys())
             ]
-            sides = ([side[key][t]["score"] for key, t in trials] for side in (self.first, self.second))
-            return paired(*sides)
-        return unpaired(
-            *([s for key in keys for s in self._as_many(key, side)] for side in (self.first, self.second))
-        )
+            return paired(*self._both(lambda side: [side[key][t]["score"] for key, t in trials]))
+        return unpaired(*self._both(lambda side: [s for key in keys for s in self._as_many(key, side)]))
+
+    def _both(self, scores: Callable[[Side], list[float]]) -> tuple[list[float], list[float]]:
+        return scores(self.first), scores(self.second)
 
     def _as_many(self, key: Key, side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
         """Scores of a cell's first trials, so many as both runs have: else depths would weigh differently in the two means."""
@@ -190,7 +192,12 @@ def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.Dat
         other, found = differences.get(place), _scores(each.run.rows)
         for key in grid:
             cells.append(
-                [each.name, *key, *_measured(found.get(key, [])), *_differing(other and other.cells.get(key))]
+                [
+                    each.name,
+                    *key,
+                    *_measured(found.get(key, [])),
+                    *_differing(other.cells.get(key) if other else None),
+                ]
             )
         for part in dict.fromkeys(key[:2] for key in grid):
             lengths.append(
@@ -198,7 +205,7 @@ def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.Dat
                     each.name,
                     *part,
                     *_measured(found.get(part, [])),
-                    *_differing(other and other.lengths.get(part)),
+                    *_differing(other.lengths.get(part) if other else None),
                 ]
             )
         for task in dict.fromkeys(key[0] for key in grid):
@@ -208,7 +215,7 @@ def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.Dat
                     task,
                     None,
                     *_measured(found.get((task,), [])),
-                    *_differing(other and other.overall.get(task)),
+                    *_differing(other.overall.get(task) if other else None),
                 ]
             )
     by_length = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"]).astype(

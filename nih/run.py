@@ -21,14 +21,14 @@ from nih import adaptive, store
 from nih import cost as costs
 from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
-from nih.haystack import open_source
+from nih.haystack import Source, open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
 from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
 from nih.score import check, score_answer
 from nih.settings import Assigned, RunOptions, assign
 from nih.submit import submit
-from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, Sample, Session, Task
+from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, OwnHaystack, Sample, Session, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -127,11 +127,10 @@ def prepare(options: RunOptions) -> Job:
     task: Task = task_module.task(task_options)
     score = options.score or task.score
     check(score, task.needle(Random(0)).expected)
-    text = open_source(options.haystack or task.haystack)
+    text = _source(options, task)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
     if isinstance(model, Engine) and not model.begins_answers:
         frame = replace(frame, chat=False, repeats=options.chat)
-    task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
     builder = Builder(
         task,
         repr((options.task, sorted(asdict(task_options).items()))),
@@ -141,10 +140,21 @@ def prepare(options: RunOptions) -> Job:
         options.seed,
         options.max_new_tokens,
         options.one_haystack,
+        options.question,
+        grid.depths if options.packed else (),
     )
+    task_settings = {
+        "name": builder.label,
+        "options": asdict(task_options),
+        "score": score,
+        "version": builder.version,
+        "question": options.question,
+        "packed": len(builder.packed),
+    }
     settings = {
         **options.deciding(),
         "task_options": asdict(task_options),
+        **({} if builder.version == 1 else {"task_version": builder.version}),
         "model_options": chosen.model,
         "chat_options": chosen.chat,
         "grid": grid_settings(grid),
@@ -211,6 +221,16 @@ def _typed(options: RunOptions, declared: set[str]) -> dict[str, Any]:
             )
             raise UsageError(f"{flag} means nothing to {who}; leave it out")
     return typed
+
+
+def _source(options: RunOptions, task: Task) -> Source:
+    """The haystack. Raises HaystackError, and UsageError where the task makes its own and another is asked for."""
+    if not isinstance(task, OwnHaystack):
+        return open_source(options.haystack or task.haystack)
+    if options.haystack is not None:
+        raise UsageError(f"task `{task.name}` makes its own haystack; leave out --haystack")
+    source: Source = task.source()
+    return source
 
 
 def grid_settings(grid: Grid) -> dict[str, Any]:
@@ -614,6 +634,7 @@ class _Runner:
             "question": sample.question,
             "answer_prefix": sample.answer_prefix,
             "expected": list(sample.expected),
+            **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
             "answer": answer.text,
             "score": score_answer(answer, sample.expected, self.job.score),
             "score_name": self.job.score,
@@ -635,7 +656,7 @@ def cost(job: Job) -> dict[str, Any]:
     plan_ = job.plan
     return {
         "model": job.options.model,
-        "task": job.options.task,
+        "task": job.builder.label,
         "lengths": list(job.grid.lengths),
         "depths": list(job.grid.depths),
         "cells": len(job.grid.lengths) * len(job.grid.depths),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nih.errors import UnknownName, UsageError
 
 Share = Literal["auto", "always", "never"]
+Question = Literal["start", "end", "both"]
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -54,6 +55,14 @@ class RunOptions:
     tokenizer: str | None = _option(
         None, "Folder, hub id, `byte` or `tiktoken:cl100k_base`, where the model brings none", decides=True
     )
+    question: Question = _option(
+        "end",
+        "Where the question stands: before the haystack, after it (end), or both",
+        decides="unless default",
+    )
+    packed: bool = _option(
+        False, "A needle for each depth in one context, all asked from one state", decides="unless default"
+    )
     chat: bool = _option(False, "Wrap the prompt in the model's chat template", decides=True)
     system: str = _option("", "System message of the chat template", decides=True)
     max_new_tokens: int | None = _option(
@@ -61,7 +70,9 @@ class RunOptions:
     )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     timeout: float | None = _option(None, "Seconds after which an answer counts as `timeout`")
-    engine: str | None = _option(None, "Answer through `vllm` or a server (`openai`) instead of a session")
+    engine: str | None = _option(
+        None, "Answer through `vllm` or a server (`openai`) instead of a session", decides="unless default"
+    )
     base_url: str | None = _option(None, "Server of --engine openai: `http://localhost:8000/v1`")
     concurrency: int | None = _option(None, "Most requests under way at a time (--engine openai)")
     max_requests: int | None = _option(None, "Most requests to send, retries included (--engine openai)")
@@ -80,6 +91,8 @@ class RunOptions:
             )
         if self.share not in ("auto", "always", "never"):
             raise UsageError(f"--share `{self.share}` is none of `auto`, `always`, `never`")
+        if self.question not in ("start", "end", "both"):
+            raise UsageError(f"--question `{self.question}` is none of `start`, `end`, `both`")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UsageError(
                 f"--max-new-tokens {self.max_new_tokens} leaves no room for an answer; type at least 1"
@@ -129,9 +142,13 @@ class RunOptions:
         return cls(**values)
 
     def deciding(self) -> dict[str, Any]:
-        """The options that decide prompts and answers as typed. Grid, haystack and task options join in resolved form."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides")}
-        return {**chosen, "engine": self.engine} if self.engine else chosen
+        """The options that decide prompts and answers as typed. Grid, haystack and task options join in resolved form.
+
+        Those that joined after the first runs count `unless default`, so that older runs still agree.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides")}
+        late = {f.name: f.default for f in fields(self) if f.metadata.get("decides") == "unless default"}
+        return {name: value for name, value in values.items() if name not in late or value != late[name]}
 
 
 @dataclass(frozen=True)

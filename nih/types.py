@@ -86,6 +86,16 @@ class Prompt:
         return tuple(views)
 
 
+class Placed(NamedTuple):
+    """One needle of a prompt, and where it stands."""
+
+    text: str
+    at: int
+    """Token position of its first token in the prompt."""
+    depth: float
+    """In percent of the haystack's tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one haystack, ready to be answered."""
@@ -113,11 +123,16 @@ class Sample:
     """The answers that count; one for the simple tasks."""
     answer_prefix: str = ""
     """What the prompt already said of the answer ("The pass key is")."""
+    needles: tuple[Placed, ...] = ()
+    """All needles in the order in which they stand, where there are others than the asked one."""
+    target: str = ""
+    """The text that a perfect model continues the prompt with, if not a space and the expected answers."""
 
     @property
     def continuation(self) -> str:
-        """The expected answer as it follows the prompt: what `--score likelihood` rates."""
-        return ("" if self.answer_prefix.endswith(" ") else " ") + ", ".join(self.expected)
+        """What a perfect model says next, white space included."""
+        lead = "" if self.answer_prefix.endswith(" ") else " "
+        return self.target or lead + ", ".join(self.expected)
 
 
 class Usage(NamedTuple):
@@ -342,7 +357,7 @@ class Needle:
     """What a task hides in one haystack, and what it asks."""
 
     text: str
-    """The sentence that is hidden, without surrounding space."""
+    """The sentence that is hidden, without surrounding space. The depth of a cell is the depth of this one."""
     question: str
     expected: tuple[str, ...]
     answer_prefix: str = ""
@@ -353,10 +368,30 @@ class Needle:
     """Further sentences, spread over the haystack, that must not be mistaken for the needle."""
     avoid: tuple[str, ...] = ()
     """Strings that the haystack must not hold (the answer, if not given)."""
+    others: tuple[str, ...] = ()
+    """Further needles, placed by the task's `placement`."""
+    in_order: bool = False
+    """`expected` belongs to `text` and `others` one by one; the answer names them in the order in which they stand."""
+    intro_start: str = ""
+    """Takes the place of `intro` where the question stands before the haystack; "" if `intro` suits both."""
+    lead: str = " "
+    """Joins a needle to what stands before it."""
+    opens: str = ""
+    """Stands between whatever comes before the haystack and the haystack itself."""
+    closes: str = ""
+    """Stands between the haystack and whatever comes after it."""
+    bare: bool = False
+    """The question is not a sentence: it follows the haystack without a line break and stands nowhere else."""
+    target: str = ""
+    """As in Sample."""
 
 
 class Task(Protocol):
-    """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`."""
+    """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`.
+
+    A task may also be `Shares`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
+    ids: count it up when the prompts of equal options change.
+    """
 
     @property
     def name(self) -> str: ...
@@ -367,7 +402,7 @@ class Task(Protocol):
 
     @property
     def haystack(self) -> str:
-        """Default haystack's name."""
+        """Default haystack's name; `own` if the task is `OwnHaystack`."""
 
     @property
     def room(self) -> int:
@@ -379,3 +414,31 @@ class Task(Protocol):
 
     def needle(self, rng: Random) -> Needle:
         """A fresh needle; all chance comes from `rng` (Python's Mersenne Twister, whose streams do not change)."""
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """A task of several needles. What it draws from `shared` is the same at all depths of a length and trial, so their prompts share a prefix."""
+
+    @property
+    def placement(self) -> str:
+        """Where the needles that are not asked for stand: see nih.placement."""
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """Needles of one sample: `shared` follows length and trial, `own` the depth too. What is asked or answered should come from `own`."""
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A task whose needles have keys, so that several can stand in one context and each can be asked for."""
+
+    def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
+        """`count` needles of distinct keys with equal `intro`, `opens`, `closes`, `lead` and `others`."""
+
+
+@runtime_checkable
+class OwnHaystack(Protocol):
+    """A task that makes its haystack of records instead of text."""
+
+    def source(self) -> Any:
+        """A nih.haystack.Source of the records."""

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "nih.tokenizer": {"nih.tiktoken_encoding"},
     "nih.rwkv_vocabulary": {"nih.tokenizer"},
     "nih.registry": set(),
-    "nih.prompt": {"nih.grid", "nih.haystack"},
+    "nih.placement": {"nih.haystack"},
+    "nih.prompt": {"nih.grid", "nih.haystack", "nih.placement", "nih.settings"},
     "nih.plan": set(),
     "nih.blocks": {"nih.plan"},
     "nih.walk": {"nih.plan"},
@@ -86,6 +87,7 @@ MAY_IMPORT = {
     "nih.bench_kernels": {"nih.kernels"},
     "nih.bench_prefill": {"nih.cost", "nih.cost_figure", "nih.grid", "nih.store"},
     "nih.bench_worker": {"nih.cost", "nih.peak", "nih.run", "nih.settings"},
+    "nih.bench_prompts": {"nih.registry", "nih.run", "nih.settings"},
 }
 """Beyond the standard library and third parties; nih.types and nih.errors are open to everyone."""
 
