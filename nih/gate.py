@@ -190,7 +190,7 @@ def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
             f"no drop can fail this gate: the baseline's accuracy is {overall.base.mean():.3f}; give a better baseline"
         ]
     few = f"{len(overall.run)} samples are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
-    return [f"{few}; measure run and baseline with more `--trials`"]
+    return [f"{few}; measure run and baseline with more `--trials`, or a larger `--budget` if adaptive"]
 
 
 def _tests(groups: Sequence[Group]) -> int:

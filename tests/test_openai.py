@@ -429,7 +429,9 @@ def test_another_count_is_reported(server: FakeServer, tmp_path: Path) -> None:
     stored = go(server, tmp_path / "r", said)
     drift = report_of(stored)["drift"]
     assert (drift["samples"], drift["differ"], drift["least"], drift["most"]) == (SAMPLES, SAMPLES, 3, 3)
-    assert any("counted +3 to +3 tokens" in line and line.startswith("warning:") for line in said)
+    assert any(
+        "by +3 to +3 tokens in 12 of 12 prompts" in line and line.startswith("warning:") for line in said
+    )
 
 
 def test_without_usage_the_text_is_counted_again(server: FakeServer, tmp_path: Path) -> None:
