@@ -103,16 +103,19 @@ def _growth(
         ax.errorbar(own["length"], middle, yerr=bars, label=label, capsize=2, **look)
         if not fit.empty:
             _mark_fitted(ax, own[own["tokens"].ge(fit.iloc[0]["from_tokens"])], middle, look)
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
     ax.set_title(title)
     ax.set_ylabel(multiple if ratios else unit)
+    ax.set_xscale("log", base=2)
     _length_axis(ax, points["length"])
     _unmeasured(ax, points[points[quantity].isna()], looks)
-    if not known.empty and quantity != "ms_per_token":
-        _guides(ax, known, quantity, scale)
-    _plain_log(ax.yaxis)
     ax.legend(loc="best")
+    if not (known[quantity] > 0).any():
+        ax.set_yticks([])
+        return
+    ax.set_yscale("log")
+    if quantity != "ms_per_token":
+        _guides(ax, known[known[quantity] > 0], quantity, scale)
+    _plain_log(ax.yaxis)
 
 
 def _mark_fitted(ax: Axes, own: pd.DataFrame, middle: pd.Series[float], look: dict[str, Any]) -> None:
