@@ -42,6 +42,8 @@ _MARKERS = "os^Dvphd"
 _GUIDE = "#b0b0b0"
 _MEGA = 1e6
 _MOST_LABELS = 10
+_OFFSETS = ((4, 5), (4, -9), (-13, 5), (-13, -9))
+"""Where the lengths of each run stand beside its points, in points, so that those of two runs seldom meet."""
 
 
 def images(figure: Figure) -> dict[str, bytes]:
@@ -103,16 +105,19 @@ def _growth(
         ax.errorbar(own["length"], middle, yerr=bars, label=label, capsize=2, **look)
         if not fit.empty:
             _mark_fitted(ax, own[own["tokens"].ge(fit.iloc[0]["from_tokens"])], middle, look)
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
     ax.set_title(title)
     ax.set_ylabel(multiple if ratios else unit)
+    ax.set_xscale("log", base=2)
     _length_axis(ax, points["length"])
     _unmeasured(ax, points[points[quantity].isna()], looks)
-    if not known.empty and quantity != "ms_per_token":
-        _guides(ax, known, quantity, scale)
-    _plain_log(ax.yaxis)
     ax.legend(loc="best")
+    if not (known[quantity] > 0).any():
+        ax.set_yticks([])
+        return
+    ax.set_yscale("log")
+    if quantity != "ms_per_token":
+        _guides(ax, known[known[quantity] > 0], quantity, scale)
+    _plain_log(ax.yaxis)
 
 
 def _mark_fitted(ax: Axes, own: pd.DataFrame, middle: pd.Series[float], look: dict[str, Any]) -> None:
@@ -231,7 +236,7 @@ def _against(
     short: str,
     scale: float,
 ) -> None:
-    for name, table in tables.items():
+    for (name, table), offset in zip(tables.items(), cycle(_OFFSETS), strict=False):
         table = table[table[quantity].notna() & table["accuracy"].notna()]
         x = table[quantity] / scale
         spread: dict[str, Any] = (
@@ -242,7 +247,7 @@ def _against(
         step = -(-len(table) // _MOST_LABELS) or 1
         for at, accuracy, length in list(zip(x, table["accuracy"], table["length"], strict=True))[::step]:
             ax.annotate(
-                length_label(int(length)), (at, accuracy), xytext=(4, 4), textcoords="offset points", fontsize=7, color=looks[name]["color"]
+                length_label(int(length)), (at, accuracy), xytext=offset, textcoords="offset points", fontsize=7, color=looks[name]["color"]
             )  # fmt: skip
     ax.set_xscale("log")
     _plain_log(ax.xaxis)
@@ -295,7 +300,7 @@ def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     unique = list(dict.fromkeys(names))
     colors = sns.color_palette("colorblind", max(len(unique), 1))
     return {
-        name: {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.4}
+        name: {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.4, "elinewidth": 0.8}
         for name, color, marker in zip(unique, colors, cycle(_MARKERS), strict=False)
     }
 
