@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +26,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
+from nih import cost_figure, stats, store
 from nih import score as scoring
-from nih import store
 from nih.errors import UnknownName, UsageError
 from nih.page import Shown, render
 from nih.store import StoredRun
@@ -78,9 +78,10 @@ def cells(run: StoredRun | Path, score: str | None = None) -> pd.DataFrame:
         groups.setdefault((row["task"], Cell(row["length"], float(row["depth"]))), []).append(row)
     tasks = list(dict.fromkeys(task for task, _ in groups))
     keys = sorted(groups, key=lambda key: (tasks.index(key[0]), key[1]))
-    model = str(run.manifest.get("model", ""))
+    model, stopping = str(run.manifest.get("model", "")), stats.stopping_of(run.manifest)
     table = pd.DataFrame(
-        [_cell(model, task, cell, groups[task, cell]) for task, cell in keys], columns=list(CELL_COLUMNS)
+        [_cell(model, task, cell, groups[task, cell], stopping) for task, cell in keys],
+        columns=list(CELL_COLUMNS),
     )
     return table.astype(
         {
@@ -103,13 +104,22 @@ def samples(run: StoredRun | Path, score: str | None = None) -> pd.DataFrame:
 
 
 def overall(run: StoredRun | Path, score: str | None = None) -> Overall:
-    """Mean score over all scored samples of all tasks, with its 95 % interval. Raises as `cells`."""
-    return _overall([row["score"] for row in _rescored(_stored(run), score).rows if row["score"] is not None])
+    """Mean score over all scored samples of all tasks (adaptive runs: over all cells), with its 95 % interval. Raises as `cells`."""
+    run = _rescored(_stored(run), score)
+    total = stats.overall(run.manifest, run.rows)
+    return Overall(total.n, total.accuracy, total.interval)
 
 
-def _overall(scores: Sequence[float]) -> Overall:
-    mean = math.fsum(scores) / len(scores) if scores else math.nan
-    return Overall(len(scores), mean, scoring.interval(scores))
+def headline(run: StoredRun | Path) -> list[str]:
+    """The result in words, two lines a task: accuracy and effective length, each with its 95 % interval. Raises StoreError."""
+    run = _stored(run)
+    found = stats.effective_lengths(run.manifest, run.rows)
+    lines = []
+    for task, length in found.items():
+        part = replace(run, rows=[row for row in run.rows if row["task"] == task])
+        name = f"{task}: " if len(found) > 1 else ""
+        lines += [f"{name}accuracy {overall(part)}", f"{name}effective length {length}"]
+    return lines
 
 
 def _stored(run: StoredRun | Path) -> StoredRun:
@@ -137,10 +147,12 @@ def _grid(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Cell]]:
                 yield task, Cell(int(length), float(depth))
 
 
-def _cell(model: str, task: str, cell: Cell, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _cell(
+    model: str, task: str, cell: Cell, rows: list[dict[str, Any]], stopping: stats.Stopping | None
+) -> dict[str, Any]:
     scores = [row["score"] for row in rows if row["score"] is not None]
     likelihoods = [row["nll"] for row in rows if row["nll"] is not None and row["status"] == "ok"]
-    total = _overall(scores)
+    total = stats.mean([scores], stopping)
     # math.fsum: sums that do not depend on the order in which samples came.
     return {
         "model": model,
@@ -163,7 +175,8 @@ def _cell(model: str, task: str, cell: Cell, rows: list[dict[str, Any]]) -> dict
 
 
 def write(run_path: Path, score: str | None = None) -> dict[str, str]:
-    """Make samples.csv, cells.csv, heatmap.png, heatmap.svg and report.html anew, each replaced in one step.
+    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg, report.html, and
+    cost.png where there is a cost.csv, anew, each replaced in one step.
 
     Returns what the manifest should say of them: the `score` and the `interval` of the overall accuracy. The journal is not touched.
     Raises StoreError, UsageError.
@@ -176,8 +189,34 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     store.write_atomic(run_path / "cells.csv", _csv(table))
     store.write_atomic(run_path / "heatmap.png", png)
     store.write_atomic(run_path / "heatmap.svg", svg)
+    if (run_path / "cost.csv").exists():
+        store.write_atomic(
+            run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
+        )
     store.write_atomic(run_path / "report.html", render([on_page(run)]))
+    for name, records in _axes(run).items():
+        store.write_atomic(run_path / name, _csv(records))
+    statistics = json.dumps(stats.summary(run.manifest, run.rows), indent=2, allow_nan=False)
+    store.write_atomic(run_path / "statistics.json", statistics.encode() + b"\n")
     return {"score": _score_name(run), "interval": overall(run).interval.method}
+
+
+def _axes(run: StoredRun) -> dict[str, pd.DataFrame]:
+    """Tables by length, depth and distance from the end, by file name."""
+    model = str(run.manifest.get("model", ""))
+    found = {
+        "lengths.csv": stats.by_length(run.manifest, run.rows),
+        "depths.csv": stats.by_depth(run.manifest, run.rows),
+        "distance.csv": stats.by_distance(run.manifest, run.rows),
+    }
+    first = {"lengths.csv": ["length"], "depths.csv": ["depth"], "distance.csv": ["from", "below"]}
+    last = ["n", "correct", "accuracy", "ci_low", "ci_high", "method", "errors"]
+    return {
+        name: pd.DataFrame(
+            [{"model": model, **record} for record in records], columns=["model", "task", *first[name], *last]
+        )
+        for name, records in found.items()
+    }
 
 
 def _score_name(run: StoredRun) -> str:

@@ -9,23 +9,26 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from nih import store
-from nih.errors import SettingsDiffer, UnknownName
+from nih import adaptive, store
+from nih import cost as costs
+from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
-from nih.haystack import open_source
+from nih.haystack import Source, open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
-from nih.registry import build_options, load, option_names, resolve_model
+from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
 from nih.score import check, score_answer
-from nih.settings import RunOptions, assign
-from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Task
+from nih.settings import Assigned, RunOptions, assign
+from nih.submit import submit
+from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, OwnHaystack, Sample, Session, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -34,8 +37,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RUNS = Path("results/runs")
-Prefill = Literal["shared", "chunks", "whole", "none"]
-"""How a prompt was read: along the tree, alone in chunks, alone in one call, or not at all."""
+Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
+"""How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
+_TYPED = ("device", "dtype", "tokenizer", "beyond_limit")
+_TYPED_FOR_ENGINES = ("base_url", "concurrency", "max_requests")
+_PASSED_ON = (*_TYPED, *_TYPED_FOR_ENGINES, "chat", "system")
+"""Options of the command line that reach the model's or engine's own options where these declare them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Job:
     """What a run has to do, before any weights are loaded."""
 
     options: RunOptions
-    model: Model
+    model: Model | Engine
     task: Task
     task_settings: dict[str, Any]
     grid: Grid
@@ -51,6 +58,13 @@ class Job:
     score: str
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
+    rule: adaptive.Rule | None = None
+    """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """What answers, if it is no session."""
+        return self.model if isinstance(self.model, Engine) else None
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -90,6 +104,13 @@ class Run:
 
         return samples(self.path)
 
+    @property
+    def headline(self) -> list[str]:
+        """Accuracy and effective length in words, with their intervals."""
+        from nih.report import headline
+
+        return headline(self.path)
+
     def heatmap(self, ax: Axes | None = None) -> Axes:
         """Draw depth x length."""
         from nih.report import heatmap
@@ -99,29 +120,17 @@ class Run:
 
 def prepare(options: RunOptions) -> Job:
     """Resolve every name and read every specification. Raises UsageError of all kinds; loads no weights."""
-    grid = parse(options.lengths, options.depths, options.trials)
-    adapter, source = resolve_model(options.model)
+    grid = parse(options.lengths, options.depths, adaptive.START if options.adaptive else options.trials)
     task_module = load("tasks", options.task)
-    declared = option_names(adapter.Options)
-    general: dict[str, Any] = {
-        key: getattr(options, key)
-        for key in ("device", "dtype", "tokenizer", "beyond_limit")
-        if key in declared
-    }
-    declared -= set(general)
-    chosen = assign(options.set, option_names(task_module.Options), declared, options.task, options.model)
-    model: Model = adapter.open_model(
-        source,
-        options.model,
-        build_options(adapter.Options, {**general, **chosen.model}, f"model `{options.model}`"),
-    )
+    model, chosen = _open(options, max(grid.lengths), option_names(task_module.Options))
     task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
     task: Task = task_module.task(task_options)
     score = options.score or task.score
     check(score, task.needle(Random(0)).expected)
-    text = open_source(options.haystack or task.haystack)
+    text = _source(options, task)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
-    task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
+    if isinstance(model, Engine) and not model.begins_answers:
+        frame = replace(frame, chat=False, repeats=options.chat)
     builder = Builder(
         task,
         repr((options.task, sorted(asdict(task_options).items()))),
@@ -131,10 +140,21 @@ def prepare(options: RunOptions) -> Job:
         options.seed,
         options.max_new_tokens,
         options.one_haystack,
+        options.question,
+        grid.depths if options.packed else (),
     )
+    task_settings = {
+        "name": builder.label,
+        "options": asdict(task_options),
+        "score": score,
+        "version": builder.version,
+        "question": options.question,
+        "packed": len(builder.packed),
+    }
     settings = {
         **options.deciding(),
         "task_options": asdict(task_options),
+        **({} if builder.version == 1 else {"task_version": builder.version}),
         "model_options": chosen.model,
         "chat_options": chosen.chat,
         "grid": grid_settings(grid),
@@ -142,7 +162,75 @@ def prepare(options: RunOptions) -> Job:
         "tokenizer": model.tokenizer.fingerprint,
         "score": score,
     }
-    return Job(options, model, task, task_settings, grid, builder, score, settings)
+    rule = _rule(options, grid, model.limit) if options.adaptive else None
+    if rule:
+        # Not the budget: the rounds of a larger one begin with those of a smaller one.
+        settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
+    return Job(options, model, task, task_settings, grid, builder, score, settings, rule)
+
+
+def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
+    bounded = limit is not None and not options.beyond_limit
+    lengths = [length for length in grid.lengths if not bounded or length <= (limit or 0)]
+    cells = len(lengths) * len(grid.depths)
+    budget = adaptive.AVERAGE * cells if options.budget is None else options.budget
+    rule = adaptive.Rule(options.half_width, options.threshold, budget)
+    rule.check(cells)
+    return rule
+
+
+def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Model | Engine, Assigned]:
+    """The model or engine before its weights, and the `--set` values by whom they reach; those that decide nothing are left out."""
+    if options.engine:
+        module, source = load("engines", options.engine), options.model
+    else:
+        module, source = resolve_model(options.model)
+    declared = option_names(module.Options)
+    typed = _typed(options, declared)
+    free = declared - {*_PASSED_ON, "template"}
+    further = further_options(module, options.set, task_options | declared)
+    chosen = assign(options.set, task_options, free | further, options.task, options.model)
+    if "template" in declared:
+        typed["template"] = chosen.chat
+    whose = f"engine `{options.engine}`" if options.engine else f"model `{options.model}`"
+    own = {key: value for key, value in chosen.model.items() if key not in further}
+    built = build_options(module.Options, {**typed, **own}, whose)
+    if further:
+        built = replace(built, arguments={k: v for k, v in chosen.model.items() if k in further})
+    chosen = replace(chosen, model=deciding(module.Options, chosen.model))
+    if options.engine:
+        return module.open_engine(source, built, longest), chosen
+    return module.open_model(source, options.model, built), chosen
+
+
+def _typed(options: RunOptions, declared: set[str]) -> dict[str, Any]:
+    """Options of the command line that the model or engine declares. Raises UsageError for what would go unheard."""
+    default = {f.name: f.default for f in fields(options)}
+    loud = {*_TYPED_FOR_ENGINES, *(_TYPED if options.engine else ())} - {"beyond_limit"}
+    typed = {}
+    for key in _PASSED_ON:
+        value = getattr(options, key)
+        if key in declared and value is not None:
+            typed[key] = value
+        elif key in loud - declared and value != default[key]:
+            flag = "--" + key.replace("_", "-")
+            who = (
+                f"engine `{options.engine}`"
+                if options.engine
+                else f"model `{options.model}` without --engine"
+            )
+            raise UsageError(f"{flag} means nothing to {who}; leave it out")
+    return typed
+
+
+def _source(options: RunOptions, task: Task) -> Source:
+    """The haystack. Raises HaystackError, and UsageError where the task makes its own and another is asked for."""
+    if not isinstance(task, OwnHaystack):
+        return open_source(options.haystack or task.haystack)
+    if options.haystack is not None:
+        raise UsageError(f"task `{task.name}` makes its own haystack; leave out --haystack")
+    source: Source = task.source()
+    return source
 
 
 def grid_settings(grid: Grid) -> dict[str, Any]:
@@ -172,6 +260,8 @@ def evaluate(
     hidden = not sys.stderr.isatty() if quiet is None else quiet
     started = time.perf_counter()
     job = prepare(options)
+    if options.cost:
+        costs.measurable(job.model)
     path = (
         Path(options.out)
         if options.out
@@ -181,6 +271,7 @@ def evaluate(
         runner = _Runner(job, directory, say, hidden, started)
         try:
             state = runner.run()
+            runner.price()
         except BaseException as error:
             runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -204,13 +295,67 @@ class _Runner:
         self.clock = Clock()
         self.load_seconds = 0.0
         self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
-        self.own = dict(zip((s.id for s in job.plan.samples), job.plan.own_tokens, strict=True))
+        self.own: dict[str, int] = {}
+        """Tokens of the plan that serve a sample's cell alone, by id."""
         self.by_id = {s.id: s for s in job.samples}
+        self.rounds: dict[tuple[tuple[Cell, int], ...], Plan] = {}
+        self.plans: list[Plan] = []
+        self.tried: set[str] = set()
+        """Samples answered in this sitting, with or without a score."""
+        self.verified = False
+        """Whether this sitting has verified sharing, with whatever result."""
 
     def run(self) -> str:
         """Answer what has no answer yet. Returns the exit state."""
+        if self.job.engine is None:
+            self._describe()
+            self._describe_plan()
+            self._fill(self._answer)
+        else:
+            self._through(self.job.engine)
+        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
+        self.close(state)
+        return state
+
+    def _through(self, engine: Engine) -> None:
+        """Answer through an engine, which is started only if a sample is open. Its limit may be known from then on."""
+        try:
+            # Of an adaptive run, the rounds that follow are only known once it goes on.
+            if self.job.rule is None and not any(map(self._open, self.job.samples)):
+                self.say(f"resuming {self.directory.path}: all samples are answered")
+                return
+            self._describe()
+            start = time.perf_counter()
+            engine.start()
+            self.load_seconds = time.perf_counter() - start
+            self._describe_plan()
+            self._remember_weights()
+            self._fill(self._submit)
+        finally:
+            engine.close()
+
+    def _submit(self, pending: list[Sample]) -> None:
+        job, engine = self.job, self.job.engine
+        assert engine is not None
+        self.directory.write_manifest(
+            prefill="engine",
+            verification={"state": "not asked", "why": "an engine shares prefixes by itself"},
+        )
+        try:
+            for answer in submit(
+                engine, pending, job.score == "likelihood", job.options.timeout, self.say, self.quiet
+            ):
+                self._append(answer, "engine")
+        finally:
+            report = dict(engine.report())
+            sittings = [*self.directory.manifest.get("engine", []), report]
+            self.directory.write_manifest(engine=sittings)
+            for warning in report.get("warnings", []):
+                self.say(f"warning: {warning}")
+
+    def _fill(self, answer: Callable[[list[Sample]], None]) -> None:
+        """Mark what is over the limit, and hand on what is still open."""
         job = self.job
-        self._describe()
         for sample in job.samples:
             if not job.fits(sample) and sample.id not in self.directory.rows:
                 self._append(
@@ -219,23 +364,27 @@ class _Runner:
                     ),
                     "none",
                 )
-        pending = [s for s in job.plan.samples if self._open(s)]
-        unverified = job.options.share != "always" and "verification" not in self.directory.manifest
+        planned = [s for plan_ in self.plans for s in plan_.samples]
+        pending = [s for s in planned if self._open(s)]
+        unverified = (
+            job.engine is None
+            and job.options.share != "always"
+            and "verification" not in self.directory.manifest
+        )
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
             self.say(
                 f"{left_out} of {len(job.samples)} samples are longer than the model's {job.model.limit} positions: "
                 "`over_limit` (run them with --beyond-limit)"
             )
-        if self.directory.rows and len(pending) < len(job.plan.samples):
+        if self.directory.rows and len(pending) < len(planned):
             self.say(
-                f"resuming {self.directory.path}: {len(job.plan.samples) - len(pending)} of {len(job.plan.samples)} samples are answered"
+                f"resuming {self.directory.path}: {len(planned) - len(pending)} of {len(planned)} samples are answered"
             )
         if pending or (unverified and job.plan.samples):
-            self._answer(pending)
-        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
-        self.close(state)
-        return state
+            answer(pending)
+        while job.rule and (pending := self._next_round()):
+            answer(pending)
 
     def close(self, state: str) -> None:
         """Write how this sitting ended; times add up over sittings."""
@@ -251,6 +400,94 @@ class _Runner:
             exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
         )
 
+    def _next_round(self) -> list[Sample]:
+        """What an adaptive run asks next; nothing when it is done. The manifest says how it came to that."""
+        self._lay_out()
+        self.directory.write_manifest(**self._extent())
+        pending = [
+            s for plan_ in self.plans for s in plan_.samples if self._open(s) and s.id not in self.tried
+        ]
+        if pending:
+            cells = len({s.cell for s in pending})
+            self.say(f"round {len(self.plans)}: {len(pending)} more samples in {cells} cells")
+        return pending
+
+    def _lay_out(self) -> None:
+        """Plan the rounds that follow from the answers so far; each has its own prefix tree."""
+        job = self.job
+        self.plans = [job.plan]
+        self._register(job.plan)
+        if job.rule is None:
+            return
+        rows = self.directory.rows.values()
+        scores = {(Cell(row["length"], float(row["depth"])), row["trial"]): row["score"] for row in rows}
+        cells = dict.fromkeys(s.cell for s in job.plan.samples)
+        self.state = adaptive.replay(job.rule, cells, scores)
+        longest = max(job.grid.lengths)
+        for batch in map(tuple, self.state.rounds[1:]):
+            if batch not in self.rounds:
+                self.rounds[batch] = plan(job.builder.sample(cell, trial, longest) for cell, trial in batch)
+                self._register(self.rounds[batch])
+            self.plans.append(self.rounds[batch])
+
+    def _register(self, plan_: Plan) -> None:
+        self.own |= zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True)
+        self.by_id |= {s.id: s for s in plan_.samples}
+
+    def _extent(self) -> dict[str, Any]:
+        """For the manifest: how much the run asks and reads, as far as that is known."""
+        job = self.job
+        later = sum(len(plan_.samples) for plan_ in self.plans[1:])
+        naive = sum(plan_.naive_tokens for plan_ in self.plans)
+        planned = naive if self._sharing_failed else sum(plan_.planned_tokens for plan_ in self.plans)
+        extent = {"samples": len(job.samples) + later, "naive_tokens": naive, "planned_tokens": planned}
+        return extent | ({"adaptive": self._decisions(job.rule)} if job.rule else {})
+
+    def _decisions(self, rule: adaptive.Rule) -> dict[str, Any]:
+        asked = Counter(cell for batch in self.state.rounds for cell, _ in batch)
+        stopped = self.state.stopped
+        return {
+            **asdict(rule),
+            "start": adaptive.START,
+            "complete": self.state.complete,
+            "samples": self.state.samples,
+            "rounds": [
+                {
+                    "cells": len({s.cell for s in plan_.samples}),
+                    "samples": len(plan_.samples),
+                    "naive_tokens": plan_.naive_tokens,
+                    "planned_tokens": plan_.planned_tokens,
+                }
+                for plan_ in self.plans
+            ],
+            "stopped": dict(sorted(Counter(stopped.values()).items())),
+            "cells": [
+                {"length": cell.length, "depth": cell.depth, "asked": n, "stopped": stopped.get(cell)}
+                for cell, n in sorted(asked.items())
+            ],
+        }
+
+    def price(self) -> None:
+        """Measure what the prompts of each length cost and write cost.csv, where it is asked for and not there yet."""
+        path = self.directory.path / costs.FILE
+        if not self.job.options.cost or path.exists():
+            return
+        self.say(f"measuring the cost of {len(self.job.grid.lengths)} lengths, {costs.REPEATS} times each")
+        points = costs.of_samples(
+            costs.measurable(self.job.model),
+            self._one_a_length(),
+            self.job.fits,
+            self._sharing_failed,
+            self.job.options.timeout,
+            self.say,
+        )
+        store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
+
+    def _one_a_length(self) -> list[Sample]:
+        """The first trial's prompt of each length with the needle in the middle."""
+        middle = self.job.grid.depths[len(self.job.grid.depths) // 2]
+        return [s for s in self.job.samples if s.trial == 0 and s.cell.depth == middle]
+
     def _describe(self) -> None:
         job = self.job
         self.directory.write_manifest(
@@ -263,18 +500,21 @@ class _Runner:
             one_haystack=job.options.one_haystack,
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
             training_length=job.model.training_length,
-            limit=job.model.limit,
-            samples=len(job.samples),
-            naive_tokens=job.plan.naive_tokens,
-            planned_tokens=job.plan.planned_tokens,
             exit_state="running",
         )
+
+    def _describe_plan(self) -> None:
+        self._lay_out()
+        self.directory.write_manifest(limit=self.job.model.limit, **self._extent())
 
     def _open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        if row is None or row["status"] in FAILURES or row["status"] == "over_limit":
+        if row is None or row["status"] in FAILURES:
             return True
+        if row["status"] == "over_limit":
+            # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
+            return self.job.engine is None or self.job.options.beyond_limit
         return self._sharing_failed and row["prefill"] != "whole"
 
     @property
@@ -284,11 +524,8 @@ class _Runner:
     def _answer(self, pending: list[Sample]) -> None:
         job = self.job
         if isinstance(job.model, Oracle):
-            job.model.teach(job.samples)
-        start = time.perf_counter()
-        session = job.model.session()
-        self.load_seconds = time.perf_counter() - start
-        self._remember_weights()
+            job.model.teach(tuple(self.by_id.values()))
+        session = self._session
         asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
         walk = Walk(asker, self.clock)
         if self._sharing_failed:
@@ -302,7 +539,8 @@ class _Runner:
             self.directory.write_manifest(
                 prefill="shared", verification={"state": "not asked", "why": "--share always"}
             )
-        elif self.directory.manifest.get("verification", {}).get("state") != "passed":
+        elif not self.verified and self.directory.manifest.get("verification", {}).get("state") != "passed":
+            self.verified = True
             chosen = [job.plan.samples[i] for i in verification(job.plan, session.chunk)]
             verifier.samples = {s.id: s for s in chosen}
             walk.keep = frozenset(verifier.samples)
@@ -318,6 +556,16 @@ class _Runner:
                 self.say(
                     "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
                 )
+
+    @cached_property
+    def _session(self) -> Session:
+        """The model's session, whose weights are loaded once."""
+        start = time.perf_counter()
+        assert not isinstance(self.job.model, Engine)
+        session = self.job.model.session()
+        self.load_seconds = time.perf_counter() - start
+        self._remember_weights()
+        return session
 
     def _collect(
         self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None
@@ -350,10 +598,12 @@ class _Runner:
             f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
         )
         self.directory.write_manifest(
-            prefill="whole", verification=verifier.result(), planned_tokens=self.job.plan.naive_tokens
+            prefill="whole",
+            verification=verifier.result(),
+            planned_tokens=self.directory.manifest["naive_tokens"],
         )
         walk.keep, walk.between = frozenset(), bool
-        self._collect(walk, "whole", list(self.job.plan.samples))
+        self._collect(walk, "whole", [s for plan_ in self.plans for s in plan_.samples])
 
     def _remember_weights(self) -> None:
         """Say in the manifest what answered; refuse to go on with other weights than those that began."""
@@ -368,6 +618,7 @@ class _Runner:
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.by_id[answer.sample_id]
+        self.tried.add(sample.id)
         row = {
             "id": sample.id,
             "attempt": self.directory.next_attempt(sample.id),
@@ -377,11 +628,13 @@ class _Runner:
             "actual_depth": round(sample.actual_depth, 4),
             "trial": sample.trial,
             "tokens": len(sample.prompt),
+            "needle_at": sample.needle_at,
             "needle": sample.needle,
             "around": sample.around,
             "question": sample.question,
             "answer_prefix": sample.answer_prefix,
             "expected": list(sample.expected),
+            **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
             "answer": answer.text,
             "score": score_answer(answer, sample.expected, self.job.score),
             "score_name": self.job.score,
@@ -393,26 +646,38 @@ class _Runner:
             "prefill_tokens": self.own.get(sample.id, 0),
             "seconds": round(answer.seconds, 6),
         }
+        if answer.usage is not None:
+            row |= {f"usage_{key}": value for key, value in answer.usage._asdict().items()}
         self.directory.append(row)
 
 
 def cost(job: Job) -> dict[str, Any]:
     """What `nih plan` prints: cells, prompts, tokens, and the memory of the states that the walk holds, in bytes."""
     plan_ = job.plan
-    state = job.model.state_bytes
-    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
-    copied = state(plan_.longest) == state(2 * plan_.longest)
     return {
         "model": job.options.model,
-        "task": job.options.task,
+        "task": job.builder.label,
         "lengths": list(job.grid.lengths),
         "depths": list(job.grid.depths),
         "cells": len(job.grid.lengths) * len(job.grid.depths),
         "prompts": len(job.samples),
+        **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
         "over_limit": len(job.samples) - len(plan_.samples),
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
         "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
+        **_memory(job.model, plan_),
+    }
+
+
+def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
+    """Marks and states of a walk; an engine sees to its own memory."""
+    if isinstance(model, Engine):
+        return {}
+    state = model.state_bytes
+    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
+    copied = state(plan_.longest) == state(2 * plan_.longest)
+    return {
         "most_marks": plan_.most_marks,
         "deepest_state_bytes": state(plan_.longest) * (1 + (plan_.most_marks if copied else 0)),
     }

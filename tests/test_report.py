@@ -36,7 +36,17 @@ matplotlib.use("Agg")
 
 LENGTHS, DEPTHS = [1024, 2048, 4096, 8192], [0.0, 50.0, 100.0]
 COLUMNS = "model,task,length,depth,n,correct,accuracy,ci_low,ci_high,errors,nll,prefill_tokens,seconds"
-OUTPUTS = ["samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html"]
+OUTPUTS = [
+    "samples.csv",
+    "cells.csv",
+    "lengths.csv",
+    "depths.csv",
+    "distance.csv",
+    "statistics.json",
+    "heatmap.png",
+    "heatmap.svg",
+    "report.html",
+]
 
 
 def cell(length: int, depth: float, *statuses: str, **changes: Any) -> list[dict[str, Any]]:
