@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: help demo demo-smollm2 test check bench wheel clean
+.PHONY: help demo demo-smollm2 test check gate baselines bench bench-prefill wheel vllm-check clean
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
 	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
 	@echo "make check  ruff, mypy --strict, import rules"
+	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
+	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
+	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
 	@echo "make wheel  build sdist and wheel into dist/"
 
 $(VENV)/python:
@@ -51,6 +54,14 @@ check: $(VENV)/installed
 	@echo "== import rules"
 	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py
 
+gate: $(VENV)/installed
+	@echo "== nih run and nih gate, for each reference model"
+	@NIH=$(BIN)/nih .ci/gate
+
+baselines: $(VENV)/installed
+	@echo "== the reference models' runs in results/baselines/"
+	@NIH=$(BIN)/nih .ci/gate baselines
+
 bench: $(VENV)/installed
 	$(BIN)/nih bench startup
 	$(BIN)/nih bench kernels
@@ -58,8 +69,22 @@ bench: $(VENV)/installed
 	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
 	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11
 
+bench-prefill: $(VENV)/installed
+	$(BIN)/nih bench prefill --model rwkv --model mamba --model transformer --lengths 1k-128k --up-to transformer=32k \
+	  --new-tokens 256 --ratios --out results/bench
+	$(BIN)/nih run --model rwkv --lengths 1k-128k --cost --out $(RUNS)/rwkv-cost
+	$(BIN)/nih run --model mamba --lengths 1k-128k --cost --out $(RUNS)/mamba-cost
+	$(BIN)/nih run --model transformer --lengths 1k-8k --cost --out $(RUNS)/transformer-cost
+	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
+
+# MODEL=transformer is the small one, which CI runs; what cannot be had here is said and left out.
+vllm-check: MODEL ?= smollm2
+vllm-check:
+	@tests/vllm_env.sh .venv-vllm; made=$$?; if [ $$made -eq 3 ]; then exit 0; elif [ $$made -ne 0 ]; then exit $$made; fi; \
+	  .venv-vllm/bin/python -m tests.vllm_check $(MODEL)
+
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info

@@ -183,6 +183,15 @@ def snapshot(cache: Any) -> CacheMark | None:
     return CacheMark(tuple(map(_snapshot_layer, cache.layers)), None)
 
 
+def snapshot_at(cache: DynamicCache, tokens: int) -> CacheMark:
+    """A mark on a cache as it was after `tokens` tokens; only for caches whose `sharing` is "crop"."""
+    return CacheMark(tuple(_LayerMark(min(tokens, _length(layer)), {}) for layer in cache.layers), None)
+
+
+def _length(layer: Any) -> int:
+    return 0 if type(layer) is _EMPTY else int(layer.get_seq_length())
+
+
 def restore(cache: Any, mark: CacheMark | None) -> Any:
     """The cache as it was at the mark: the same object changed in place, or a copy. The mark stays valid."""
     if mark is None:

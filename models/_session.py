@@ -62,6 +62,10 @@ class ForwardSession:
         """A handle on the state that all later work leaves intact."""
         raise NotImplementedError
 
+    def _snapshot_at(self, tokens: int) -> Any:
+        """A handle on the state as it was after `tokens` tokens; only where `crops` is true."""
+        raise NotImplementedError
+
     def _restore(self, state: Any) -> None:
         """Make a snapshot the present state again; the snapshot stays valid."""
         raise NotImplementedError
@@ -83,6 +87,11 @@ class ForwardSession:
     def chunk(self) -> int:
         """Most tokens that `extend` gives to one forward call."""
         return self._chunk
+
+    @property
+    def crops(self) -> bool:
+        """Whether a mark is a length and nothing else; a subclass that says so brings `_snapshot_at`."""
+        return False
 
     def reset(self) -> None:
         """Forget everything; also what makes the session usable again after OutOfMemory and AnswerTimeout."""
@@ -110,9 +119,15 @@ class ForwardSession:
 
         self._guarded(read)
 
-    def mark(self) -> Mark:
-        """A handle on the present state. Raises OutOfMemory where the state must be copied."""
-        return self._guarded(lambda: Mark(self._position, self._logits, self._snapshot()))
+    def mark(self, at: int | None = None) -> Mark:
+        """A handle on the present state, or where the session `crops` on that after `at` tokens, which has no logits.
+
+        Raises OutOfMemory where the state must be copied.
+        """
+        if at is None or at == self._position:
+            return self._guarded(lambda: Mark(self._position, self._logits, self._snapshot()))
+        assert self.crops and at < self._position, "only a state that can be cropped has earlier places"
+        return Mark(at, None, self._snapshot_at(at))
 
     def rewind(self, mark: Mark) -> None:
         """Back to the marked state. Raises OutOfMemory where the state must be copied."""
@@ -141,8 +156,9 @@ class ForwardSession:
         return self._guarded(lambda: self._restoring(lambda: self._rate(checked)))
 
     def _read(self, ids: TokenIds) -> None:
-        for start in range(0, len(ids), self._stride):
-            self._step(ids[start : start + self._stride])
+        # Equal parts: a forward call reads all weights, and a short last one would do so for a few tokens.
+        for part in np.array_split(ids, -(-len(ids) // self._stride)) if len(ids) else ():
+            self._step(part)
 
     def _step(self, ids: TokenIds) -> None:
         self._before_call()
@@ -247,7 +263,8 @@ class ForwardSession:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemory(
-            f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})"
+            f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})",
+            position,
         )
 
 

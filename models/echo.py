@@ -68,7 +68,12 @@ class EchoSession:
         self.reset()
         self.extend([ids])
 
-    def mark(self) -> EchoMark:
+    @property
+    def crops(self) -> bool:
+        """A hash cannot be taken back."""
+        return False
+
+    def mark(self, at: int | None = None) -> EchoMark:
         """Copy the hash."""
         return EchoMark(self._digest.copy(), self.position)
 
@@ -86,7 +91,7 @@ class EchoSession:
         time.sleep(self.delay)
         self._check_deadline()
         text, ids = self._answer()
-        return Generation(f" {text}", tuple(int(i) for i in ids[:max_new_tokens]))
+        return Generation(text, tuple(int(i) for i in ids[:max_new_tokens]))
 
     def likelihood(self, ids: TokenIds) -> Likelihood:
         """Certain of the expected answer and of nothing else."""
@@ -137,9 +142,8 @@ class Echo:
             digest = hashlib.blake2b()
             for piece in sample.prompt.pieces:
                 digest.update(np.ascontiguousarray(piece, np.int32).tobytes())
-            text = ", ".join(sample.expected)
-            lead = "" if sample.answer_prefix.endswith(" ") else " "
-            self.answers[digest.digest()] = (text, self.tokenizer.encode(lead + text))
+            text = sample.continuation
+            self.answers[digest.digest()] = (text, self.tokenizer.encode(text))
 
 
 def open_model(source: str, name: str, options: Options) -> Echo:

@@ -35,6 +35,7 @@ from nih.models._cache import (
     restore,
     sharing,
     snapshot,
+    snapshot_at,
     unknown_layers,
 )
 from nih.models._loading import fingerprint, pick_device, pick_dtype, reference
@@ -58,7 +59,7 @@ _BYTES = 256
 """Vocabulary of a model that reads bytes and ships no tokeniser files."""
 _LONG_PROBE = 256
 """Tokens that show how a state of unknown kind grows."""
-_CHUNK = {"cpu": 512, "cuda": 2048}
+_CHUNK = {"cpu": 640, "cuda": 2048}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Options:
     tokenizer: str | None = None
     """A folder, hub id, .gguf file, or `byte`; None takes the model's own."""
     chunk: int | None = None
-    """Most tokens a forward call during prefill; None is 512 on a CPU, 2048 on a GPU."""
+    """Most tokens a forward call during prefill; None is 640 on a CPU, 2048 on a GPU."""
     attn_implementation: str | None = None
     """`eager`, `sdpa`, `flash_attention_2` ...; None leaves the choice to transformers."""
     revision: str | None = None
@@ -121,6 +122,22 @@ class TransformerModel:
     def name(self) -> str:
         """What the user typed after `--model`."""
         return self._name
+
+    @property
+    def source(self) -> str:
+        """Folder, .gguf file or hub id of the weights."""
+        return self._source
+
+    @property
+    def commit(self) -> str | None:
+        """Commit of the hub's snapshot; None for a folder or file."""
+        on_hub = not Path(self._source).expanduser().exists()
+        return getattr(self._config, "_commit_hash", None) if on_hub else None
+
+    @property
+    def weights(self) -> str | None:
+        """Commit, or SHA-256 of the files, which are then read."""
+        return self._weights_identity["weights"]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -180,16 +197,15 @@ class TransformerModel:
 
     @cached_property
     def _weights_identity(self) -> Mapping[str, str | None]:
-        commit = getattr(self._config, "_commit_hash", None)
-        if commit and not Path(self._source).expanduser().exists():
-            return {"weights": commit}
+        if self.commit:
+            return {"weights": self.commit}
         path = Path(self._source).expanduser()
         files = [path] if path.is_file() else _weight_files(path)
         return {"weights": fingerprint(files) if files else None}
 
     @property
     def _chunk(self) -> int:
-        return self._options.chunk or _CHUNK.get(self._device.type, 512)
+        return self._options.chunk or _CHUNK.get(self._device.type, _CHUNK["cpu"])
 
     @cached_property
     def _shape(self) -> StateShape:
@@ -263,6 +279,11 @@ class CachedSession(ForwardSession):
         """What is kept in the model's modules instead of the cache."""
         return [{name: vars(m)[name] for name in _MODULE_STATES & vars(m).keys()} for m in self._stateful]
 
+    @property
+    def crops(self) -> bool:
+        """Whether all that the model keeps are keys and values of every token."""
+        return not self._stateful and self._cache is not None and sharing(self._cache) == "crop"
+
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         if self._cache is None and self._takes_cache:
             self._cache = new_cache(self._model.config)
@@ -305,6 +326,9 @@ class CachedSession(ForwardSession):
 
     def _snapshot(self) -> tuple[CacheMark | None, list[dict[str, Any]]]:
         return snapshot(self._cache), copied(self.module_states)
+
+    def _snapshot_at(self, tokens: int) -> tuple[CacheMark | None, list[dict[str, Any]]]:
+        return snapshot_at(self._cache, tokens), []
 
     def _restore(self, state: tuple[CacheMark | None, list[dict[str, Any]]]) -> None:
         mark, states = state

@@ -5,15 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
 from typing import Any
 
-from nih.plan import plan
 from nih.run import Job, prepare
 from nih.settings import RunOptions
-from nih.types import Oracle, Sample
+from nih.types import Answer, Engine, Oracle, Sample
 from nih.walk import Asker, Clock, Walk, one_by_one
 
 Print = Callable[[str], None]
@@ -24,7 +23,7 @@ class Way:
     """One way of answering the same samples, and what it took so far."""
 
     name: str
-    tokens: int = 0
+    tokens: int
     clock: Clock = field(default_factory=Clock)
     wall: float = 0.0
     answers: dict[str, str] = field(default_factory=dict)
@@ -33,47 +32,40 @@ class Way:
 def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> list[Way]:
     """Answer a grid with shared prefixes, without, and by transformers' `generate` prompt by prompt; print the ratios.
 
-    The ways take turns trial by trial, so a machine that slows down slows all of them. All use the same loaded weights,
-    dtype, threads, stop strings and answer room.
+    The ways take turns sample by sample, so a machine that slows down slows all of them. All use the same loaded weights,
+    dtype, threads, stop strings and answer room; the shared way is the walk that a run of this grid does, unverified.
     """
     job = prepare(options)
     if isinstance(job.model, Oracle):
         job.model.teach(job.samples)
-    session = job.model.session()
-    asker = Asker(session, job.model.tokenizer, likelihood=False, timeout=None)
     shared, alone, generate = (
-        Way("shared prefixes (--share always)"),
-        Way("each prompt alone (--share never)"),
-        Way("transformers generate"),
+        Way("shared prefixes (--share always)", job.plan.planned_tokens),
+        Way("each prompt alone (--share never)", job.plan.naive_tokens),
+        Way("transformers generate", job.plan.naive_tokens),
     )
-    library = _library(job, session) if with_generate else None
+    walks = [Walk(_asker(job), way.clock) for way in (shared, alone)]
+    library = _library(job, walks[0].asker.session) if with_generate else None
     if with_generate and library is None:
         say(f"model `{options.model}` is not one of transformers' own, so its `generate` is left out")
-    trials = [
-        tuple(group)
-        for _, group in groupby(sorted(job.plan.samples, key=lambda s: s.trial), key=lambda s: s.trial)
-    ]
-    _warm_up(asker, trials[0])
-    for number, samples in enumerate(trials):
-        _timed(
-            shared,
-            samples,
-            plan(samples).planned_tokens,
-            lambda s: Walk(asker, shared.clock).answers(plan(s)),
-        )
-        _timed(
-            alone,
-            samples,
-            plan(samples).naive_tokens,
-            lambda s: one_by_one(Walk(asker, alone.clock), s, whole=False),
-        )
+    _warm_up(walks[1].asker, job.plan.samples)
+    samples = {s.id: s for s in job.plan.samples}
+    answers = walks[0].answers(job.plan)
+    for number in range(len(samples)):
+        sample = samples[_timed(shared, partial(next, answers)).sample_id]
+        _timed(alone, partial(next, one_by_one(walks[1], [sample], whole=False)))
         if library is not None:
-            _generate(generate, library, job, samples)
-        say(f"trial {number + 1} of {len(trials)} measured")
+            _generate(generate, library, job, sample)
+        if number % 10 == 9:
+            say(f"{number + 1} of {len(samples)} samples measured")
     ways = [shared, alone] + ([generate] if library is not None else [])
     for line in table(ways):
         show(line)
     return ways
+
+
+def _asker(job: Job) -> Asker:
+    assert not isinstance(job.model, Engine), "a bench makes no engine"
+    return Asker(job.model.session(), job.model.tokenizer, likelihood=False, timeout=None)
 
 
 def table(ways: Sequence[Way]) -> list[str]:
@@ -108,40 +100,34 @@ def startup(show: Print, repeats: int = 7) -> float:
     return medians["nih --help"]
 
 
-def _timed(
-    way: Way, samples: Sequence[Sample], tokens: int, answer: Callable[[Sequence[Sample]], Iterable[Any]]
-) -> None:
+def _timed(way: Way, answer: Callable[[], Answer]) -> Answer:
     start = time.perf_counter()
-    for answered in answer(samples):
-        way.answers[answered.sample_id] = answered.text
+    answered = answer()
     way.wall += time.perf_counter() - start
-    way.tokens += tokens
+    way.answers[answered.sample_id] = answered.text
+    return answered
 
 
-def _generate(way: Way, library: Any, job: Job, samples: Sequence[Sample]) -> None:
+def _generate(way: Way, library: Any, job: Job, sample: Sample) -> None:
     """transformers' own loop, as a script that knows nothing of shared prefixes would call it."""
     import torch
 
     tokenizer = job.model.tokenizer
-    for sample in samples:
-        start = time.perf_counter()
-        ids = torch.from_numpy(sample.prompt.ids().astype("int64"))[None].to(library.device)
-        stop = StopAtText(tokenizer, ids.shape[1], sample.stop)
-        with torch.inference_mode():
-            out = library.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=sample.room,
-                do_sample=False,
-                stopping_criteria=[stop],
-                pad_token_id=0,
-            )
-        text = tokenizer.decode(out[0, ids.shape[1] :].cpu().numpy())
-        way.answers[sample.id] = text[
-            : min((text.find(s) for s in sample.stop if s in text), default=len(text))
-        ]
-        way.wall += time.perf_counter() - start
-        way.tokens += len(sample.prompt)
+    start = time.perf_counter()
+    ids = torch.from_numpy(sample.prompt.ids().astype("int64"))[None].to(library.device)
+    stop = StopAtText(tokenizer, ids.shape[1], sample.stop)
+    with torch.inference_mode():
+        out = library.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=sample.room,
+            do_sample=False,
+            stopping_criteria=[stop],
+            pad_token_id=0,
+        )
+    text = tokenizer.decode(out[0, ids.shape[1] :].cpu().numpy())
+    way.answers[sample.id] = text[: min((text.find(s) for s in sample.stop if s in text), default=len(text))]
+    way.wall += time.perf_counter() - start
 
 
 class StopAtText:

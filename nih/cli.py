@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,7 +19,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import typer
 
 from nih import __version__
-from nih.errors import NihError
+from nih.errors import NihError, UsageError
 from nih.settings import RunOptions
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
     parameters = []
     for field in fields(RunOptions):
         kind: Any = hints[field.name]
-        kind = {"set": list[str], "share": str}.get(field.name, kind)
+        kind = {"set": list[str], "share": str, "question": str}.get(field.name, kind)
         default: Any = field.default if field.name != "set" else []
         flag = "--" + field.name.replace("_", "-")
         shown = Annotated[kind, typer.Option(flag, help=field.metadata["help"], show_default=bool(default))]
@@ -145,15 +146,78 @@ def show(
 @app.command("report")
 @_plain
 def report(
-    folder: RunFolder,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with")
+    ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison; default: results/comparisons/<runs>-<hash>")
+    ] = None,
 ) -> None:
-    """Draw tables, heatmap and page again from the journal."""
+    """Draw tables, heatmap and page of a run again from its journal, or compare several runs with the first."""
+    if len(folders) > 1:
+        _compare(folders, out, score)
+        return
+    if out is not None:
+        raise UsageError(
+            f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
+        )
     from nih import store
     from nih.report import write
 
-    store.annotate(folder, report=write(folder, score))
+    store.annotate(folders[0], report=write(folders[0], score))
+    typer.echo(str(folders[0]))
+
+
+def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
+    from nih.compare import write
+
+    folder, notes = write(folders, out, score)
+    for note in notes:
+        _say(note)
     typer.echo(str(folder))
+
+
+@app.command("gate")
+@_plain
+def gate(
+    folder: RunFolder,
+    baseline: Annotated[
+        Path, typer.Option(help="Run folder, or its cells.csv, that the run is held against")
+    ],
+    max_drop: Annotated[
+        float, typer.Option(help="Accuracy that may be lost, overall and at any length")
+    ] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Chance of failing a run that is no worse")] = 0.05,
+    max_slowdown: Annotated[
+        float | None, typer.Option(help="Also judge seconds a sample: at most this many times the baseline's")
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="Judge both with this score, without the model")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a rule")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
+    ] = None,
+) -> None:
+    """Fail (exit 1) if a run is worse than its baseline."""
+    from nih import gate_report
+    from nih.gate import Limits
+    from nih.gate import gate as compare
+
+    outcome = compare(folder, baseline, Limits(max_drop, alpha, max_slowdown), score)
+    for note in outcome.notes:
+        _say(f"warning: {note}")
+    for line in gate_report.lines(outcome):
+        typer.echo(line)
+    if junit:
+        gate_report.write(junit, gate_report.junit(outcome), "--junit")
+    if summary:
+        gate_report.write(summary, gate_report.markdown(outcome), "--summary")
+    if step := os.environ.get("GITHUB_STEP_SUMMARY"):
+        gate_report.append(Path(step), gate_report.markdown(outcome))
+    _say(gate_report.headline(outcome))
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -164,7 +228,7 @@ def list_() -> None:
     from nih.registry import first_line, names
     from nih.score import SCORES
 
-    for kind in ("models", "tasks"):
+    for kind in ("models", "engines", "tasks"):
         for name in names(kind):
             typer.echo(f"{kind[:-1]:9} {name:12} {first_line(kind, name)}")
     for name, score in SCORES.items():
@@ -200,6 +264,50 @@ def bench_sweep(
     )
 
 
+@bench_app.command("prefill")
+@_plain
+def bench_prefill(
+    model: Annotated[list[str], typer.Option(help="Any session model; repeatable")],
+    lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "1k-32k",
+    repeats: int = 3,
+    new_tokens: Annotated[
+        int, typer.Option(help="Tokens generated after each prompt, inside the length")
+    ] = 64,
+    device: str = "auto",
+    dtype: str = "auto",
+    up_to: Annotated[
+        list[str] | None, typer.Option(help="MODEL=LENGTH, the longest of one model; repeatable")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for one reading; longer ones are not tried")
+    ] = None,
+    ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figure")] = Path(
+        "results/runs/bench-prefill"
+    ),
+) -> None:
+    """Seconds and bytes of reading a prompt, by length, and the exponents with which they grow."""
+    from nih.bench_prefill import Request, prefill
+
+    request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
+    prefill(request, out, ratios=ratios, show=typer.echo, tell=_say)
+
+
+@bench_app.command("accuracy")
+@_plain
+def bench_accuracy(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --cost")],
+    ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
+    out: Annotated[Path, typer.Option(help="The picture")] = Path("accuracy-cost.png"),
+) -> None:
+    """Accuracy against seconds and against bytes, several runs in one picture."""
+    from nih import store
+    from nih.cost_figure import cost_against_accuracy, images
+
+    store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    typer.echo(str(out))
+
+
 @bench_app.command("startup")
 @_plain
 def bench_startup() -> None:
@@ -216,6 +324,18 @@ def bench_kernels() -> None:
     from nih.bench_kernels import main as measure
 
     measure()
+
+
+@bench_app.command("prompts")
+@_plain
+def bench_prompts(
+    model: Annotated[str, typer.Option(help="Whose tokeniser; `echo` counts bytes")] = "echo",
+    length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
+) -> None:
+    """Tokens a second of every task's prompts."""
+    from nih.bench_prompts import prompts
+
+    prompts(model, length, typer.echo)
 
 
 def main() -> None:

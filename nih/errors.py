@@ -7,6 +7,7 @@ NihError
 │   ├── PromptError          a prompt that cannot be built to the asked length
 │   ├── UnknownName          a model, task, score, option or sample that does not exist ("did you mean")
 │   ├── ModelError           a model that cannot be opened as asked
+│   ├── EngineError          an engine or server that cannot be used as asked
 │   ├── KernelError          a kernel backend that was forced and is not there, or is called against its contract
 │   └── StoreError           a run directory that cannot be used
 │       ├── RunLocked            another process holds it
@@ -62,6 +63,10 @@ class ModelError(UsageError):
     """A model that cannot be opened: its files, its format, its device or its options."""
 
 
+class EngineError(UsageError):
+    """An engine or server that cannot be used as asked: not there, not allowed, or without what was asked of it."""
+
+
 class KernelError(UsageError):
     """A kernel backend that was asked for and is not there, or an op called against its contract."""
 
@@ -89,9 +94,13 @@ class AnswerFailure(NihError):
 
 
 class OutOfMemory(AnswerFailure):
-    """The device's memory did not suffice for this prompt."""
+    """The device's memory did not suffice for this prompt. `position`: tokens that had been read."""
 
     status = "oom"
+
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class AnswerTimeout(AnswerFailure):

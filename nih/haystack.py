@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import accumulate, chain, cycle, islice, pairwise
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ NOISE = (
 """The filler of the passkey task since landmark attention (Mohtashami & Jaggi 2023)."""
 
 _BATCH = 2048
+_WORD = "thequickbrownfoxjumps"
 _ENDINGS = (".txt", ".md", ".jsonl")
 _SENTENCE_END = re.compile(r"""(?<=[.!?])["'’”)\]]*(?=\s)|(?<=[。！？])["'’”」』]*""")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -79,6 +81,20 @@ class Source:
     streams: int
     """How many different streams there are; stream numbers are taken modulo this."""
     endless: bool
+    grain: Literal["sentence", "token"] = "sentence"
+    """What a needle may stand between. With `token` the sentences are blocks of characters that are one token each."""
+    whole: bool = False
+    """The last sentence of a prompt is never cut; white space fills what is left."""
+
+
+def records(task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]]) -> Source:
+    """A haystack of a task's own making, one record a sentence, which is never cut. The fingerprint tells version and options."""
+    return Source(task, fingerprint, sentences, 1 << 62, endless=True, whole=True)
+
+
+def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> Source:
+    """A haystack of single tokens: `blocks` yields them by the thousand, as characters."""
+    return Source(task, fingerprint, blocks, 1 << 62, endless=True, grain="token")
 
 
 def open_source(name: str) -> Source:
@@ -103,16 +119,18 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
     depend on `tokens`. Raises HaystackError if the text ends before.
     """
     sentences = source.sentences(stream)
+    if source.grain == "token":
+        _need_single_tokens(source, tokenizer)
     if source.name == "noise":
         return _tiled(list(islice(sentences, len(NOISE))), tokenizer, tokens)
     texts: list[str] = []
     arrays: list[TokenIds] = []
     total = 0
     while total <= tokens:
-        batch = list(islice(sentences, _BATCH))
+        batch = list(islice(sentences, _BATCH if source.grain == "sentence" else 1))
         if not batch:
             break
-        encoded = tokenizer.encode_batch(batch)
+        encoded = _encoded(tokenizer, batch)
         texts += batch
         arrays += encoded
         total += sum(map(len, encoded))
@@ -121,7 +139,27 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
             f"haystack `{source.name}` holds {total:,} tokens of {tokenizer.name}, the grid needs {tokens:,}; "
             "shorten --lengths, or give more text"
         )
+    if source.grain == "token":
+        # Every character is a sentence of its own; to encode it by itself would take too long.
+        text, ids = "".join(texts), np.concatenate(arrays)
+        return _of(ids, np.arange(len(ids) + 1), np.arange(len(text) + 1), text)
     return _assemble(texts, arrays)
+
+
+def _need_single_tokens(source: Source, tokenizer: Tokenizer) -> None:
+    """Raises HaystackError for a tokeniser that joins characters, as all do that have learnt words."""
+    if len(tokenizer.encode(_WORD)) != len(_WORD):
+        raise HaystackError(
+            f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
+            "`--model rwkv`, `mamba` or `transformer`"
+        )
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> list[TokenIds]:
+    """Ids of each text; texts that recur are encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    ids = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
+    return [ids[text] for text in texts]
 
 
 def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:
@@ -132,11 +170,14 @@ def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:
 
 
 def _assemble(texts: list[str], arrays: list[TokenIds]) -> Haystack:
-    ids = np.concatenate(arrays).astype(np.int32, copy=False)
-    ids.flags.writeable = False
     edges = np.fromiter(accumulate(map(len, arrays), initial=0), np.int64, len(arrays) + 1)
     offsets = np.fromiter(accumulate(map(len, texts), initial=0), np.int64, len(texts) + 1)
-    text = "".join(texts)
+    return _of(np.concatenate(arrays), edges, offsets, "".join(texts))
+
+
+def _of(ids: TokenIds, edges: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], text: str) -> Haystack:
+    ids = ids.astype(np.int32, copy=False)
+    ids.flags.writeable = False
     return Haystack(ids, edges, offsets, text, _fold(text))
 
 

@@ -6,28 +6,35 @@ A chat template wraps the words of the user and leaves the answer prefix to the 
 
     [before][intro][haystack ...] [needle] [... haystack][question][after][answer prefix] | room
 
+With the question at the start it stands before the haystack, and only the answer prefix after it; `both` asks twice.
 Each piece is encoded by itself, so lengths add up; the haystack is cut to what is left of the length, and needles go in
 at the sentence edge nearest to the asked depth.
+
+Packed, one context holds a needle for each depth of the grid. The prompts of all depths are equal up to the question, but
+for the few tokens of haystack that make up for questions of different lengths.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nih.errors import PromptError
+from nih.errors import PromptError, UsageError
 from nih.grid import format_length
 from nih.haystack import Haystack, Source, build, stream_number
-from nih.types import Cell, Grid, Needle, Prompt, Sample, Task, TokenIds, Tokenizer
+from nih.placement import Placement, parse_placement
+from nih.settings import Question
+from nih.types import Cell, Grid, Needle, Packs, Placed, Prompt, Sample, Shares, Task, TokenIds, Tokenizer
 
 AROUND = 200
 """Characters of haystack kept on each side of the needle in the journal."""
 _REDRAWS = 1000
+_FILLERS = ("\n", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,9 @@ class Frame:
     before: TokenIds
     after: TokenIds
     chat: bool
+    """Whether the assistant's turn begins with the answer prefix; if not, the prefix follows the question."""
+    repeats: bool = False
+    """Whether the answer may say the prefix again, and has room for it: a chat whose assistant's turn begins with nothing."""
 
 
 def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str, Any]) -> Frame:
@@ -47,9 +57,47 @@ def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str
     return Frame(before, after, True)
 
 
+class _Outside(NamedTuple):
+    """What stands around the haystack and its needles."""
+
+    ahead: tuple[TokenIds, ...]
+    behind: tuple[TokenIds, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of all pieces."""
+        return sum(map(len, (*self.ahead, *self.behind)))
+
+
+class _Insert(NamedTuple):
+    """A needle that is put into the haystack before its token `edge`."""
+
+    edge: int
+    ids: TokenIds
+    text: str
+
+
+class _Group(NamedTuple):
+    """The needles of one context that can be asked for, and what stands around the haystack for each; then those that cannot."""
+
+    needles: tuple[Needle, ...]
+    hidden: tuple[TokenIds, ...]
+    outside: tuple[_Outside, ...]
+    distractors: tuple[TokenIds, ...]
+    others: tuple[TokenIds, ...]
+
+    def left(self, tokens: int) -> list[int]:
+        """What is left to the haystack in prompts of `tokens` tokens, by needle."""
+        inside = sum(map(len, (*self.hidden, *self.distractors, *self.others)))
+        return [tokens - inside - outside.tokens for outside in self.outside]
+
+
 @dataclass(frozen=True)
 class Builder:
-    """Builds the samples of one task over a grid. A sample depends on its own cell and trial only, so any can be made alone."""
+    """Builds the samples of one task over a grid. A sample depends on its own cell and trial only, so any can be made alone.
+
+    Raises UsageError for a combination that has no meaning.
+    """
 
     task: Task
     task_key: str
@@ -60,7 +108,36 @@ class Builder:
     seed: int = 0
     room: int | None = None
     one_haystack: bool = False
+    question: Question = "end"
+    packed: tuple[float, ...] = ()
+    """Depths that share one context; () if each has its own."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
+    _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if self.packed and not isinstance(self.task, Packs):
+            raise UsageError(
+                f"task `{self.task.name}` cannot be packed, for its needles have no keys to ask for one by; leave out "
+                "--packed, or type for example `--task multikey`"
+            )
+        if self.packed and self.question != "end":
+            raise UsageError(
+                "--packed asks all questions from one state, so they come last; leave out --question"
+            )
+        if (self.question != "end" or self.frame.chat) and self.task.needle(Random(0)).bare:
+            raise UsageError(
+                f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
+            )
+        self._placement()
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the task: its name, and what makes its prompts other than usual."""
+        if self.packed:
+            return f"{self.task.name} (multi-key, {len(self.packed)} packed)"
+        where = {"end": "", "start": " (question first)", "both": " (question first and last)"}
+        return self.task.name + where[self.question]
 
     def samples(self, grid: Grid) -> Iterator[Sample]:
         """All samples of the grid, by cell, then trial. Raises PromptError, HaystackError."""
@@ -72,8 +149,13 @@ class Builder:
     def sample(self, cell: Cell, trial: int, longest: int | None = None) -> Sample:
         """One sample. `longest` is the grid's greatest length, so that its haystack is made once."""
         haystack = self._haystack(trial, longest or cell.length)
-        needle = self._needle(cell, trial, haystack)
-        return self._assemble(cell, trial, haystack, needle)
+        if self.packed:
+            group = self._pack(cell, trial, haystack)
+            return self._assemble(cell, trial, haystack, group, self.packed.index(cell.depth))
+        return self._assemble(cell, trial, haystack, self._group((self._needle(cell, trial, haystack),)), 0)
+
+    def _placement(self) -> Placement:
+        return parse_placement(self.task.placement if isinstance(self.task, Shares) else "spread")
 
     def _haystack(self, trial: int, tokens: int) -> Haystack:
         stream = stream_number(self.seed, 0 if self.one_haystack else trial, self.source)
@@ -85,99 +167,196 @@ class Builder:
     def _needle(self, cell: Cell, trial: int, haystack: Haystack) -> Needle:
         """Draw until the haystack does not give the answer away."""
         for attempt in range(_REDRAWS):
-            key = f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}"
-            rng = Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
-            needle = self.task.needle(rng)
-            if not any(haystack.holds(text, cell.length) for text in needle.avoid or needle.expected):
+            own = _rng(f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}")
+            if isinstance(self.task, Shares):
+                needle = self.task.draw(self._shared("shared", cell, trial, attempt), own)
+            else:
+                needle = self.task.needle(own)
+            if not _gives_away(haystack, needle, cell.length):
                 return needle
-        raise PromptError(
+        raise self._hopeless()
+
+    def _pack(self, cell: Cell, trial: int, haystack: Haystack) -> _Group:
+        """The needles of all depths of a length and trial."""
+        assert isinstance(self.task, Packs)
+        known = self._packs.get((cell.length, trial))
+        for attempt in range(0 if known else _REDRAWS):
+            needles = self.task.pack(
+                self._shared(f"packed|{self.packed}", cell, trial, attempt), len(self.packed)
+            )
+            if not any(_gives_away(haystack, needle, cell.length) for needle in needles):
+                known = self._packs[cell.length, trial] = self._group(needles)
+                break
+        if known is None:
+            raise self._hopeless()
+        return known
+
+    def _shared(self, what: str, cell: Cell, trial: int, attempt: int = 0) -> Random:
+        """Chance that is the same at all depths of a length and trial."""
+        return _rng(f"{what}|{self.task_key}|{self.seed}|{cell.length}|{trial}|{attempt}")
+
+    def _hopeless(self) -> PromptError:
+        return PromptError(
             f"haystack `{self.source.name}` holds every answer that task `{self.task.name}` drew in "
             f"{_REDRAWS} attempts; use another --haystack"
         )
 
-    def _assemble(self, cell: Cell, trial: int, haystack: Haystack, needle: Needle) -> Sample:
-        encode = self.tokenizer.encode
-        room = self.room or self.task.room
-        prefix = needle.answer_prefix
-        intro = encode(needle.intro)
-        hidden = encode(f" {needle.text}")
-        asked = encode(
-            f"\n{needle.question}" if self.frame.chat or not prefix else f"\n{needle.question} {prefix}"
+    def _group(self, needles: tuple[Needle, ...]) -> _Group:
+        def hidden(texts: Iterable[str]) -> tuple[TokenIds, ...]:
+            return tuple(self.tokenizer.encode(needles[0].lead + text) for text in texts)
+
+        return _Group(
+            needles,
+            hidden(needle.text for needle in needles),
+            tuple(map(self._outside, needles)),
+            hidden(needles[0].distractors),
+            hidden(needles[0].others),
         )
-        begun = encode(prefix) if self.frame.chat else np.empty(0, np.int32)
-        others = [encode(f" {text}") for text in needle.distractors]
-        parts = (self.frame.before, intro, hidden, asked, self.frame.after, begun, *others)
-        left = cell.length - sum(map(len, parts)) - room
-        if left < 0:
+
+    def _outside(self, needle: Needle) -> _Outside:
+        encode, chat, prefix = self.tokenizer.encode, self.frame.chat, needle.answer_prefix
+        intro, ahead = needle.intro, ""
+        if self.question != "end":
+            intro = needle.intro_start or needle.intro
+            ahead = f"\n{needle.question}" if intro else needle.question
+        behind = needle.question if needle.bare else f"\n{needle.question}"
+        if self.question == "start":
+            behind = "" if chat else "\n"
+        if prefix and not chat:
+            behind += prefix if self.question == "start" else f" {prefix}"
+        return _Outside(
+            (self.frame.before, encode(intro), encode(ahead), encode(needle.opens)),
+            (encode(needle.closes + behind), self.frame.after, encode(prefix if chat else "")),
+        )
+
+    def _again(self, needles: Iterable[Needle]) -> int:
+        """Room for a chat's answer to say the prefix once more, which its turn could not begin with."""
+        prefixes = [needle.answer_prefix for needle in needles if needle.answer_prefix]
+        if not self.frame.repeats:
+            return 0
+        return max((len(self.tokenizer.encode(f"{prefix} ")) for prefix in prefixes), default=0)
+
+    def _assemble(self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int) -> Sample:
+        room = self.room or self.task.room + self._again(group.needles)
+        needle, outside = group.needles[asked], group.outside[asked]
+        lefts = group.left(cell.length - room)
+        # The needles of a packed context stand in what is left to all of its prompts, so in the same places.
+        left, least = lefts[asked], min(lefts)
+        if least < 0:
             raise PromptError(
                 f"length {format_length(cell.length)} is too short for task `{self.task.name}`: its fixed parts "
-                f"take {cell.length - left - room} tokens and the answer {room}; type --lengths from "
-                f"{cell.length - left} on"
+                f"take {cell.length - least - room} tokens and the answer {room}; type --lengths from "
+                f"{cell.length - least} on"
             )
-        edge = haystack.edge_near(cell.depth / 100 * left, left)
-        body, needle_at = _interleave(
-            haystack, left, edge, hidden, others, _rng_of(self.task_key, self.seed, cell, trial)
-        )
-        needle_at += len(self.frame.before) + len(intro)
+        if self.source.whole:
+            least = haystack.edge_near(least, least)
+        body = least if self.source.whole else left
+        # Packed, nothing may depend on what is asked.
+        last = 0 if self.packed else asked
+        inserts = self._inserts(cell, trial, haystack, group, last, least)
+        pieces, starts = _interleave(haystack, inserts, last, body)
+        ahead = sum(map(len, outside.ahead))
         prompt = Prompt(
-            tuple(p for p in (self.frame.before, intro, *body, asked, self.frame.after, begun) if len(p))
+            tuple(p for p in (*outside.ahead, *pieces, self._fill(left - body), *outside.behind) if len(p))
         )
-        around = self._around(haystack, edge, left, needle.text)
+        placed = [
+            Placed(insert.text, ahead + start, 100 * insert.edge / body if body else 0.0)
+            for insert, start in zip(inserts, starts, strict=True)
+        ]
+        expected = _in_order(needle, starts) if needle.in_order else needle.expected
+        edge = inserts[asked].edge
         return Sample(
-            id=_identity(self.task.name, cell, trial, prompt, room, self.task.stop, needle.expected),
-            task=self.task.name,
+            id=_identity(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
+            task=self.label,
             cell=cell,
             trial=trial,
             prompt=prompt,
             room=room,
             stop=self.task.stop,
-            actual_depth=100 * edge / left if left else 0.0,
+            actual_depth=placed[asked].depth,
             needle=needle.text,
-            needle_at=needle_at,
-            around=around,
+            needle_at=placed[asked].at,
+            around=self._around(haystack, edge, body, needle.lead + needle.text),
             question=needle.question,
-            expected=needle.expected,
-            answer_prefix=prefix,
+            expected=expected,
+            answer_prefix=needle.answer_prefix,
+            needles=tuple(sorted(placed, key=lambda p: p.at)) if len(placed) > 1 else (),
+            target=needle.target or ("".join(expected) if needle.bare else ""),
         )
+
+    @property
+    def version(self) -> int:
+        """The task's version; a task without one has its first."""
+        return int(getattr(self.task, "version", 1))
+
+    @property
+    def _versioned(self) -> str:
+        # A first version goes without saying, so that the ids of tasks from before there were versions stay.
+        return self.label if self.version == 1 else f"{self.label} v{self.version}"
+
+    def _inserts(
+        self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int, most: int
+    ) -> list[_Insert]:
+        """Every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
+        depths = self.packed or (cell.depth,)
+        edges = [haystack.edge_near(depth / 100 * most, most) for depth in depths]
+        key = f"places|{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}"
+        scattered = _rng(key)
+        edges += [haystack.edge_near(scattered.random() * most, most) for _ in group.distractors]
+        places = self._shared("others", cell, trial)
+        edges += self._placement().edges(haystack, edges[asked], most, len(group.others), places)
+        texts = [*(n.text for n in group.needles), *group.needles[0].distractors, *group.needles[0].others]
+        ids = [*group.hidden, *group.distractors, *group.others]
+        return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
+
+    def _fill(self, tokens: int) -> TokenIds:
+        """White space in place of a record that would have to be cut. Raises PromptError."""
+        token = next((ids for ids in map(self.tokenizer.encode, _FILLERS) if len(ids) == 1), None)
+        if token is None:
+            raise PromptError(
+                f"{self.tokenizer.name} has no token for white space alone, which task `{self.task.name}` fills its prompts with; "
+                "choose a task with a haystack of text, such as `multikey`"
+            )
+        return np.repeat(token, tokens)
 
     def _around(self, haystack: Haystack, edge: int, left: int, needle: str) -> str:
         before = self.tokenizer.decode(haystack.ids[max(edge - AROUND, 0) : edge])[-AROUND:]
         after = self.tokenizer.decode(haystack.ids[edge : min(edge + AROUND, left)])[:AROUND]
-        return f"{before} {needle}{after}"
+        return f"{before}{needle}{after}"
+
+
+def _gives_away(haystack: Haystack, needle: Needle, tokens: int) -> bool:
+    return any(haystack.holds(text, tokens) for text in needle.avoid or needle.expected)
+
+
+def _in_order(needle: Needle, starts: Sequence[int]) -> tuple[str, ...]:
+    """The expected texts, each of which belongs to a needle, in the order of the needles' places."""
+    return tuple(needle.expected[i] for i in sorted(range(len(starts)), key=starts.__getitem__))
 
 
 def _interleave(
-    haystack: Haystack,
-    left: int,
-    edge: int,
-    hidden: TokenIds,
-    others: list[TokenIds],
-    rng: Random,
-) -> tuple[list[TokenIds], int]:
-    """Haystack of `left` tokens with the needle at `edge` and the others at random sentence edges.
+    haystack: Haystack, inserts: Sequence[_Insert], asked: int, body: int
+) -> tuple[list[TokenIds], list[int]]:
+    """The first `body` tokens of the haystack with the inserts at their edges.
 
-    Returns the pieces, and the position of the needle in them.
+    Returns the pieces, and the position of each insert in them.
     """
-    inserts = [(edge, hidden)]
-    for other in others:
-        inserts.append((haystack.edge_near(rng.random() * left, left), other))
-    # The needle comes last among those at its own edge, so that the haystack follows it as asked.
-    order = sorted(range(len(inserts)), key=lambda i: (inserts[i][0], i == 0, i))
+    # The asked needle comes last among those at its own edge, so that the haystack follows it as asked.
+    order = sorted(range(len(inserts)), key=lambda i: (inserts[i].edge, i == asked, i))
     pieces: list[TokenIds] = []
-    at, needle_at, position = 0, 0, 0
+    starts = [0] * len(inserts)
+    at = position = 0
     for i in order:
-        where, ids = inserts[i]
-        position += where - at
-        if i == 0:
-            needle_at = position
+        edge, ids, _ = inserts[i]
+        position += edge - at
+        starts[i] = position
         position += len(ids)
-        pieces += [haystack.ids[at:where], ids]
-        at = where
-    return [*pieces, haystack.ids[at:left]], needle_at
+        pieces += [haystack.ids[at:edge], ids]
+        at = edge
+    return [*pieces, haystack.ids[at:body]], starts
 
 
-def _rng_of(task_key: str, seed: int, cell: Cell, trial: int) -> Random:
-    key = f"places|{task_key}|{seed}|{cell.length}|{cell.depth!r}|{trial}"
+def _rng(key: str) -> Random:
     return Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
 
 

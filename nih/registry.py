@@ -1,14 +1,14 @@
 """Names -> modules. The name of a file is its registration: `tasks/passkey.py` is `--task passkey`.
 
-Third-party packages add names through the entry points `nih.tasks` and `nih.models`; they cannot shadow the built-in
-ones. Nothing is imported before it is asked for.
+Third-party packages add names through the entry points `nih.tasks`, `nih.models` and `nih.engines`; they cannot shadow the
+built-in ones. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +22,13 @@ _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 
 
+ENGINES = ("openai", "vllm")
+"""Modules of models/ that are typed after `--engine`, not `--model`."""
+
+
+_FOLDERS = {"engines": "models"}
+
+
 class ModelSource(NamedTuple):
     """Which adapter opens a model, and what it is given."""
 
@@ -30,14 +37,14 @@ class ModelSource(NamedTuple):
 
 
 def names(kind: str) -> list[str]:
-    """Names of `tasks` or `models`, built-in ones and plugins, sorted."""
+    """Names of `tasks`, `models` or `engines`, built-in ones and plugins, sorted."""
     return sorted({*_builtin(kind), *_plugins(kind)})
 
 
 def load(kind: str, name: str) -> ModuleType:
     """Import the module that `name` stands for. Raises UnknownName."""
     if name in _builtin(kind):
-        return import_module(f"nih.{kind}.{name}")
+        return import_module(f"nih.{_FOLDERS.get(kind, kind)}.{name}")
     plugins = _plugins(kind)
     if name not in plugins:
         raise UnknownName.of(kind.removesuffix("s"), name, names(kind))
@@ -47,6 +54,10 @@ def load(kind: str, name: str) -> ModuleType:
 
 def resolve_model(spec: str) -> ModelSource:
     """Find what `--model` means: a known name, an existing path, or a hub id, in this order. Raises UnknownName, ModelError."""
+    if spec in names("engines"):
+        raise ModelError(
+            f"`{spec}` is an engine; type `--engine {spec}` and what it shall run after `--model`"
+        )
     if spec in names("models"):
         return ModelSource(load("models", spec), spec)
     if Path(spec).expanduser().exists():
@@ -79,9 +90,22 @@ def build_options(cls: type[Any], values: Mapping[str, Any], whose: str) -> Any:
     return cls(**converted)
 
 
+def deciding(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a resumed run must agree in: all but those of fields whose metadata say `decides: False`."""
+    free = {field.name for field in fields(cls) if not field.metadata.get("decides", True)}
+    return {key: value for key, value in values.items() if key not in free}
+
+
 def option_names(cls: type[Any]) -> set[str]:
-    """Names of the options that a dataclass declares."""
-    return {field.name for field in fields(cls) if field.init}
+    """Names of the options that a dataclass declares and a user can type."""
+    return {field.name for field in fields(cls) if field.init and field.metadata.get("typed", True)}
+
+
+def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -> set[str]:
+    """Names of KEY=VALUE `pairs` that an engine takes beyond its Options; it is asked only where one is not `known`."""
+    keys = {pair.partition("=")[0].removeprefix("model.") for pair in pairs} - known
+    keys = {key for key in keys if "." not in key}
+    return module.further_options(keys) if keys and hasattr(module, "further_options") else set()
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
@@ -109,10 +133,11 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _builtin(kind: str) -> set[str]:
-    package = import_module(f"nih.{kind}")
-    return {
+    package = import_module(f"nih.{_FOLDERS.get(kind, kind)}")
+    found = {
         m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg
     }
+    return found & set(ENGINES) if kind == "engines" else found - set(ENGINES)
 
 
 def _plugins(kind: str) -> dict[str, EntryPoint]:

@@ -5,17 +5,14 @@ The same journal always gives the same bytes, whatever was resumed or split on t
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,9 +26,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
+from nih import cost_figure, stats, store
 from nih import score as scoring
-from nih import stats, store
 from nih.errors import UnknownName, UsageError
+from nih.page import Shown, render
 from nih.store import StoredRun
 from nih.terminal import State, depth_label, length_label, sanitize, state
 from nih.types import FAILURES, Cell
@@ -177,8 +175,8 @@ def _cell(
 
 
 def write(run_path: Path, score: str | None = None) -> dict[str, str]:
-    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg and report.html
-    anew, each replaced in one step.
+    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg, report.html, and
+    cost.png where there is a cost.csv, anew, each replaced in one step.
 
     Returns what the manifest should say of them: the `score` and the `interval` of the overall accuracy. The journal is not touched.
     Raises StoreError, UsageError.
@@ -191,7 +189,11 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     store.write_atomic(run_path / "cells.csv", _csv(table))
     store.write_atomic(run_path / "heatmap.png", png)
     store.write_atomic(run_path / "heatmap.svg", svg)
-    store.write_atomic(run_path / "report.html", _page(run, table, svg))
+    if (run_path / "cost.csv").exists():
+        store.write_atomic(
+            run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
+        )
+    store.write_atomic(run_path / "report.html", render([on_page(run)]))
     for name, records in _axes(run).items():
         store.write_atomic(run_path / name, _csv(records))
     statistics = json.dumps(stats.summary(run.manifest, run.rows), indent=2, allow_nan=False)
@@ -511,45 +513,9 @@ def _legend(ax: Axes, figure: Figure, squares: Iterable[_Square], beyond: str) -
 # The page
 
 
-def _page(run: StoredRun, table: pd.DataFrame, svg: bytes) -> bytes:
-    """The page, with everything it shows inside it."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+def on_page(run: StoredRun | Path, score: str | None = None, label: str = "") -> Shown:
+    """What the page shows of a run. Raises as `cells`."""
+    run = _rescored(_stored(run), score)
+    return Shown(
+        run, cells(run), {"accuracy (95 % interval)": str(overall(run)), "score": _score_name(run)}, label
     )
-    environment.filters["visible"] = lambda text: sanitize(str(text))
-    page = environment.from_string(files("nih").joinpath("report.html").read_text(encoding="utf-8"))
-    order = {id: place for place, id in enumerate(samples(run)["id"])}
-    text = page.render(
-        model=str(run.manifest.get("model", "")),
-        tasks=list(dict.fromkeys(table["task"])),
-        score=_score_name(run),
-        overall=str(overall(run)),
-        picture=base64.b64encode(svg).decode("ascii"),
-        columns=CELL_COLUMNS[1:],
-        rows=[
-            [_plain(name, value) for name, value in zip(CELL_COLUMNS, row, strict=True)][1:]
-            for row in table.itertuples(index=False)
-        ],
-        samples=[_shown(row) for row in sorted(run.rows, key=lambda row: order[row["id"]])],
-        manifest=json.dumps(run.manifest, indent=2),
-    )
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample for the page: its surroundings in three parts, with the needle in the middle."""
-    before, needle, after = (
-        row["around"].partition(row["needle"]) if row["needle"] else (row["around"], "", "")
-    )
-    score = "" if row["score"] is None else _plain("score", float(row["score"]))
-    nll = "" if row["nll"] is None else _plain("nll", float(row["nll"]))
-    place = f"{length_label(row['length'])} · {depth_label(row['depth'])} % · trial {row['trial']}"
-    return {
-        **row,
-        "before": before,
-        "hidden": needle,
-        "after": after,
-        "score": score,
-        "nll": nll,
-        "place": place,
-    }

@@ -11,22 +11,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from nih import adaptive, store
-from nih.errors import SettingsDiffer, UnknownName
+from nih import cost as costs
+from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
-from nih.haystack import open_source
+from nih.haystack import Source, open_source
 from nih.plan import Plan, plan, verification
 from nih.prompt import Builder, frame_of
-from nih.registry import build_options, load, option_names, resolve_model
+from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
 from nih.score import check, score_answer
-from nih.settings import RunOptions, assign
-from nih.types import FAILURES, Answer, Cell, Grid, Model, Oracle, Sample, Session, Task
+from nih.settings import Assigned, RunOptions, assign
+from nih.submit import submit
+from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, OwnHaystack, Sample, Session, Task
 from nih.verify import Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
 
@@ -35,8 +37,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RUNS = Path("results/runs")
-Prefill = Literal["shared", "chunks", "whole", "none"]
-"""How a prompt was read: along the tree, alone in chunks, alone in one call, or not at all."""
+Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
+"""How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
+_TYPED = ("device", "dtype", "tokenizer", "beyond_limit")
+_TYPED_FOR_ENGINES = ("base_url", "concurrency", "max_requests")
+_PASSED_ON = (*_TYPED, *_TYPED_FOR_ENGINES, "chat", "system")
+"""Options of the command line that reach the model's or engine's own options where these declare them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Job:
     """What a run has to do, before any weights are loaded."""
 
     options: RunOptions
-    model: Model
+    model: Model | Engine
     task: Task
     task_settings: dict[str, Any]
     grid: Grid
@@ -54,6 +60,11 @@ class Job:
     """All that decides prompts and answers: a resumed run must agree in it."""
     rule: adaptive.Rule | None = None
     """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """What answers, if it is no session."""
+        return self.model if isinstance(self.model, Engine) else None
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -110,28 +121,16 @@ class Run:
 def prepare(options: RunOptions) -> Job:
     """Resolve every name and read every specification. Raises UsageError of all kinds; loads no weights."""
     grid = parse(options.lengths, options.depths, adaptive.START if options.adaptive else options.trials)
-    adapter, source = resolve_model(options.model)
     task_module = load("tasks", options.task)
-    declared = option_names(adapter.Options)
-    general: dict[str, Any] = {
-        key: getattr(options, key)
-        for key in ("device", "dtype", "tokenizer", "beyond_limit")
-        if key in declared
-    }
-    declared -= set(general)
-    chosen = assign(options.set, option_names(task_module.Options), declared, options.task, options.model)
-    model: Model = adapter.open_model(
-        source,
-        options.model,
-        build_options(adapter.Options, {**general, **chosen.model}, f"model `{options.model}`"),
-    )
+    model, chosen = _open(options, max(grid.lengths), option_names(task_module.Options))
     task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
     task: Task = task_module.task(task_options)
     score = options.score or task.score
     check(score, task.needle(Random(0)).expected)
-    text = open_source(options.haystack or task.haystack)
+    text = _source(options, task)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
-    task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
+    if isinstance(model, Engine) and not model.begins_answers:
+        frame = replace(frame, chat=False, repeats=options.chat)
     builder = Builder(
         task,
         repr((options.task, sorted(asdict(task_options).items()))),
@@ -141,10 +140,21 @@ def prepare(options: RunOptions) -> Job:
         options.seed,
         options.max_new_tokens,
         options.one_haystack,
+        options.question,
+        grid.depths if options.packed else (),
     )
+    task_settings = {
+        "name": builder.label,
+        "options": asdict(task_options),
+        "score": score,
+        "version": builder.version,
+        "question": options.question,
+        "packed": len(builder.packed),
+    }
     settings = {
         **options.deciding(),
         "task_options": asdict(task_options),
+        **({} if builder.version == 1 else {"task_version": builder.version}),
         "model_options": chosen.model,
         "chat_options": chosen.chat,
         "grid": grid_settings(grid),
@@ -167,6 +177,60 @@ def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
     rule = adaptive.Rule(options.half_width, options.threshold, budget)
     rule.check(cells)
     return rule
+
+
+def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Model | Engine, Assigned]:
+    """The model or engine before its weights, and the `--set` values by whom they reach; those that decide nothing are left out."""
+    if options.engine:
+        module, source = load("engines", options.engine), options.model
+    else:
+        module, source = resolve_model(options.model)
+    declared = option_names(module.Options)
+    typed = _typed(options, declared)
+    free = declared - {*_PASSED_ON, "template"}
+    further = further_options(module, options.set, task_options | declared)
+    chosen = assign(options.set, task_options, free | further, options.task, options.model)
+    if "template" in declared:
+        typed["template"] = chosen.chat
+    whose = f"engine `{options.engine}`" if options.engine else f"model `{options.model}`"
+    own = {key: value for key, value in chosen.model.items() if key not in further}
+    built = build_options(module.Options, {**typed, **own}, whose)
+    if further:
+        built = replace(built, arguments={k: v for k, v in chosen.model.items() if k in further})
+    chosen = replace(chosen, model=deciding(module.Options, chosen.model))
+    if options.engine:
+        return module.open_engine(source, built, longest), chosen
+    return module.open_model(source, options.model, built), chosen
+
+
+def _typed(options: RunOptions, declared: set[str]) -> dict[str, Any]:
+    """Options of the command line that the model or engine declares. Raises UsageError for what would go unheard."""
+    default = {f.name: f.default for f in fields(options)}
+    loud = {*_TYPED_FOR_ENGINES, *(_TYPED if options.engine else ())} - {"beyond_limit"}
+    typed = {}
+    for key in _PASSED_ON:
+        value = getattr(options, key)
+        if key in declared and value is not None:
+            typed[key] = value
+        elif key in loud - declared and value != default[key]:
+            flag = "--" + key.replace("_", "-")
+            who = (
+                f"engine `{options.engine}`"
+                if options.engine
+                else f"model `{options.model}` without --engine"
+            )
+            raise UsageError(f"{flag} means nothing to {who}; leave it out")
+    return typed
+
+
+def _source(options: RunOptions, task: Task) -> Source:
+    """The haystack. Raises HaystackError, and UsageError where the task makes its own and another is asked for."""
+    if not isinstance(task, OwnHaystack):
+        return open_source(options.haystack or task.haystack)
+    if options.haystack is not None:
+        raise UsageError(f"task `{task.name}` makes its own haystack; leave out --haystack")
+    source: Source = task.source()
+    return source
 
 
 def grid_settings(grid: Grid) -> dict[str, Any]:
@@ -196,6 +260,8 @@ def evaluate(
     hidden = not sys.stderr.isatty() if quiet is None else quiet
     started = time.perf_counter()
     job = prepare(options)
+    if options.cost:
+        costs.measurable(job.model)
     path = (
         Path(options.out)
         if options.out
@@ -205,6 +271,7 @@ def evaluate(
         runner = _Runner(job, directory, say, hidden, started)
         try:
             state = runner.run()
+            runner.price()
         except BaseException as error:
             runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -229,8 +296,8 @@ class _Runner:
         self.load_seconds = 0.0
         self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
         self.own: dict[str, int] = {}
+        """Tokens of the plan that serve a sample's cell alone, by id."""
         self.by_id = {s.id: s for s in job.samples}
-        self._register(job.plan)
         self.rounds: dict[tuple[tuple[Cell, int], ...], Plan] = {}
         self.plans: list[Plan] = []
         self.tried: set[str] = set()
@@ -240,8 +307,55 @@ class _Runner:
 
     def run(self) -> str:
         """Answer what has no answer yet. Returns the exit state."""
+        if self.job.engine is None:
+            self._describe()
+            self._describe_plan()
+            self._fill(self._answer)
+        else:
+            self._through(self.job.engine)
+        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
+        self.close(state)
+        return state
+
+    def _through(self, engine: Engine) -> None:
+        """Answer through an engine, which is started only if a sample is open. Its limit may be known from then on."""
+        try:
+            # Of an adaptive run, the rounds that follow are only known once it goes on.
+            if self.job.rule is None and not any(map(self._open, self.job.samples)):
+                self.say(f"resuming {self.directory.path}: all samples are answered")
+                return
+            self._describe()
+            start = time.perf_counter()
+            engine.start()
+            self.load_seconds = time.perf_counter() - start
+            self._describe_plan()
+            self._remember_weights()
+            self._fill(self._submit)
+        finally:
+            engine.close()
+
+    def _submit(self, pending: list[Sample]) -> None:
+        job, engine = self.job, self.job.engine
+        assert engine is not None
+        self.directory.write_manifest(
+            prefill="engine",
+            verification={"state": "not asked", "why": "an engine shares prefixes by itself"},
+        )
+        try:
+            for answer in submit(
+                engine, pending, job.score == "likelihood", job.options.timeout, self.say, self.quiet
+            ):
+                self._append(answer, "engine")
+        finally:
+            report = dict(engine.report())
+            sittings = [*self.directory.manifest.get("engine", []), report]
+            self.directory.write_manifest(engine=sittings)
+            for warning in report.get("warnings", []):
+                self.say(f"warning: {warning}")
+
+    def _fill(self, answer: Callable[[list[Sample]], None]) -> None:
+        """Mark what is over the limit, and hand on what is still open."""
         job = self.job
-        self._describe()
         for sample in job.samples:
             if not job.fits(sample) and sample.id not in self.directory.rows:
                 self._append(
@@ -252,7 +366,11 @@ class _Runner:
                 )
         planned = [s for plan_ in self.plans for s in plan_.samples]
         pending = [s for s in planned if self._open(s)]
-        unverified = job.options.share != "always" and "verification" not in self.directory.manifest
+        unverified = (
+            job.engine is None
+            and job.options.share != "always"
+            and "verification" not in self.directory.manifest
+        )
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
             self.say(
@@ -264,12 +382,9 @@ class _Runner:
                 f"resuming {self.directory.path}: {len(planned) - len(pending)} of {len(planned)} samples are answered"
             )
         if pending or (unverified and job.plan.samples):
-            self._answer(pending)
+            answer(pending)
         while job.rule and (pending := self._next_round()):
-            self._answer(pending)
-        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
-        self.close(state)
-        return state
+            answer(pending)
 
     def close(self, state: str) -> None:
         """Write how this sitting ended; times add up over sittings."""
@@ -301,6 +416,7 @@ class _Runner:
         """Plan the rounds that follow from the answers so far; each has its own prefix tree."""
         job = self.job
         self.plans = [job.plan]
+        self._register(job.plan)
         if job.rule is None:
             return
         rows = self.directory.rows.values()
@@ -351,9 +467,29 @@ class _Runner:
             ],
         }
 
+    def price(self) -> None:
+        """Measure what the prompts of each length cost and write cost.csv, where it is asked for and not there yet."""
+        path = self.directory.path / costs.FILE
+        if not self.job.options.cost or path.exists():
+            return
+        self.say(f"measuring the cost of {len(self.job.grid.lengths)} lengths, {costs.REPEATS} times each")
+        points = costs.of_samples(
+            costs.measurable(self.job.model),
+            self._one_a_length(),
+            self.job.fits,
+            self._sharing_failed,
+            self.job.options.timeout,
+            self.say,
+        )
+        store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
+
+    def _one_a_length(self) -> list[Sample]:
+        """The first trial's prompt of each length with the needle in the middle."""
+        middle = self.job.grid.depths[len(self.job.grid.depths) // 2]
+        return [s for s in self.job.samples if s.trial == 0 and s.cell.depth == middle]
+
     def _describe(self) -> None:
         job = self.job
-        self._lay_out()
         self.directory.write_manifest(
             options=asdict(job.options),
             model=job.options.model,
@@ -364,16 +500,21 @@ class _Runner:
             one_haystack=job.options.one_haystack,
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
             training_length=job.model.training_length,
-            limit=job.model.limit,
             exit_state="running",
-            **self._extent(),
         )
+
+    def _describe_plan(self) -> None:
+        self._lay_out()
+        self.directory.write_manifest(limit=self.job.model.limit, **self._extent())
 
     def _open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        if row is None or row["status"] in FAILURES or row["status"] == "over_limit":
+        if row is None or row["status"] in FAILURES:
             return True
+        if row["status"] == "over_limit":
+            # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
+            return self.job.engine is None or self.job.options.beyond_limit
         return self._sharing_failed and row["prefill"] != "whole"
 
     @property
@@ -420,6 +561,7 @@ class _Runner:
     def _session(self) -> Session:
         """The model's session, whose weights are loaded once."""
         start = time.perf_counter()
+        assert not isinstance(self.job.model, Engine)
         session = self.job.model.session()
         self.load_seconds = time.perf_counter() - start
         self._remember_weights()
@@ -492,6 +634,7 @@ class _Runner:
             "question": sample.question,
             "answer_prefix": sample.answer_prefix,
             "expected": list(sample.expected),
+            **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
             "answer": answer.text,
             "score": score_answer(answer, sample.expected, self.job.score),
             "score_name": self.job.score,
@@ -503,18 +646,17 @@ class _Runner:
             "prefill_tokens": self.own.get(sample.id, 0),
             "seconds": round(answer.seconds, 6),
         }
+        if answer.usage is not None:
+            row |= {f"usage_{key}": value for key, value in answer.usage._asdict().items()}
         self.directory.append(row)
 
 
 def cost(job: Job) -> dict[str, Any]:
     """What `nih plan` prints: cells, prompts, tokens, and the memory of the states that the walk holds, in bytes."""
     plan_ = job.plan
-    state = job.model.state_bytes
-    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
-    copied = state(plan_.longest) == state(2 * plan_.longest)
     return {
         "model": job.options.model,
-        "task": job.options.task,
+        "task": job.builder.label,
         "lengths": list(job.grid.lengths),
         "depths": list(job.grid.depths),
         "cells": len(job.grid.lengths) * len(job.grid.depths),
@@ -524,6 +666,18 @@ def cost(job: Job) -> dict[str, Any]:
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
         "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
+        **_memory(job.model, plan_),
+    }
+
+
+def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
+    """Marks and states of a walk; an engine sees to its own memory."""
+    if isinstance(model, Engine):
+        return {}
+    state = model.state_bytes
+    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
+    copied = state(plan_.longest) == state(2 * plan_.longest)
+    return {
         "most_marks": plan_.most_marks,
         "deepest_state_bytes": state(plan_.longest) * (1 + (plan_.most_marks if copied else 0)),
     }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nih.errors import UnknownName, UsageError
 
 Share = Literal["auto", "always", "never"]
+Question = Literal["start", "end", "both"]
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -51,7 +52,17 @@ class RunOptions:
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 ...", decides=True)
     dtype: str = _option("auto", "auto, float32, bfloat16, float16", decides=True)
-    tokenizer: str | None = _option(None, "Folder or hub id, where the model brings none", decides=True)
+    tokenizer: str | None = _option(
+        None, "Folder, hub id, `byte` or `tiktoken:cl100k_base`, where the model brings none", decides=True
+    )
+    question: Question = _option(
+        "end",
+        "Where the question stands: before the haystack, after it (end), or both",
+        decides="unless default",
+    )
+    packed: bool = _option(
+        False, "A needle for each depth in one context, all asked from one state", decides="unless default"
+    )
     chat: bool = _option(False, "Wrap the prompt in the model's chat template", decides=True)
     system: str = _option("", "System message of the chat template", decides=True)
     max_new_tokens: int | None = _option(
@@ -59,9 +70,16 @@ class RunOptions:
     )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     timeout: float | None = _option(None, "Seconds after which an answer counts as `timeout`")
+    engine: str | None = _option(
+        None, "Answer through `vllm` or a server (`openai`) instead of a session", decides="unless default"
+    )
+    base_url: str | None = _option(None, "Server of --engine openai: `http://localhost:8000/v1`")
+    concurrency: int | None = _option(None, "Most requests under way at a time (--engine openai)")
+    max_requests: int | None = _option(None, "Most requests to send, retries included (--engine openai)")
     set: tuple[str, ...] = _option(
         (), "KEY=VALUE option of the task, the model, or its template (`chat.KEY`); repeatable"
     )
+    cost: bool = _option(False, "Also measure seconds and memory of each length: cost.csv, cost.png")
     out: str | None = _option(None, "Run folder; default: results/runs/<model>-<task>-<hash>")
     fresh: bool = _option(False, "Start another run instead of resuming")
 
@@ -73,12 +91,21 @@ class RunOptions:
             )
         if self.share not in ("auto", "always", "never"):
             raise UsageError(f"--share `{self.share}` is none of `auto`, `always`, `never`")
+        if self.question not in ("start", "end", "both"):
+            raise UsageError(f"--question `{self.question}` is none of `start`, `end`, `both`")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UsageError(
                 f"--max-new-tokens {self.max_new_tokens} leaves no room for an answer; type at least 1"
             )
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"--timeout {self.timeout:g} gives no time; type a positive number of seconds")
+        if self.engine and self.share != "auto":
+            raise UsageError(
+                f"--share {self.share} is for sessions; engine `{self.engine}` shares prefixes by itself"
+            )
+        for name in ("concurrency", "max_requests"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {count} allows nothing; type at least 1")
         if not 0 < self.threshold <= 1:
             raise UsageError(
                 f"--threshold {self.threshold:g} is no accuracy above 0 and up to 1; type for example 0.856"
@@ -115,8 +142,13 @@ class RunOptions:
         return cls(**values)
 
     def deciding(self) -> dict[str, Any]:
-        """The options that decide prompts and answers as typed. Grid, haystack and task options join in resolved form."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides")}
+        """The options that decide prompts and answers as typed. Grid, haystack and task options join in resolved form.
+
+        Those that joined after the first runs count `unless default`, so that older runs still agree.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides")}
+        late = {f.name: f.default for f in fields(self) if f.metadata.get("decides") == "unless default"}
+        return {name: value for name, value in values.items() if name not in late or value != late[name]}
 
 
 @dataclass(frozen=True)

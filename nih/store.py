@@ -53,7 +53,7 @@ _PACKAGES = (
 )
 _RUN_FILES = (
     JOURNAL, "samples.csv", "cells.csv", "lengths.csv", "depths.csv", "distance.csv", "statistics.json", "heatmap.png",
-    "heatmap.svg", "report.html",
+    "heatmap.svg", "report.html", "cost.csv", "cost.png",
 )  # fmt: skip
 
 
@@ -381,7 +381,7 @@ def _invocation() -> dict[str, Any]:
     """What is known of this process before a model is loaded."""
     return {
         "nih": {"version": nih.__version__, "commit": _commit()},
-        "command": redact(sys.argv),
+        "command": redact(_typed()),
         "python": platform.python_version(),
         "packages": _versions(),
         "platform": platform.platform(),
@@ -390,6 +390,12 @@ def _invocation() -> dict[str, Any]:
         "ended": None,
         "exit_state": "running",
     }
+
+
+def _typed() -> list[str]:
+    """The command line as it is typed again, without the folder that this program lies in."""
+    name = Path(sys.argv[0]).name
+    return ["nih" if name == "__main__.py" else name, *sys.argv[1:]]
 
 
 def _resumed(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -438,8 +444,16 @@ def _machine() -> dict[str, Any]:
     return {
         "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
+        "usable_cpus": _usable_cpus(),
+        "omp_threads": os.environ.get("OMP_NUM_THREADS"),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
         "gpus": [name for path in sorted(gpus) if (name := _field(path, "Model"))],
     }
+
+
+def _usable_cpus() -> int | None:
+    """Processors that this process may run on; macOS does not tell."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
 
 def _field(path: Path, name: str) -> str | None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import ModelError
+from nih.tiktoken_encoding import names_encoding, open_encoding
 from nih.types import TokenIds, Tokenizer
 
 _ANCHOR = "\n"
@@ -131,9 +132,14 @@ class HubTokenizer:
 def open_tokenizer(
     source: str, name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
 ) -> Tokenizer:
-    """The tokeniser of a folder, hub id or .gguf file, or `byte`; `name` is what the manifest calls it. Raises ModelError."""
+    """The tokeniser of a folder, hub id or .gguf file, `byte`, or an encoding of tiktoken; `name` is what the manifest calls it.
+
+    Raises ModelError.
+    """
     if source == BYTE:
         return ByteTokenizer()
+    if names_encoding(source):
+        return open_encoding(source)
     from transformers import AutoTokenizer
 
     where, extra = locate(source)

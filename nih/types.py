@@ -86,6 +86,16 @@ class Prompt:
         return tuple(views)
 
 
+class Placed(NamedTuple):
+    """One needle of a prompt, and where it stands."""
+
+    text: str
+    at: int
+    """Token position of its first token in the prompt."""
+    depth: float
+    """In percent of the haystack's tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one haystack, ready to be answered."""
@@ -113,6 +123,27 @@ class Sample:
     """The answers that count; one for the simple tasks."""
     answer_prefix: str = ""
     """What the prompt already said of the answer ("The pass key is")."""
+    needles: tuple[Placed, ...] = ()
+    """All needles in the order in which they stand, where there are others than the asked one."""
+    target: str = ""
+    """The text that a perfect model continues the prompt with, if not a space and the expected answers."""
+
+    @property
+    def continuation(self) -> str:
+        """What a perfect model says next, white space included."""
+        lead = "" if self.answer_prefix.endswith(" ") else " "
+        return self.target or lead + ", ".join(self.expected)
+
+
+class Usage(NamedTuple):
+    """What an engine says an answer took; None where it does not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that its prefix cache held."""
+    requests: int | None = None
+    """Requests sent for this answer, retries included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +159,8 @@ class Answer:
     greedy: bool | None = None
     """Whether greedy decoding would have produced the expected answer (only for `--score likelihood`)."""
     seconds: float = 0.0
+    usage: Usage | None = None
+    """Only from an engine."""
 
 
 class Generation(NamedTuple):
@@ -201,6 +234,10 @@ class Session(Protocol):
     def chunk(self) -> int:
         """Most tokens that `extend` gives to one forward call."""
 
+    @property
+    def crops(self) -> bool:
+        """Whether a mark is a length and nothing else, so that `mark(at)` can name a place that was passed."""
+
     def reset(self) -> None:
         """Forget everything, marks too; position 0."""
 
@@ -210,8 +247,11 @@ class Session(Protocol):
     def prefill_whole(self, ids: TokenIds) -> None:
         """Reset, then read `ids` in a single forward call with no state handed in: the truth that sharing is held against."""
 
-    def mark(self) -> Any:
-        """A handle on the present state. For a KV cache it is a position, for a recurrent state a copy."""
+    def mark(self, at: int | None = None) -> Any:
+        """A handle on the present state. For a KV cache it is a position, for a recurrent state a copy.
+
+        Where the session `crops`, on the state after `at` tokens; there are no logits there until something more is read.
+        """
 
     def rewind(self, mark: Any) -> None:
         """Back to the marked state. The mark stays valid."""
@@ -255,6 +295,56 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class Engine(Protocol):
+    """Someone else's scheduler or server, in place of a Model: it reads and shares prompts in its own way.
+
+    A module of an engine has a frozen dataclass `Options` and `open_engine(model, options, longest) -> Engine`, where
+    `longest` is the grid's greatest length (prompt and answer room). Opening reads tokeniser and config at most: it loads
+    no weights, sends no request and needs no engine's package, so that `nih plan` and `nih show` work without one.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user typed after `--model`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def limit(self) -> int | None:
+        """Most positions (prompt and answer); None if there is no limit, or it is not known before or after `start`."""
+
+    @property
+    def training_length(self) -> int | None:
+        """Context length the model was trained at, where its files tell."""
+
+    @property
+    def begins_answers(self) -> bool:
+        """Whether the assistant's turn can begin with the answer prefix; if not, the prefix ends the user's words."""
+
+    def start(self) -> None:
+        """Load, or look for the server; called once, before `identity` and `answers`. Raises EngineError."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """For the manifest, never a secret. `weights` (a hash, a revision; None if unknown) must agree in a resumed run."""
+
+    def answers(self, samples: Sequence[Sample], likelihood: bool, timeout: float | None) -> Iterator[Answer]:
+        """Answer samples, which come in the order of the prefix tree; each exactly once, in any order, as it is ready.
+
+        A sample that cannot be answered is an Answer with its status. Closing the iterator drops what is under way.
+        Raises EngineError for what the user must mend; answers that came before it are kept.
+        """
+
+    def report(self) -> Mapping[str, Any]:
+        """After the answers, for the manifest: usage, drift, hit rate of the prefix cache, retries. `warnings`, a list of
+        sentences, is also said to the user.
+        """
+
+    def close(self) -> None:
+        """Let go of server or device; also after an interrupt, and without `start`."""
+
+
+@runtime_checkable
 class Oracle(Protocol):
     """A model that is handed the expected answers. Only `echo` is one."""
 
@@ -267,7 +357,7 @@ class Needle:
     """What a task hides in one haystack, and what it asks."""
 
     text: str
-    """The sentence that is hidden, without surrounding space."""
+    """The sentence that is hidden, without surrounding space. The depth of a cell is the depth of this one."""
     question: str
     expected: tuple[str, ...]
     answer_prefix: str = ""
@@ -278,10 +368,30 @@ class Needle:
     """Further sentences, spread over the haystack, that must not be mistaken for the needle."""
     avoid: tuple[str, ...] = ()
     """Strings that the haystack must not hold (the answer, if not given)."""
+    others: tuple[str, ...] = ()
+    """Further needles, placed by the task's `placement`."""
+    in_order: bool = False
+    """`expected` belongs to `text` and `others` one by one; the answer names them in the order in which they stand."""
+    intro_start: str = ""
+    """Takes the place of `intro` where the question stands before the haystack; "" if `intro` suits both."""
+    lead: str = " "
+    """Joins a needle to what stands before it."""
+    opens: str = ""
+    """Stands between whatever comes before the haystack and the haystack itself."""
+    closes: str = ""
+    """Stands between the haystack and whatever comes after it."""
+    bare: bool = False
+    """The question is not a sentence: it follows the haystack without a line break and stands nowhere else."""
+    target: str = ""
+    """As in Sample."""
 
 
 class Task(Protocol):
-    """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`."""
+    """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`.
+
+    A task may also be `Shares`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
+    ids: count it up when the prompts of equal options change.
+    """
 
     @property
     def name(self) -> str: ...
@@ -292,7 +402,7 @@ class Task(Protocol):
 
     @property
     def haystack(self) -> str:
-        """Default haystack's name."""
+        """Default haystack's name; `own` if the task is `OwnHaystack`."""
 
     @property
     def room(self) -> int:
@@ -304,3 +414,31 @@ class Task(Protocol):
 
     def needle(self, rng: Random) -> Needle:
         """A fresh needle; all chance comes from `rng` (Python's Mersenne Twister, whose streams do not change)."""
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """A task of several needles. What it draws from `shared` is the same at all depths of a length and trial, so their prompts share a prefix."""
+
+    @property
+    def placement(self) -> str:
+        """Where the needles that are not asked for stand: see nih.placement."""
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """Needles of one sample: `shared` follows length and trial, `own` the depth too. What is asked or answered should come from `own`."""
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A task whose needles have keys, so that several can stand in one context and each can be asked for."""
+
+    def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
+        """`count` needles of distinct keys with equal `intro`, `opens`, `closes`, `lead` and `others`."""
+
+
+@runtime_checkable
+class OwnHaystack(Protocol):
+    """A task that makes its haystack of records instead of text."""
+
+    def source(self) -> Any:
+        """A nih.haystack.Source of the records."""

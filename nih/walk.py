@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
-from nih.plan import Extend, Mark, Plan, Rewind, plan
+from nih.plan import Ask, Extend, Mark, Plan, Rewind, plan
 from nih.types import Answer, Sample, Session, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,7 @@ class Asker:
         if not self.likelihood:
             text = self.session.generate(sample.room, sample.stop).text
             return Answer(sample.id, "ok", text)
-        lead = "" if sample.answer_prefix.endswith(" ") else " "
-        rated = self.session.likelihood(self.tokenizer.encode(lead + ", ".join(sample.expected)))
+        rated = self.session.likelihood(self.tokenizer.encode(sample.continuation))
         return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy)
 
 
@@ -98,9 +98,11 @@ class Walk:
         dead: set[int] = set()
         own_seconds: dict[int, float] = {}
         here = (0, 0)
-        for step in plan_.steps:
+        path: list[Extend] = []
+        for step, following in zip_longest(plan_.steps, plan_.steps[1:]):
             if isinstance(step, Mark):
-                marks.append(_Held(session.mark(), *here))
+                if not path:
+                    marks.append(_Held(session.mark(), *here))
             elif isinstance(step, Rewind):
                 held = marks[-1]
                 if len(marks) == 1 and held.position <= session.chunk and self.between():
@@ -113,16 +115,27 @@ class Walk:
                 continue
             elif isinstance(step, Extend):
                 here = (step.sample, step.stop)
-                failures = self._extend(plan_, step, own_seconds)
+                path.append(step)
+                if not isinstance(following, Ask) and self._reads_on:
+                    # A forward call reads all weights however few its tokens are, so the edges down to a leaf are read as one.
+                    continue
+                failures = self._extend(plan_, path, own_seconds)
                 yield from failures
                 if any(f.status != "timeout" for f in failures):
                     return
                 dead.update(step.below if failures else ())
+                marks += [_Held(session.mark(edge.stop), edge.sample, edge.stop) for edge in path[:-1]]
+                path = []
             else:
                 answer = self.ask(plan_.samples[step.sample])
                 yield timed(answer, answer.seconds + own_seconds.get(step.sample, 0.0))
                 if answer.status in ("oom", "error"):
                     return
+
+    @property
+    def _reads_on(self) -> bool:
+        """Whether edges may be read as one and be marked afterwards. With a time limit no: each edge has its own."""
+        return self.asker.session.crops and self.asker.timeout is None
 
     def _again(self, plan_: Plan, held: _Held) -> _Held:
         session = self.asker.session
@@ -131,21 +144,33 @@ class Walk:
         session.extend(plan_.samples[held.sample].prompt.slice(0, held.position))
         return held._replace(mark=session.mark())
 
-    def _extend(self, plan_: Plan, step: Extend, own_seconds: dict[int, float]) -> list[Answer]:
-        """Read one edge. Returns the failed answers of all samples below it: none if all went well."""
+    def _extend(self, plan_: Plan, path: Sequence[Extend], own_seconds: dict[int, float]) -> list[Answer]:
+        """Read the edges of a path as one. Returns the failed answers of all samples that it fails: none if all went well."""
+        first, last = path[0], path[-1]
         start = time.perf_counter()
         self.asker.start()
         error: Exception | None = None
         try:
-            self.asker.session.extend(plan_.samples[step.sample].prompt.slice(step.start, step.stop))
+            self.asker.session.extend(plan_.samples[last.sample].prompt.slice(first.start, last.stop))
         except Exception as caught:
             error = _answerless(caught)
         seconds = time.perf_counter() - start
         self.clock.prefill += seconds
-        if len(step.below) == 1:
-            own_seconds[step.sample] = own_seconds.get(step.sample, 0.0) + seconds
-        self.on_step("prefill", step.stop - step.start, (step.start + step.stop) // 2, seconds)
-        return [failed(plan_.samples[i], error, seconds) for i in step.below] if error else []
+        tokens = last.stop - first.start
+        for edge in path:
+            if len(edge.below) == 1:
+                own = seconds * (edge.stop - edge.start) / tokens
+                own_seconds[edge.sample] = own_seconds.get(edge.sample, 0.0) + own
+        self.on_step("prefill", tokens, (first.start + last.stop) // 2, seconds)
+        if error is None:
+            return []
+        return [failed(plan_.samples[i], error, seconds) for i in self._to_blame(path, error).below]
+
+    def _to_blame(self, path: Sequence[Extend], error: Exception) -> Extend:
+        """The deepest edge that the failed forward call may have reached: no sample fails that might have been answered."""
+        session = self.asker.session
+        reached = error.position if isinstance(error, OutOfMemory) else session.position
+        return [edge for edge in path if edge.start < max(reached, path[0].start) + session.chunk][-1]
 
     def ask(self, sample: Sample) -> Answer:
         """Answer a sample whose prompt has just been read; keep what verification will need."""

@@ -9,7 +9,8 @@ With `--set distractors=k`, k facts of the same kind about other people, things 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
@@ -143,15 +144,30 @@ class Fact:
         """Draw a kind of fact and fill it; distractors share no slot with it or with each other."""
         kind = rng.choice(_KINDS)
         asked, *others = _distinct_slots(rng, 1 + self.options.distractors)
-        words = asked._asdict()
-        return Needle(
-            text=kind.statement.format(**words),
-            question=kind.question.format(**words),
-            expected=(kind.answer.format(**words),),
-            answer_prefix=kind.prefix.format(**words),
-            intro="Read the text and answer the question at its end.",
-            distractors=tuple(kind.statement.format(**slots._asdict()) for slots in others),
-        )
+        return replace(_needle(kind, asked), distractors=_statements(kind, others))
+
+    def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
+        """`count` facts of one kind that can be asked for, and the distractors."""
+        kind = rng.choice(_KINDS)
+        slots = _distinct_slots(rng, count + self.options.distractors)
+        others = _statements(kind, slots[count:])
+        return tuple(replace(_needle(kind, each), others=others) for each in slots[:count])
+
+
+def _needle(kind: _Kind, slots: _Slots) -> Needle:
+    words = slots._asdict()
+    return Needle(
+        text=kind.statement.format(**words),
+        question=kind.question.format(**words),
+        expected=(kind.answer.format(**words),),
+        answer_prefix=kind.prefix.format(**words),
+        intro="Read the text and answer the question at its end.",
+        intro_start="Read the text and answer this question.",
+    )
+
+
+def _statements(kind: _Kind, slots: Iterable[_Slots]) -> tuple[str, ...]:
+    return tuple(kind.statement.format(**each._asdict()) for each in slots)
 
 
 def _distinct_slots(rng: Random, count: int) -> list[_Slots]:

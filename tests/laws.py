@@ -141,6 +141,22 @@ def marks_survive_later_work(subject: Subject) -> None:
     subject.same(session, c)
 
 
+def places_that_were_passed_can_be_marked(subject: Subject) -> None:
+    """Where the state can be cropped, a mark on an earlier place is as good as one that was taken there."""
+    a, b, c = (subject.prompt(seed, n) for seed, n in ((0, 37), (1, 21), (2, 33)))
+    session = subject.start()
+    session.extend([a, b])
+    if not session.crops:
+        return
+    outer, inner = session.mark(len(a)), session.mark(len(a) + 5)
+    subject.same(session, a, b)
+    for mark, before in ((inner, [a, b[:5]]), (outer, [a]), (outer, [a])):
+        session.rewind(mark)
+        assert session.position == sum(map(len, before))
+        session.extend([c])
+        subject.same(session, *before, c)
+
+
 def questions_leave_the_state(subject: Subject) -> None:
     """generate, likelihood and logits change neither the logits nor what is read afterwards."""
     ids, more, answer = subject.prompt(0, 50), subject.prompt(1, 19), subject.prompt(2, 6)
@@ -246,6 +262,7 @@ LAWS: tuple[Callable[[Subject], None], ...] = (
     the_state_matters,
     splits_do_not_matter,
     marks_survive_later_work,
+    places_that_were_passed_can_be_marked,
     questions_leave_the_state,
     generation_is_greedy,
     likelihood_is_the_oracles,

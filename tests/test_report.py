@@ -1,16 +1,14 @@
-"""Tables, figures and page: every status has its meaning, the same journal gives the same bytes, hostile text is shown as text."""
+"""Tables and figures: every status has its meaning, the same journal gives the same bytes, hostile text is shown as text."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import random
 import re
 import unicodedata
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -219,10 +217,8 @@ def test_rescoring_leaves_the_journal_alone_and_says_its_name(tmp_path: Path) ->
     assert report.write(path, score="exact") == {"score": "exact", "interval": "wilson"}
     assert pd.read_csv(path / "cells.csv")["correct"].tolist() == [1]
     assert pd.read_csv(path / "samples.csv")["score_name"].tolist() == ["exact", "exact"]
-    assert (
-        "score exact" in (path / "heatmap.svg").read_text()
-        and "Score: exact" in (path / "report.html").read_text()
-    )
+    assert "score exact" in (path / "heatmap.svg").read_text()
+    assert '["score","exact"]' in (path / "report.html").read_text()
     assert (path / "samples.jsonl").read_bytes() == before
     with pytest.raises(UnknownName, match="score `exakt`"):
         report.write(path, score="exakt")
@@ -413,61 +409,6 @@ def test_names_are_never_read_as_mathematics_or_markup(tmp_path: Path) -> None:
     assert any(
         "$\\frac{1}{0}$ <b>&\\x1b" in (text.text or "") for text in root.iter() if text.tag.endswith("text")
     )
-
-
-# The page
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_hostile_answers_are_text_on_the_page(tmp_path: Path) -> None:
-    bad = (
-        "</dd><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\x1b[31m\x00\x9b\u202e\ud800\"'"
-    )
-    fields = {
-        "answer": bad,
-        "question": bad,
-        "around": bad,
-        "needle": bad,
-        "expected": [bad],
-        "answer_prefix": bad,
-    }
-    path = make_run(tmp_path, [row(bad, **fields), row("x", trial=1, status="error", error=bad)], model=bad)
-    report.write(path)
-    html = (path / "report.html").read_text(encoding="utf-8")
-    page = Page(html)
-    assert "script" not in page.tags and page.tags.count("img") == 1
-    assert "onerror" not in re.sub(r"&lt;.*?&gt;", "", html)
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
-    seen = "</dd><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\\x1b[31m\\x00\\x9b\\u202e\\ud800\"'"
-    assert page.text.count(seen) >= 8
-    odd = {c for c in html if unicodedata.category(c) in ("Cc", "Cf", "Cs")} - {"\n"}
-    assert not odd
-
-
-def test_the_page_shows_each_sample_with_its_surroundings(mixed: Path) -> None:
-    report.write(mixed)
-    page = Page((mixed / "report.html").read_text())
-    assert page.tags.count("details") == len(mixed_rows()) + 1
-    assert page.text.count("The grass is green. The pass key is 12345. The sky is blue.") == len(mixed_rows())
-    assert "<mark>The pass key is 12345.</mark>" in (mixed / "report.html").read_text()
-    assert json.loads(page.text[page.text.index("{\n") : page.text.rindex("}") + 1])["model"] == "echo"
 
 
 # The terminal

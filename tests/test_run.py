@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,91 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Brok
         monkeypatch.setattr(echo.Echo, "session", lambda self: Broken(self.answers, fault=fault))
 
     yield install
+
+
+@dataclass
+class Cropping(Broken):
+    """An echo session whose state is the list of what it read, so that a mark is a length."""
+
+    read: list[int] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+
+    @property
+    def crops(self) -> bool:
+        return True
+
+    def reset(self) -> None:
+        super().reset()
+        self.read = []
+
+    def extend(self, pieces: Sequence[TokenIds]) -> None:
+        super().extend(pieces)
+        self.read += [int(token) for piece in pieces for token in piece]
+        self.calls.append(sum(map(len, pieces)))
+
+    def mark(self, at: int | None = None) -> Any:
+        return self.position if at is None else at
+
+    def rewind(self, mark: Any) -> None:
+        kept = self.read[:mark]
+        self.reset()
+        echo.EchoSession.extend(self, [np.array(kept, np.int32)])
+        self.read = kept
+
+
+@pytest.fixture
+def cropping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[Broken, str, int], None]], list[Cropping]]:
+    """Make `--model echo` open sessions that crop, with a fault; they are listed."""
+
+    def install(fault: Callable[[Broken, str, int], None]) -> list[Cropping]:
+        opened: list[Cropping] = []
+
+        def open_session(self: echo.Echo) -> Cropping:
+            opened.append(Cropping(self.answers, fault=fault))
+            return opened[-1]
+
+        monkeypatch.setattr(echo.Echo, "session", open_session)
+        return opened
+
+    return install
+
+
+def test_a_state_that_crops_is_read_once_a_leaf(tmp_path: Path, cropping: Any) -> None:
+    opened = cropping(lambda *_: None)
+    stored = go(tmp_path / "r", share="always")
+    assert {r["score"] for r in stored.rows} == {1.0}
+    (session,) = opened
+    assert sum(session.calls) == stored.manifest["planned_tokens"]
+    assert len(session.calls) == SAMPLES
+    assert table(stored).equals(table(go(tmp_path / "verified", share="auto")))
+
+
+def test_a_failed_path_costs_only_what_the_failed_call_reached(tmp_path: Path, cropping: Any) -> None:
+    def small(session: Broken, call: str, tokens: int) -> None:
+        if session.position + tokens > 2048:
+            raise OutOfMemory("no room", min(2048, session.position + tokens - 1))
+
+    cropping(small)
+    stored = go(tmp_path / "r", share="always")
+    assert all((r["status"] == "ok") == (r["length"] <= 2048) for r in stored.rows)
+    assert {r["score"] for r in stored.rows} == {1.0, None}
+    assert len(stored.rows) == SAMPLES
+
+
+def test_a_trunk_too_long_fails_all_below_it_at_once(tmp_path: Path, cropping: Any) -> None:
+    failures: list[int] = []
+
+    def small(session: Broken, call: str, tokens: int) -> None:
+        if session.position + tokens > 1024:
+            failures.append(tokens)
+            raise OutOfMemory("no room", 1024)
+
+    cropping(small)
+    stored = go(tmp_path / "r", share="always", lengths="8k", depths="75,100", trials=1)
+    assert {r["status"] for r in stored.rows} == {"oom"}
+    assert len(failures) == 1
 
 
 @pytest.mark.parametrize("task", ["passkey", "fact"])

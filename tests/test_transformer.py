@@ -323,7 +323,7 @@ def test_identity_tells_what_decides_the_answers(folder: Path, tmp_path: Path) -
         "device": "cpu",
         "device_name": "cpu",
         "dtype": "float32",
-        "chunk": 512,
+        "chunk": 640,
         "sharing": "crop",
         "attn_implementation": "eager",
         "parameters": sum(p.numel() for p in tiny.model("llama").parameters()),

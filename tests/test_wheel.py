@@ -35,7 +35,11 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel: Path) -> None:
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"nih"}
     for needed in (
         "nih/py.typed",
-        "nih/report.html",
+        "nih/page.html",
+        "nih/page.js",
+        "nih/page.css",
+        "nih/vendor/uPlot.iife.min.js",
+        "nih/vendor/uPlot.LICENSE",
         "nih/tasks/fact.py",
         "nih/models/echo.py",
         "nih/kernels/wkv4.cu",

@@ -1,0 +1,290 @@
+"""One JSON request to a server that may be busy, slow, broken or lying, and what becomes of it.
+
+A request that may succeed later is sent again, at most `attempts` times, after a wait that doubles and is drawn at random
+(full jitter: Brooker, "Exponential Backoff and Jitter", AWS 2015) and is never shorter than the server's Retry-After.
+While a server asks for a pause, nothing else is sent to it either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import email.utils
+import json
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from nih.errors import EngineError
+from nih.types import Status
+
+T = TypeVar("T")
+Sleep = Callable[[float], Awaitable[None]]
+
+LONGEST_WAIT = 60.0
+"""Most seconds that backoff alone grows to."""
+LONGEST_PAUSE = 300.0
+"""Most seconds that are waited because a server asks for it; a longer Retry-After ends the run."""
+_CONNECT_SECONDS = 10.0
+_MOST_QUOTED = 200
+
+_OVER_LIMIT = re.compile(
+    r"context[ _-]?(length|size|window)|max(imum)?[ _](model|input|seq\w*|prompt)[ _]len|too many tokens"
+    r"|longer than the (model'?s )?max|prompt is too long|max_new_tokens\W* must be",
+    re.IGNORECASE,
+)
+_UNSUPPORTED = re.compile(
+    r"unsupported|not supported|unrecognized|unexpected|only the default", re.IGNORECASE
+)
+
+
+class Retry(Exception):
+    """This attempt failed; another may not. `status` is the sample's if it was the last; `wait` is the server's wish in seconds."""
+
+    def __init__(self, message: str, status: Status = "error", wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.wait = wait
+
+
+class Refused(Exception):
+    """The server will not answer this request, however often it is asked."""
+
+    def __init__(self, message: str, status: Status = "error") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unsupported(Exception):
+    """The server does not take a parameter of the request."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class BudgetSpent(EngineError):
+    """`--max-requests` is used up. What is under way may still end."""
+
+
+@dataclass
+class Tally:
+    """Requests sent for one sample."""
+
+    requests: int = 0
+
+
+@dataclass
+class Sender:
+    """Posts to one server. Lives in one event loop."""
+
+    base_url: str
+    model: str
+    key: str
+    attempts: int
+    backoff: float
+    """Seconds: the first wait is drawn from 0 to this, the next from 0 to twice this, and so on."""
+    max_requests: int | None
+    parameters: frozenset[str] = frozenset()
+    """Parameters that can be left out if the server does not take them (`Unsupported`)."""
+    known_models: tuple[str, ...] = ()
+    sleep: Sleep = asyncio.sleep
+    requests: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Failed attempts by kind."""
+    _not_before: float = 0.0
+
+    def client(self, connections: int) -> httpx.AsyncClient:
+        """A client with the key in its headers; redirects are not followed, for they would carry it elsewhere."""
+        return httpx.AsyncClient(
+            headers=authorization(self.key),
+            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    async def post(
+        self,
+        client: httpx.AsyncClient,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], T],
+        seconds: float,
+        tally: Tally,
+    ) -> tuple[T, float]:
+        """What `read` makes of the response, and the seconds of the attempt that gave it.
+
+        `read` raises Retry for a response that is not what it should be; `seconds` bounds each attempt; `tally` counts them.
+        Raises Retry after the last attempt, Refused, Unsupported, BudgetSpent, EngineError.
+        """
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.attempts),
+            wait=self._wait,
+            retry=retry_if_exception_type(Retry),
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return await retrying(self._once, client, path, body, read, seconds, tally)
+
+    async def _once(
+        self,
+        client: httpx.AsyncClient,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], T],
+        seconds: float,
+        tally: Tally,
+    ) -> tuple[T, float]:
+        if (pause := self._not_before - time.monotonic()) > 0:
+            await self.sleep(pause)
+        self._spend()
+        tally.requests += 1
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(seconds):
+                response = await client.post(f"{self.base_url}/{path}", json=body)
+            return read(self.decoded(response)), time.perf_counter() - start
+        except TimeoutError:
+            self._count("timeout")
+            raise Retry(f"no answer within {seconds:g} s", "timeout") from None
+        except httpx.HTTPError as error:
+            self._count(type(error).__name__)
+            raise Retry(f"{type(error).__name__}: {self.quoted(str(error))}") from error
+        except Retry as error:
+            self._count(str(error).partition(":")[0])
+            raise
+
+    def _spend(self) -> None:
+        if self.max_requests is not None and self.requests >= self.max_requests:
+            raise BudgetSpent(
+                f"--max-requests {self.max_requests} is used up, retries included; what came is kept, and the same "
+                "command goes on with as many again"
+            )
+        self.requests += 1
+
+    def _count(self, kind: str) -> None:
+        self.failures[kind] = self.failures.get(kind, 0) + 1
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds until the next attempt."""
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        drawn = wait_random_exponential(multiplier=self.backoff, max=LONGEST_WAIT)(state)
+        asked = error.wait if isinstance(error, Retry) else 0.0
+        # Spread, so that all who were sent away do not come back at the same moment.
+        return max(drawn, asked + random.uniform(0, self.backoff) if asked else 0.0)
+
+    def decoded(self, response: httpx.Response) -> Any:
+        """The JSON of a good response. Raises by its status otherwise: Retry, Refused, Unsupported, EngineError."""
+        if response.is_success:
+            try:
+                return json.loads(self.without_key(response.text))
+            except (ValueError, RecursionError):
+                raise Retry("response is not JSON") from None
+        if response.is_redirect:
+            raise EngineError(
+                f"`{self.base_url}` redirects to another address; type that one after --base-url (a redirect is not "
+                "followed, for it would carry the key along)"
+            )
+        raise self._failure(response.status_code, *self._reason(response), _retry_after(response.headers))
+
+    def _failure(self, code: int, error: Mapping[str, Any], said: str, wait: float) -> Exception:
+        """What a response that is not good means: for the run, for the sample, or for this attempt alone."""
+        where = f"`{self.base_url}`"
+        if code in (401, 403):
+            how = (
+                "check OPENAI_API_KEY"
+                if self.key
+                else "put its key into the environment variable OPENAI_API_KEY"
+            )
+            return EngineError(f"the server at {where} does not let this run in ({code}: {said}); {how}")
+        if code == 404:
+            names = ", ".join(f"`{self.quoted(name)}`" for name in self.known_models[:8])
+            return EngineError(
+                f"the server at {where} has no such address or no model `{self.model}` (404: {said}); check --base-url, "
+                "which usually ends in /v1, and --model" + (f" (it serves {names})" if names else "")
+            )
+        if code == 402 or "insufficient_quota" in (error.get("code"), error.get("type")):
+            return EngineError(f"the account at {where} is out of credit ({code}: {said}); what came is kept")
+        if code in (400, 413, 422, 500) and _is_over_limit(error, said):
+            return Refused(f"{code}: {said}", "over_limit")
+        if code == 400 and (parameter := self._unsupported(error, said)):
+            return Unsupported(parameter, said)
+        if code in (408, 409, 425, 429) or code >= 500:
+            self._pause(code, wait, said)
+            return Retry(f"{code}: {said}", wait=wait)
+        return Refused(f"{code}: {said}")
+
+    def _pause(self, code: int, wait: float, said: str) -> None:
+        if wait > LONGEST_PAUSE:
+            raise EngineError(
+                f"the server at `{self.base_url}` asks to come back in {wait:.0f} s ({code}: {said}); what came is kept, "
+                "the same command goes on"
+            )
+        self._not_before = max(self._not_before, time.monotonic() + wait)
+
+    def _unsupported(self, error: Mapping[str, Any], said: str) -> str:
+        """Which of the parameters that can be left out the server complains of; "" if none."""
+        if not _UNSUPPORTED.search(f"{error.get('code')} {said}"):
+            return ""
+        if (named := str(error.get("param"))) in self.parameters:
+            return named
+        quoted = re.findall(r"['\"`](\w+)['\"`]", said)
+        return next((name for name in quoted if name in self.parameters), "")
+
+    def _reason(self, response: httpx.Response) -> tuple[Mapping[str, Any], str]:
+        """The error object of a response, as far as there is one, and what it says, fit to be shown."""
+        text = self.without_key(response.text)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return {}, self.quoted(text) or response.reason_phrase
+        error = value.get("error", value) if isinstance(value, Mapping) else value
+        if not isinstance(error, Mapping):
+            return {}, self.quoted(str(error))
+        said = error.get("message") or error.get("detail") or error
+        return error, self.quoted(str(said))
+
+    def without_key(self, text: str) -> str:
+        """Text of the server in which it may not repeat our key."""
+        return text.replace(self.key, "[hidden]") if self.key else text
+
+    def quoted(self, text: str) -> str:
+        """What a server said, fit to be shown: without our key."""
+        return shown(self.without_key(text)[: 4 * _MOST_QUOTED])
+
+
+def shown(text: str) -> str:
+    """The beginning of a foreign text on one line, without control characters and full stop."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line[:_MOST_QUOTED].rstrip(".")
+
+
+def authorization(key: str) -> dict[str, str]:
+    """Headers that carry the key; none without one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _is_over_limit(error: Mapping[str, Any], said: str) -> bool:
+    names = {error.get("code"), error.get("type")}
+    return bool(names & {"context_length_exceeded", "exceed_context_size_error"} or _OVER_LIMIT.search(said))
+
+
+def _retry_after(headers: httpx.Headers) -> float:
+    """Seconds that the server asks to wait (RFC 9110, 10.2.3: a number or a date); 0 if it does not."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        if re.fullmatch(r"\d+(\.\d+)?", value):
+            return float(value) / unit
+    try:
+        when = email.utils.parsedate_to_datetime(headers["retry-after"])
+    except (KeyError, ValueError):
+        return 0.0
+    when = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+    return max((when - datetime.datetime.now(datetime.UTC)).total_seconds(), 0.0)

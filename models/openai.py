@@ -1,0 +1,351 @@
+"""A server that speaks OpenAI's protocol: `vllm serve`, llama.cpp's, or a hosted one; `--base-url` says where.
+
+Completions, or with `--chat` chat completions, whose template is the server's. Lengths are counted with `--tokenizer`; the
+server's own count is compared and a difference reported. The key is read from OPENAI_API_KEY and goes nowhere but into the
+requests' headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+
+from nih.errors import EngineError
+from nih.models._background import from_background
+from nih.models._completion import OPTIONAL, Dialect, Reply, Wanted
+from nih.models._http import BudgetSpent, Refused, Retry, Sender, Tally, Unsupported, authorization
+from nih.models._usage import TRUNCATED, Log
+from nih.tokenizer import open_tokenizer
+from nih.types import Answer, Sample, Status, Tokenizer, Usage
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+GIVE_UP_AFTER = 20
+"""Samples that may end in errors one after the other before the run stops."""
+_LOOK_SECONDS = 10.0
+_RESERVED = frozenset({"model", "prompt", "messages", "stream", "n", "echo", "logprobs"})
+
+
+def _free(default: Any) -> Any:
+    """An option that changes no answer, so that a resumed run may have another."""
+    return field(default=default, metadata={"decides": False})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The first ones are typed as options of `nih run`, the others after `--set`."""
+
+    tokenizer: str | None = None
+    base_url: str | None = _free(None)
+    concurrency: int = _free(8)
+    max_requests: int | None = _free(None)
+    chat: bool = False
+    system: str = ""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template (`--set chat.KEY=VALUE`), sent as `chat_template_kwargs`."""
+    prompt: Literal["text", "ids"] = "text"
+    """`ids` sends token ids, exactly those that were counted; vLLM and llama.cpp take them. With --chat the template is then ours."""
+    prefix: Literal["user", "assistant"] = "user"
+    """Where the answer prefix stands in a chat: at the end of the user's words, or as the beginning of the assistant's
+    (`continue_final_message`; vLLM and llama.cpp)."""
+    extra: str = ""
+    """A JSON object merged into each request: `{"reasoning_effort": "minimal"}`."""
+    limit: int | None = _free(None)
+    """Most positions, where the server does not tell."""
+    attempts: int = _free(5)
+    """Requests for one sample, the first included."""
+    backoff: float = _free(1.0)
+    """Seconds: the first wait is drawn from 0 to this, and each further one from twice as much."""
+    patience: float = _free(600.0)
+    """Seconds after which a request is given up where --timeout says nothing."""
+
+
+@dataclass
+class OpenAIEngine:
+    """See the module's docstring."""
+
+    name: str
+    tokenizer: Tokenizer
+    options: Options
+    base_url: str
+    dialect: Dialect
+    sender: Sender
+    training_length: int | None = None
+    served: dict[str, Any] = field(default_factory=dict)
+    """What the server's list of models says of this one."""
+    log: Log = field(default_factory=Log)
+
+    @property
+    def limit(self) -> int | None:
+        """As `--set limit` says, else what the server tells at the start (vLLM does)."""
+        told = self.served.get("max_model_len")
+        return self.options.limit or (told if isinstance(told, int) else None)
+
+    @property
+    def begins_answers(self) -> bool:
+        """True where the assistant's turn is sent begun, or as token ids."""
+        return self.options.prefix == "assistant" or self.options.prompt == "ids"
+
+    def start(self) -> None:
+        """Ask the server for its models. Raises EngineError if there is no server, or it wants another key."""
+        try:
+            response = httpx.get(
+                f"{self.base_url}/models", headers=authorization(self.sender.key), timeout=_LOOK_SECONDS
+            )
+        except httpx.ConnectError as error:
+            raise EngineError(
+                f"no server answers at `{self.base_url}` ({self.sender.quoted(str(error))}); start it, or type another --base-url"
+            ) from error
+        except httpx.HTTPError:
+            return  # the first sample will tell
+        if response.status_code == 401:
+            self.sender.decoded(response)
+        listed = self._listed(response)
+        self.sender.known_models = tuple(str(entry.get("id")) for entry in listed)
+        self.served = dict(next((entry for entry in listed if entry.get("id") == self.name), {}))
+
+    def _listed(self, response: httpx.Response) -> list[Mapping[str, Any]]:
+        """Entries of a list of models; none where a server has no such list."""
+        try:
+            value = json.loads(self.sender.without_key(response.text)) if response.is_success else {}
+        except (ValueError, RecursionError):
+            return []
+        entries = value.get("data") if isinstance(value, Mapping) else None
+        return [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
+
+    def identity(self) -> Mapping[str, Any]:
+        """Where and what was asked. A server does not tell its weights."""
+        told = {key: self.served[key] for key in ("owned_by", "root", "max_model_len") if key in self.served}
+        return {
+            "engine": "openai",
+            "base_url": self.base_url,
+            "endpoint": self.dialect.path,
+            "model": self.name,
+            "server": told,
+            "weights": None,
+        }
+
+    def answers(self, samples: Sequence[Sample], likelihood: bool, timeout: float | None) -> Iterator[Answer]:
+        """Send the shortest prompt alone, then the others in their order, `concurrency` at a time.
+
+        Raises EngineError: before the first request if `--max-requests` is too low or the score cannot be had; and when the
+        server refuses the run as a whole, or answers nothing any more.
+        """
+        if likelihood and self.dialect.path != "completions":
+            raise EngineError(
+                "--score likelihood needs the log-probabilities of a prompt, which chat completions do not give; "
+                "leave out --chat, or type `--set prompt=ids`"
+            )
+        most = self.options.max_requests
+        if most is not None and len(samples) > most:
+            raise EngineError(
+                f"{len(samples)} samples are to be answered and --max-requests is {most}; raise it, or type a smaller grid"
+            )
+        if not samples:
+            return
+        sweep = _Sweep(self, samples, likelihood, timeout or self.options.patience)
+        yield from from_background(sweep.run)
+
+    def report(self) -> Mapping[str, Any]:
+        """Requests, usage, drift of the counts, and what the server did not take."""
+        return {
+            "requests": self.sender.requests,
+            "failed_attempts": dict(self.sender.failures),
+            **self.log.totals(),
+            "not_taken": list(self.dialect.dropped),
+            "warnings": [*self.log.warnings(self.tokenizer.name), *self.dialect.warnings()],
+        }
+
+    def close(self) -> None:
+        """Nothing is held between two calls of `answers`."""
+
+
+class _Sweep:
+    """The samples of one call of `answers`, and the workers that share them."""
+
+    def __init__(
+        self, engine: OpenAIEngine, samples: Sequence[Sample], likelihood: bool, seconds: float
+    ) -> None:
+        self.engine = engine
+        self.likelihood = likelihood
+        self.seconds = seconds
+        shortest = min(samples, key=lambda s: len(s.prompt))
+        self.first = shortest
+        self.rest = iter([s for s in samples if s is not shortest])
+        self.failed_in_a_row = 0
+        self.ratio: float | None = None
+        """The server's count of the shortest prompt over ours, at most 1."""
+
+    async def run(self, put: Callable[[Answer], None]) -> None:
+        """Answer everything. Raises EngineError."""
+        options, sender = self.engine.options, self.engine.sender
+        async with sender.client(options.concurrency) as client:
+            put(await self._answer(client, self.first))
+            workers = [asyncio.create_task(self._work(client, put)) for _ in range(options.concurrency)]
+            try:
+                await _all(workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, client: httpx.AsyncClient, put: Callable[[Answer], None]) -> None:
+        for sample in self.rest:
+            put(await self._answer(client, sample))
+
+    async def _answer(self, client: httpx.AsyncClient, sample: Sample) -> Answer:
+        """One sample. Raises EngineError for what no other sample would escape."""
+        tally = Tally()
+        wanted = await asyncio.to_thread(self.engine.dialect.wanted, sample, self.likelihood)
+        try:
+            reply, seconds = await self._send(client, sample, wanted, tally)
+        except Retry as error:
+            return self._failed(sample, error.status, str(error), tally)
+        except Refused as error:
+            return self._failed(sample, error.status, str(error), tally)
+        return self._answered(sample, wanted, reply, seconds, tally)
+
+    async def _send(
+        self, client: httpx.AsyncClient, sample: Sample, wanted: Wanted, tally: Tally
+    ) -> tuple[Reply, float]:
+        """Send, and once more without each parameter that the server turns out not to take."""
+        dialect, sender = self.engine.dialect, self.engine.sender
+        while True:
+            known = len(dialect.dropped)
+            try:
+                return await sender.post(
+                    client,
+                    wanted.path,
+                    dialect.body(sample, wanted.content, self.likelihood),
+                    lambda response: dialect.read(sample, self.likelihood, response),
+                    self.seconds,
+                    tally,
+                )
+            except Unsupported as error:
+                dialect.drop(error.parameter)
+                if len(dialect.dropped) == known:
+                    raise Refused(str(error)) from error
+
+    def _answered(self, sample: Sample, wanted: Wanted, reply: Reply, seconds: float, tally: Tally) -> Answer:
+        self.failed_in_a_row = 0
+        usage = reply.usage._replace(requests=tally.requests)
+        rated = self.engine.tokenizer.encode(sample.continuation) if self.likelihood else ()
+        counted = len(sample.prompt) + len(rated)
+        self.engine.log.add(reply, counted, len(sample.prompt), wanted.retokenised)
+        if usage.prompt_tokens is not None:
+            share = usage.prompt_tokens / counted
+            if sample is self.first:
+                self.ratio = min(share, 1.0)
+            if self.ratio is not None and share < TRUNCATED * self.ratio:
+                why = f"the server read only {usage.prompt_tokens} of {counted} tokens: it cuts prompts"
+                return Answer(sample.id, "over_limit", error=why, seconds=seconds, usage=usage)
+        return Answer(sample.id, "ok", reply.text, "", reply.nll, reply.greedy, seconds, usage)
+
+    def _failed(self, sample: Sample, status: Status, why: str, tally: Tally) -> Answer:
+        if status == "error":
+            self.failed_in_a_row += 1
+        if self.failed_in_a_row >= GIVE_UP_AFTER:
+            raise EngineError(
+                f"the last {GIVE_UP_AFTER} samples all ended in errors ({why}), so the run stops; what came is kept, the same "
+                "command goes on"
+            )
+        return Answer(sample.id, status, error=why, usage=Usage(requests=tally.requests))
+
+
+async def _all(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for the workers. A spent budget lets the others end what they are at; any other error is raised at once."""
+    pending, spent = set(workers), None
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for error in filter(None, (task.exception() for task in done)):
+            if not isinstance(error, BudgetSpent):
+                raise error
+            spent = error
+    if spent is not None:
+        raise spent
+
+
+def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
+    """Open the tokeniser; nothing is sent. Raises EngineError, ModelError."""
+    base_url = _checked_url(options.base_url)
+    extra = _checked_extra(options.extra)
+    if options.prefix == "assistant" and not options.chat:
+        raise EngineError("`--set prefix=assistant` is for --chat; completions go on with the prompt anyway")
+    for name in ("attempts", "limit"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise EngineError(f"`--set {name}={value}` allows nothing; type at least 1")
+    tokenizer = _tokenizer(model, options)
+    frame = (0, 0)
+    if options.chat:
+        before, after = tokenizer.chat_frame(options.system, options.template)
+        frame = len(before), len(after)
+    dialect = Dialect(
+        model,
+        tokenizer,
+        options.chat,
+        options.system,
+        options.template,
+        options.prompt,
+        options.prefix,
+        extra,
+        frame,
+    )
+    sender = Sender(
+        base_url, model, _key(), options.attempts, options.backoff, options.max_requests, OPTIONAL
+    )
+    return OpenAIEngine(model, tokenizer, options, base_url, dialect, sender)
+
+
+def _checked_url(typed: str | None) -> str:
+    if typed is None:
+        raise EngineError(
+            "--engine openai needs --base-url; type for example `--base-url http://localhost:8000/v1`"
+        )
+    parts = urlsplit(typed)
+    if "@" in typed or parts.query or parts.fragment:
+        raise EngineError(
+            f"--base-url may hold no user, password or query, for it is written into run.json; put the key into {KEY_VARIABLE}"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise EngineError(f"--base-url `{typed}` is no address; type for example `http://localhost:8000/v1`")
+    return typed.rstrip("/")
+
+
+def _checked_extra(typed: str) -> dict[str, Any]:
+    try:
+        value = json.loads(typed or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise EngineError(
+            f"`--set extra={typed}` is no JSON object; type for example `--set 'extra={{\"top_k\": 1}}'`"
+        )
+    if taken := sorted(_RESERVED & value.keys()):
+        raise EngineError(f"`--set extra` may not hold `{taken[0]}`, which this engine sets itself")
+    return value
+
+
+def _tokenizer(model: str, options: Options) -> Tokenizer:
+    """The one that is named; else the model's own, where its name is a folder or a hub id."""
+    if options.tokenizer is not None:
+        return open_tokenizer(options.tokenizer)
+    if Path(model).expanduser().exists() or model.count("/") == 1:
+        return open_tokenizer(model)
+    raise EngineError(
+        f"lengths are counted in tokens and the tokeniser of `{model}` is not known; name it with --tokenizer: a folder, a hub id, "
+        "or `tiktoken:cl100k_base`"
+    )
+
+
+def _key() -> str:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise EngineError(f"{KEY_VARIABLE} holds characters that no key has; set it again")
+    return key

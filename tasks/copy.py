@@ -1,0 +1,82 @@
+"""Selective copying, token by token: say the letters that stood among blanks, in their order.
+
+needle    k
+question  |
+answer    | | cbkapomfdeaghhbn
+
+Sixteen letters out of sixteen stand among dots. The cell's depth is that of one of them; the others stand by `--set placement=`, `spread` over the
+haystack as in the Mamba paper (Gu & Dao 2023, section 4.1.1), which takes 4,096 tokens. For models that read bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from random import Random
+
+from nih.haystack import Source, symbols
+from nih.tasks._draw import Drawn, within
+from nih.types import Needle
+
+_LETTERS = "abcdefghijklmnop"
+_BLANK, _GO = ".", "|"
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set tokens=...` chooses how many letters there are, and where they stand."""
+
+    tokens: int = 16
+    placement: str = "spread"
+
+
+@dataclass(frozen=True)
+class Copy(Drawn):
+    """See the module's docstring. Default score `ordered`: the longest part of the sequence that was given, as a share of all."""
+
+    options: Options
+    name: str = "copy"
+    version: int = 1
+    score: str = "ordered"
+    haystack: str = "own"
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        within(self.name, 1, 1000, tokens=self.options.tokens)
+
+    @property
+    def placement(self) -> str:
+        """As the option says."""
+        return self.options.placement
+
+    @property
+    def room(self) -> int:
+        """As many tokens as are to be copied."""
+        return self.options.tokens
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """All letters but that at the cell's depth are shared."""
+        letters = [own.choice(_LETTERS), *(shared.choice(_LETTERS) for _ in range(self.options.tokens - 1))]
+        return Needle(
+            text=letters[0],
+            question=_GO,
+            expected=tuple(letters),
+            avoid=tuple(_LETTERS),
+            others=tuple(letters[1:]),
+            in_order=True,
+            lead="",
+            bare=True,
+        )
+
+    def source(self) -> Source:
+        """Endless blanks."""
+        return symbols("copy", f"copy-{self.version}", _blanks)
+
+
+def _blanks(_: int) -> Iterator[str]:
+    return repeat(_BLANK * 8192)
+
+
+task = Copy

@@ -1,0 +1,72 @@
+"""How many needles there are.
+
+needle    Maeve signed the guest book.
+question  How many people signed the guest book?
+answer    In digits, the number of people who signed the guest book is | 7
+
+Between `least` and `most` people sign, each number as likely as the others. The cell's depth is that of one of them; the others stand by
+`--set placement=`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from nih.errors import UsageError
+from nih.tasks._draw import NAMES, Drawn, within
+from nih.types import Needle
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set most=...` chooses how many needles there are at least and at most, and where."""
+
+    least: int = 2
+    most: int = 9
+    placement: str = "spread"
+
+
+@dataclass(frozen=True)
+class Count(Drawn):
+    """See the module's docstring. Default score `first_number`: an answer that names several numbers counts by its first."""
+
+    options: Options
+    name: str = "count"
+    version: int = 1
+    score: str = "first_number"
+    haystack: str = "prose"
+    stop: tuple[str, ...] = (".", "\n")
+    room: int = 6
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        o = self.options
+        within(self.name, 1, len(NAMES), least=o.least, most=o.most)
+        if o.least > o.most:
+            raise UsageError(
+                f"task `count` has least={o.least} above most={o.most}; type `--set least={o.most}`"
+            )
+
+    @property
+    def placement(self) -> str:
+        """As the option says."""
+        return self.options.placement
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """The order of names is shared, the number is fresh."""
+        names = shared.sample(NAMES, self.options.most)
+        number = own.randint(self.options.least, self.options.most)
+        sentences = [f"{name} signed the guest book." for name in names[:number]]
+        return Needle(
+            text=sentences[0],
+            question="How many people signed the guest book?",
+            expected=(str(number),),
+            answer_prefix="In digits, the number of people who signed the guest book is",
+            intro="Remember who signs the guest book in this text.",
+            avoid=("signed the guest book",),
+            others=tuple(sentences[1:]),
+        )
+
+
+task = Count

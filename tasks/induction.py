@@ -1,0 +1,75 @@
+"""Induction heads, token by token: what followed the marker when it stood there before?
+
+needle    $k
+question  $
+answer    $ | k
+
+The haystack is a random sequence of letters, each one token. With the marker there are 16 symbols, as in the Mamba paper's test (Gu & Dao 2023,
+section 4.1.2), which trains on 256 tokens. For models that read bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import shake_128
+from itertools import count
+from random import Random
+from string import ascii_lowercase
+
+from nih.haystack import Source, symbols
+from nih.tasks._draw import within
+from nih.types import Needle
+
+_MARKER = "$"
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set vocabulary=...` counts the symbols, the marker among them."""
+
+    vocabulary: int = 16
+
+
+@dataclass(frozen=True)
+class Induction:
+    """See the module's docstring. Default score `exact`: the answer is one token."""
+
+    options: Options
+    name: str = "induction"
+    version: int = 1
+    score: str = "exact"
+    haystack: str = "own"
+    stop: tuple[str, ...] = ()
+    room: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        within(self.name, 3, 27, vocabulary=self.options.vocabulary)
+
+    @property
+    def _letters(self) -> str:
+        return ascii_lowercase[: self.options.vocabulary - 1]
+
+    def needle(self, rng: Random) -> Needle:
+        """The marker and the letter that follows it."""
+        letter = rng.choice(self._letters)
+        return Needle(
+            text=_MARKER + letter, question=_MARKER, expected=(letter,), avoid=(_MARKER,), lead="", bare=True
+        )
+
+    def source(self) -> Source:
+        """Endless random letters."""
+        return symbols("induction", f"induction-{self.version}-{self.options.vocabulary}", self._blocks)
+
+    def _blocks(self, stream: int) -> Iterator[str]:
+        letters = self._letters.encode()
+        even = 256 - 256 % len(letters)  # bytes from here on would favour the first letters
+        table = (letters * 256)[:256]
+        for number in count():
+            drawn = shake_128(f"induction|{stream}|{number}".encode()).digest(_BLOCK)
+            yield drawn.translate(table, bytes(range(even, 256))).decode()
+
+
+task = Induction

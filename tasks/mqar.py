@@ -1,0 +1,106 @@
+"""Multi-query associative recall, token by token: which value stood behind this key?
+
+needle    qkM
+question  qk
+answer    qk | M
+
+A key is two small letters, its value one capital; blanks (dots) fill the haystack. `--set pairs=N` sets how many pairs the model has to hold,
+which decides what a state of constant size can do (Arora et al. 2023, Zoology). The cell's depth is that of the asked pair, the others stand
+by `--set placement=`. With `--set queries=q`, q - 1 other keys are asked before, each followed by its value; `--packed` asks for the pairs of
+all depths from one state. For models that read bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product, repeat
+from random import Random
+from string import ascii_lowercase, ascii_uppercase
+
+from nih.haystack import Source, symbols
+from nih.tasks._draw import Drawn, within
+from nih.types import Needle
+
+_KEYS = ["".join(pair) for pair in product(ascii_lowercase, repeat=2)]
+_BLANK = "."
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set pairs=...` chooses how many pairs there are, how many are asked for, and where they stand."""
+
+    pairs: int = 8
+    queries: int = 1
+    placement: str = "spread"
+
+
+@dataclass(frozen=True)
+class Mqar(Drawn):
+    """See the module's docstring. Default score `exact`: the answer is one token."""
+
+    options: Options
+    name: str = "mqar"
+    version: int = 1
+    score: str = "exact"
+    haystack: str = "own"
+    stop: tuple[str, ...] = ()
+    room: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        within(self.name, 1, len(_KEYS), pairs=self.options.pairs)
+        within(self.name, 1, self.options.pairs, queries=self.options.queries)
+
+    @property
+    def placement(self) -> str:
+        """As the option says."""
+        return self.options.placement
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """All but the asked value is shared."""
+        keys = shared.sample(_KEYS, self.options.pairs)
+        values = _values(shared, len(keys) - 1)
+        rest = [v for v in ascii_uppercase if v not in values] or ascii_uppercase
+        return self._needle(keys[0], own.choice(rest), _pairs(keys[1:], values))
+
+    def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
+        """`count` pairs that can be asked for; what `pairs` wants beyond them stands among them."""
+        within(self.name, 1, len(_KEYS), pairs=count)
+        keys = rng.sample(_KEYS, max(count, self.options.pairs))
+        values = _values(rng, len(keys))
+        others = _pairs(keys[count:], values[count:])
+        return tuple(self._needle(*pair, others) for pair in zip(keys[:count], values, strict=False))
+
+    def source(self) -> Source:
+        """Endless blanks."""
+        return symbols("mqar", f"mqar-{self.version}", _blanks)
+
+    def _needle(self, key: str, value: str, others: tuple[str, ...]) -> Needle:
+        before = "".join(others[: self.options.queries - 1])
+        return Needle(
+            text=key + value,
+            question=before + key,
+            expected=(value,),
+            avoid=(key,),
+            others=others,
+            lead="",
+            bare=True,
+        )
+
+
+def _values(rng: Random, count: int) -> list[str]:
+    """Capitals, none of them more often than another by more than one, so that no value is a good guess."""
+    values = [v for _ in range(count // len(ascii_uppercase) + 1) for v in rng.sample(ascii_uppercase, 26)]
+    return values[:count]
+
+
+def _pairs(keys: list[str], values: list[str]) -> tuple[str, ...]:
+    return tuple(key + value for key, value in zip(keys, values, strict=True))
+
+
+def _blanks(_: int) -> Iterator[str]:
+    return repeat(_BLANK * 8192)
+
+
+task = Mqar

@@ -1,0 +1,72 @@
+"""Several needles of different keys, all of which are asked for in one question.
+
+needle    The number of lively-otter is 4812093.
+question  What are the numbers of lively-otter, solemn-harp, quick-tundra and oval-wren?
+answer    In this order, the numbers are | 4812093, 7710385, 2946017 and 5038862
+
+The cell's depth is that of the first one in the question, the others stand by `--set placement=`. RULER's niah_multiquery (Hsieh et al. 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, listed, within
+from nih.types import Needle
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set queries=...` chooses how many needles there are and are asked for, of what, and where."""
+
+    queries: int = 4
+    key: Kind = "words"
+    value: Kind = "numbers"
+    placement: str = "spread"
+
+
+@dataclass(frozen=True)
+class Multiquery(Drawn):
+    """See the module's docstring. Default score `contains`: the share of the values that was named."""
+
+    options: Options
+    name: str = "multiquery"
+    version: int = 1
+    score: str = "contains"
+    haystack: str = "prose"
+    stop: tuple[str, ...] = (".", "\n")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        within(self.name, 1, 1000, queries=self.options.queries)
+
+    @property
+    def placement(self) -> str:
+        """As the option says."""
+        return self.options.placement
+
+    @property
+    def room(self) -> int:
+        """The values with commas or `and` between them, in bytes."""
+        return self.options.queries * (LONGEST[self.options.value] + 3) + 5
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """The keys, and all values but that at the cell's depth, are shared."""
+        o, named = self.options, NAMED[self.options.value]
+        keys = distinct(o.key, shared, o.queries)
+        others = distinct(o.value, shared, o.queries - 1)
+        values = distinct(o.value, own, 1, taken=others) + others
+        sentences = [f"The {named} of {k} is {v}." for k, v in zip(keys, values, strict=True)]
+        return Needle(
+            text=sentences[0],
+            question=f"What are the {named}s of {listed(keys)}?",
+            expected=tuple(values),
+            answer_prefix=f"In this order, the {named}s are",
+            intro=f"Remember every {named} in this text.",
+            avoid=(*keys, *values),
+            others=tuple(sentences[1:]),
+        )
+
+
+task = Multiquery

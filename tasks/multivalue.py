@@ -1,0 +1,73 @@
+"""Several values of one key, all of which are asked for.
+
+needle    The number of lively-otter is 4812093.
+question  What are all the numbers of lively-otter?
+answer    The numbers of lively-otter are | 4812093, 7710385, 2946017 and 5038862
+
+Each value stands in a needle of its own; the cell's depth is that of one of them, the others stand by `--set placement=`. RULER's
+niah_multivalue (Hsieh et al. 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, text_of, within
+from nih.types import Needle
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set values=...` chooses how many values there are, of what, and where."""
+
+    values: int = 4
+    key: Kind = "words"
+    value: Kind = "numbers"
+    placement: str = "spread"
+
+
+@dataclass(frozen=True)
+class Multivalue(Drawn):
+    """See the module's docstring. Default score `contains`: the share of the values that was named, in any order."""
+
+    options: Options
+    name: str = "multivalue"
+    version: int = 1
+    score: str = "contains"
+    haystack: str = "prose"
+    stop: tuple[str, ...] = (".", "\n")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        within(self.name, 1, 1000, values=self.options.values)
+
+    @property
+    def placement(self) -> str:
+        """As the option says."""
+        return self.options.placement
+
+    @property
+    def room(self) -> int:
+        """The values with commas or `and` between them, in bytes."""
+        return self.options.values * (LONGEST[self.options.value] + 3) + 5
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """The key and all values but that at the cell's depth are shared."""
+        o, named = self.options, NAMED[self.options.value]
+        key = text_of(o.key, shared)
+        others = distinct(o.value, shared, o.values - 1)
+        (value,) = distinct(o.value, own, 1, taken=others)
+        sentences = [f"The {named} of {key} is {v}." for v in (value, *others)]
+        return Needle(
+            text=sentences[0],
+            question=f"What are all the {named}s of {key}?",
+            expected=(value, *others),
+            answer_prefix=f"The {named}s of {key} are",
+            intro=f"Remember every {named} in this text.",
+            avoid=(key, value, *others),
+            others=tuple(sentences[1:]),
+        )
+
+
+task = Multivalue

@@ -1,0 +1,73 @@
+"""In which order the needles stand.
+
+needle    The next name on the list is Maeve.
+question  In which order do the names on the list appear?
+answer    The names, in their order, are | Tariq, Maeve, Uma and Felix
+
+The cell's depth is that of one of them; the others stand by `--set placement=`. The question names nobody, so repeating it scores 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from nih.tasks._draw import NAMES, Drawn, within
+from nih.types import Needle
+
+
+@dataclass(frozen=True)
+class Options:
+    """`--set items=...` chooses how many needles there are, and where."""
+
+    items: int = 4
+    placement: str = "spread"
+
+
+@dataclass(frozen=True)
+class Order(Drawn):
+    """See the module's docstring. Default score `ordered`: the longest part of the order that was given, as a share of all."""
+
+    options: Options
+    name: str = "order"
+    version: int = 1
+    score: str = "ordered"
+    haystack: str = "prose"
+    stop: tuple[str, ...] = (".", "\n")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        within(self.name, 2, 100, items=self.options.items)
+
+    @property
+    def placement(self) -> str:
+        """As the option says."""
+        return self.options.placement
+
+    @property
+    def room(self) -> int:
+        """The names with commas or `and` between them, in bytes."""
+        return self.options.items * (max(map(len, NAMES)) + 2) + 5
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """All names but that at the cell's depth are shared."""
+        others = shared.sample(NAMES, self.options.items - 1)
+        names = [own.choice([name for name in NAMES if name not in others]), *others]
+        sentences = [_sentence(name) for name in names]
+        return Needle(
+            text=sentences[0],
+            question="In which order do the names on the list appear?",
+            expected=tuple(names),
+            answer_prefix="The names, in their order, are",
+            intro="Remember the names on the list in this text.",
+            avoid=("next name on the list", *(f" {name}" for name in names)),
+            others=tuple(sentences[1:]),
+            in_order=True,
+        )
+
+
+def _sentence(name: str) -> str:
+    return f"The next name on the list is {name}."
+
+
+task = Order

@@ -1,0 +1,169 @@
+"""Programs that read a prompt's text and answer it: one for each task, written without a look at how the prompt was made.
+
+Each returns its answer and the candidates that the prompt offers, as often as it offers them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nih.tasks import fact, paraphrase
+
+
+class Reading(NamedTuple):
+    """What a reader found."""
+
+    answer: str
+    candidates: list[str]
+
+
+def _keyed(text: str) -> Reading:
+    pairs = re.findall(r"The (?:number|word|code) of (\S+) is (\S+)\.", text)
+    asked = _one(r"What is the \w+ of (\S+)\?", text)
+    return Reading(dict(pairs)[asked], [value for _, value in pairs])
+
+
+def _values(text: str) -> Reading:
+    pairs = re.findall(r"The \w+ of (\S+) is (\S+)\.", text)
+    asked = _one(r"What are all the \w+ of (\S+)\?", text)
+    values = [value for key, value in pairs if key == asked]
+    return Reading(" and ".join(values), values)
+
+
+def _queries(text: str) -> Reading:
+    pairs = dict(re.findall(r"The \w+ of (\S+) is (\S+)\.", text))
+    asked = re.split(r", | and ", _one(r"What are the \w+ of (.+)\?", text))
+    return Reading(", ".join(pairs[key] for key in asked), list(pairs.values()))
+
+
+def _codes(text: str) -> Reading:
+    pairs = re.findall(r"The (code of the \w+ \w+ on the \w+ floor of \w+ House) is (\d+)\.", text)
+    return Reading(dict(pairs)[_one(r"What is the (.+?)\?", text)], [value for _, value in pairs])
+
+
+def _json(text: str) -> Reading:
+    start = text.index("{")
+    pairs = json.loads(text[start : text.index("}") + 1])
+    return Reading(pairs[_one(r'What is the value of "(.+)"\?', text)], list(pairs.values()))
+
+
+def _chain(text: str) -> Reading:
+    roots = re.findall(r"Let (\w+) be (\d+)\.", text)
+    links = re.findall(r"Let (\w+) be equal to (\w+)\.", text)
+    values = dict(roots)
+    for _ in links:
+        values |= {a: values[b] for a, b in links if b in values}
+    if asked := re.search(r"What is the value of (\w+)\?", text):
+        return Reading(values[asked[1]], [value for _, value in roots])
+    wanted = _one(r"Which variables are equal to (\d+)\?", text)
+    names = [name for name, value in values.items() if value == wanted]
+    return Reading(" ".join(names), [name for name, _ in roots] + [name for link in links for name in link])
+
+
+def _count(text: str) -> Reading:
+    return Reading(
+        str(len(re.findall(r"[A-Z]\w+ signed the guest book\.", text))), [str(n) for n in range(2, 10)]
+    )
+
+
+def _order(text: str) -> Reading:
+    names = re.findall(r"The next name on the list is (\w+)\.", text)
+    return Reading(", ".join(names), names)
+
+
+def _frequent(text: str) -> Reading:
+    wanted = int(_one(r"Which (\d+) words", text))
+    words = r"Remember .*|Which \d+ words are the most .*? list\?|The most frequent words in the list are"
+    listed = re.sub(words, "", text).split()
+    return Reading(" ".join(word for word, _ in Counter(listed).most_common(wanted)), listed)
+
+
+def _where(text: str) -> Reading:
+    carries = {what: who for who, what in re.findall(r"(\w+) carries the (\w+ \w+)\.", text)}
+    waits = dict(re.findall(r"(\w+) waits in the (\w+ \w+)\.", text))
+    return Reading(waits[carries[_one(r"Where is the (.+)\?", text)]], list(waits.values()))
+
+
+def _knows(text: str) -> Reading:
+    for kind in paraphrase.KNOWLEDGE:
+        asked = re.search(_pattern(kind.question, "asked"), text)
+        if asked:
+            said = {a: s for s, a in kind.pairs}[asked["asked"]]
+            found = re.finditer(_pattern(kind.statement, "name", "said"), text)
+            people = {m["said"]: m["name"] for m in found}
+            return Reading(people[said], list(people.values()))
+    raise AssertionError("no question")
+
+
+def _follows_marker(text: str) -> Reading:
+    body, marker = text[:-1], text[-1]
+    at = body.index(marker)
+    return Reading(body[at + 1], list(body.replace(marker, "")))
+
+
+def _recalled(text: str) -> Reading:
+    pairs = dict(re.findall(r"([a-z]{2})([A-Z])", text))
+    return Reading(pairs[text[-2:]], list(pairs.values()))
+
+
+def _copied(text: str) -> Reading:
+    letters = text.replace(".", "").removesuffix("|")
+    return Reading(letters, list(letters))
+
+
+def _passkey(text: str) -> Reading:
+    key = _one(r"The pass key is (.+?)\. Remember it\.", text)
+    return Reading(key, [key])
+
+
+def _fact(text: str) -> Reading:
+    slots = ("person", "thing", "town", "date", "number")
+    for kind in fact._KINDS:
+        asked = re.search(_pattern(kind.question, *slots), text)
+        found = [m.groupdict() for m in re.finditer(_pattern(kind.statement, *slots), text)]
+        if asked and found:
+            right = [m for m in found if asked.groupdict().items() <= m.items()]
+            assert len(right) == 1
+            return Reading(kind.answer.format(**right[0]), [kind.answer.format(**m) for m in found])
+    raise AssertionError("no fact")
+
+
+def _pattern(template: str, *slots: str) -> str:
+    words = {"person": r"[A-Z]\w+ [A-Z]\w+", "town": r"[A-Z]\w+", "number": r"\d+", "name": r"[A-Z]\w+"}
+    pattern = re.escape(template)
+    for slot in slots:
+        inner = words.get(slot, r"[\w' -]+?")
+        pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?P<{slot}>{inner})", 1)
+    return pattern
+
+
+def _one(pattern: str, text: str) -> str:
+    found = set(re.findall(pattern, text))
+    assert len(found) == 1, found
+    answer: str = found.pop()
+    return answer
+
+
+READERS: dict[str, Callable[[str], Reading]] = {
+    "aggregate": _frequent,
+    "chain": _chain,
+    "copy": _copied,
+    "count": _count,
+    "distractor": _codes,
+    "fact": _fact,
+    "induction": _follows_marker,
+    "inference": _where,
+    "kv": _json,
+    "mqar": _recalled,
+    "multikey": _keyed,
+    "multiquery": _queries,
+    "multivalue": _values,
+    "needles": _keyed,
+    "order": _order,
+    "paraphrase": _knows,
+    "passkey": _passkey,
+}
