@@ -30,7 +30,7 @@ from nih.types import FAILURES, Cell
 CONFIDENCE = 0.95
 THRESHOLD = 0.856
 """Accuracy that counts as finding: RULER's bar (Hsieh et al. 2024, arXiv 2404.06654, section 4: Llama2-7B at 4k)."""
-LOOKS = (3, 5, 8, 12, 18, 27, 40, 60, 90, 135, 202, 303, 454, 681, 1021, 1531)
+LOOKS = (3, 7, 12, 18, 27, 40, 60, 90, 135, 202, 303, 454, 681, 1021, 1531)
 """Numbers of samples at which a cell of an adaptive run is looked at; it never gets more than the last."""
 _DRAWS = 9999
 _FIRST_BIN = 64
@@ -45,11 +45,14 @@ Row = Mapping[str, Any]
 def bound(looks: float) -> float:
     """How far `n KL` may be from 0 in a repeated interval, once a cell has `looks` samples.
 
-    4 up to 18 samples, then growing with a third of the logarithm, so that later looks cost less and less. With that, the
-    chance that any of the intervals at `LOOKS` misses is at most 0.05 for every accuracy, by exact enumeration (it peaks
-    at 0.049 near 0.58; the mean over accuracies is 0.032).
+    Chosen so that a cell that is all right comes to within 0.2 of its accuracy after 7 samples and within 0.1 after 18,
+    and that later looks cost less and less: 4, but 3.57 at the second look, growing with a third of the logarithm from 18
+    on. With that, the chance that any of the intervals at `LOOKS` misses is at most 0.05 whatever the accuracy, by exact
+    enumeration (it peaks at 0.048 near 0.58; the mean over accuracies is 0.032).
     """
-    return 4 + max(0.0, math.log(looks / 18)) / 3 if looks > 0 else 4.0
+    if round(looks) == LOOKS[1]:
+        return 3.57
+    return 4 + max(0.0, math.log(max(looks, 1) / 18)) / 3
 
 
 def repeated(correct: float, n: float, looks: float | None = None) -> tuple[float, float]:

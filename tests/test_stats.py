@@ -104,14 +104,14 @@ def test_wilson_would_not() -> None:
 
 def test_repeated_at_its_ends() -> None:
     assert repeated(0, 0) == (0.0, 1.0)
-    assert repeated(8, 8) == pytest.approx((math.exp(-4 / 8), 1.0))
+    assert repeated(12, 12) == pytest.approx((math.exp(-4 / 12), 1.0))
+    assert 1 - repeated(7, 7)[0] <= 0.4 and 1 - repeated(18, 18)[0] <= 0.2
     assert repeated(0, 18)[1] == pytest.approx(1 - math.exp(-4 / 18))
 
 
 @given(st.integers(0, 60), st.integers(1, 60), st.floats(0, 1))
-def test_repeated_is_symmetric_holds_the_mean_and_is_wider_than_wilson_beyond_small_n(
-    right: int, n: int, part: float
-) -> None:
+@settings(deadline=None)
+def test_repeated_is_symmetric_holds_the_mean_and_narrows(right: int, n: int, part: float) -> None:
     right = min(right, n)
     low, high = repeated(right, n)
     assert 0 <= low <= right / n <= high <= 1
@@ -374,6 +374,7 @@ def test_distance_is_from_the_needle_to_the_end_in_doubling_bins() -> None:
 
 
 @given(st.integers(0, 5000))
+@settings(deadline=None)
 def test_every_distance_lies_in_its_bin(distance: int) -> None:
     here = row("a", tokens=6000, needle_at=6000 - distance)
     (found,) = stats.by_distance(MANIFEST, [here])
