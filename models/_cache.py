@@ -8,7 +8,8 @@
 | both in one layer | its length and a copy |
 | any other class | a deep copy |
 
-Whatever is no plain `DynamicCache` is copied whole.
+What a subclass of `DynamicCache` keeps beside its layers (MiniMax's linear attention) is copied deeply; a cache of any
+other class (xLSTM's) is copied whole.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class CacheMark(NamedTuple):
     """The state of a cache at one moment."""
 
     layers: tuple[_LayerMark, ...]
+    beside: Mapping[str, Any]
+    """What the cache keeps outside its layers."""
     whole: Any
     """A deep copy of the cache, where it cannot be taken apart."""
 
@@ -98,6 +101,8 @@ _CROPPED = (DynamicLayer, GrowingLayer, DynamicIndexedLayer)
 _WINDOWED = (DynamicSlidingWindowLayer,)
 _COPIED = (LinearAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer)
 _KV = frozenset({"keys", "values"})
+_OWN = frozenset(vars(DynamicCache()))
+"""Attributes of the plain cache: its layers and how to make them, no state."""
 _EMPTY: Any = getattr(cache_utils, "DummyLayer", None)
 """Stands for layers without any state; transformers 5.17 has no such class."""
 
@@ -119,14 +124,19 @@ def _growing() -> GrowingLayer:
 
 def sharing(cache: Any) -> Sharing:
     """What a mark on this cache costs."""
-    if type(cache) is not DynamicCache:
+    if not isinstance(cache, DynamicCache):
         return "copy-all"
-    return "crop" if all(type(layer) in (*_CROPPED, _EMPTY) for layer in cache.layers) else "copy-part"
+    cropped = all(type(layer) in (*_CROPPED, _EMPTY) for layer in cache.layers)
+    return "crop" if cropped and not _beside(cache) else "copy-part"
+
+
+def _beside(cache: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(cache).items() if name not in _OWN}
 
 
 def unknown_layers(cache: Any) -> list[str]:
     """Names of the classes that can only be copied deeply."""
-    if type(cache) is not DynamicCache:
+    if not isinstance(cache, DynamicCache):
         return [type(cache).__name__]
     known = (*_CROPPED, *_WINDOWED, *_COPIED, LinearAttentionAndFullAttentionLayer, _EMPTY)
     return sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in known})
@@ -148,11 +158,12 @@ class Footprint(NamedTuple):
 def footprints(once: Any, twice: Any, tokens: int) -> list[Footprint]:
     """Footprints of a cache's layers, from one cache that has read `tokens` tokens and one that has read twice as many.
 
-    A cache that cannot be taken apart counts as one layer.
+    A cache that cannot be taken apart counts as one layer, as does what is kept beside the layers.
     """
-    if type(once) is not DynamicCache:
+    if not isinstance(once, DynamicCache):
         return [_footprint(once, twice, tokens)]
-    return [_footprint(a, b, tokens) for a, b in zip(once.layers, twice.layers, strict=True)]
+    pairs = [*zip(once.layers, twice.layers, strict=True), (_beside(once), _beside(twice))]
+    return [_footprint(a, b, tokens) for a, b in pairs]
 
 
 def _footprint(once: Any, twice: Any, tokens: int) -> Footprint:
@@ -178,9 +189,9 @@ def snapshot(cache: Any) -> CacheMark | None:
     """A mark on the cache that all later work leaves intact."""
     if cache is None:
         return None
-    if type(cache) is not DynamicCache:
-        return CacheMark((), copy.deepcopy(cache))
-    return CacheMark(tuple(map(_snapshot_layer, cache.layers)), None)
+    if not isinstance(cache, DynamicCache):
+        return CacheMark((), {}, copy.deepcopy(cache))
+    return CacheMark(tuple(map(_snapshot_layer, cache.layers)), copy.deepcopy(_beside(cache)), None)
 
 
 def snapshot_at(cache: DynamicCache, tokens: int) -> CacheMark:
@@ -202,6 +213,9 @@ def restore(cache: Any, mark: CacheMark | None) -> Any:
         _restore_layer(layer, layer_mark)
     # Layers that appeared after the mark (caches that grow a layer at its first update).
     del cache.layers[len(mark.layers) :]
+    for name in _beside(cache):
+        delattr(cache, name)
+    vars(cache).update(copy.deepcopy(dict(mark.beside)))
     return cache
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import transformers
+from transformers import modeling_gguf_pytorch_utils
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
@@ -45,8 +48,8 @@ from nih.types import Tokenizer
 
 log = logging.getLogger(__name__)
 _AutoConfig: Any = transformers.AutoConfig
-_AutoModel: Any = transformers.AutoModelForCausalLM
 _library_log: Any = transformers.logging
+_gguf: Any = modeling_gguf_pytorch_utils
 
 _CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")
 """What models call the cache, as an argument of `forward` and in its output."""
@@ -92,6 +95,8 @@ def open_model(source: str, name: str, options: Options) -> TransformerModel:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)
     config = _config(source, options)
+    if not options.beyond_limit:
+        _tell_what_the_limit_counts(source, config.get_text_config(decoder=True))
     return TransformerModel(source, name, options, config, device, _tokenizer(source, name, options, config))
 
 
@@ -224,13 +229,17 @@ class TransformerModel:
 
     def _meta_model(self) -> Any:
         with torch.device("meta"):
-            return _AutoModel.from_config(
-                copy.deepcopy(self._config),
-                dtype=self._dtype,
-                trust_remote_code=self._options.trust_remote_code,
-                # The default kernel for experts does not know the meta device.
-                experts_implementation="batched_mm",
-            ).eval()
+            return (
+                auto_class(self._config)
+                .from_config(
+                    copy.deepcopy(self._config),
+                    dtype=self._dtype,
+                    trust_remote_code=self._options.trust_remote_code,
+                    # The default kernel for experts does not know the meta device.
+                    experts_implementation="batched_mm",
+                )
+                .eval()
+            )
 
     @property
     def _eos(self) -> frozenset[int]:
@@ -345,16 +354,32 @@ class CachedSession(ForwardSession):
 def position_limit(config: Any) -> int | None:
     """Most positions a text config allows; None if it names none (recurrent models, ALiBi without a bound).
 
-    RoPE scaled by YaRN reaches `factor` times its original positions, as does `linear` and `dynamic` scaling where the
-    original number is not given apart (transformers' RopeParameters); every other kind is already in
-    `max_position_embeddings`.
+    RoPE scaled by YaRN or linearly reaches `factor` times its original positions, where these are given; `dynamic` is
+    computed from `max_position_embeddings` as the original (transformers' RopeParameters). Every other kind is already in
+    the config's own number, and so is linear scaling without original: some such configs hold the product (DeepSeek
+    Coder), others the original and the product as `max_sequence_length` (Vicuna 16k).
     """
     positions = _positions(config)
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = _rope(config)
     kind, factor = rope.get("rope_type"), rope.get("factor")
     if positions is None or kind not in ("yarn", "linear", "dynamic") or not factor:
         return positions
-    return max(positions, int(factor * (rope.get("original_max_position_embeddings") or positions)))
+    original = _original_positions(config)
+    if original is None and kind == "linear":
+        return max(_all_positions(config))
+    return max(positions, int(factor * (original or positions)))
+
+
+def _tell_what_the_limit_counts(source: str, config: Any) -> None:
+    rope, found = _rope(config), _all_positions(config)
+    if rope.get("rope_type") == "linear" and len(set(found)) == 1 and _original_positions(config) is None:
+        log.warning(
+            "%s scales its positions linearly by %g without saying whether its %d positions count that; "
+            "they are taken as the limit: --beyond-limit asks further",
+            source,
+            rope["factor"],
+            found[0],
+        )
 
 
 class StateShape(NamedTuple):
@@ -395,13 +420,20 @@ def _estimated_shape(config: Any, item: int) -> StateShape:
 
 
 def _positions(config: Any) -> int | None:
+    return next(iter(_all_positions(config)), None)
+
+
+def _all_positions(config: Any) -> list[int]:
     found = (getattr(config, name, None) for name in _POSITION_NAMES)
-    return next((int(n) for n in found if isinstance(n, int) and n > 0), None)
+    return [n for n in found if isinstance(n, int) and n > 0]
+
+
+def _rope(config: Any) -> Mapping[str, Any]:
+    return getattr(config, "rope_parameters", None) or {}
 
 
 def _original_positions(config: Any) -> int | None:
-    rope = getattr(config, "rope_parameters", None) or {}
-    own = rope.get("original_max_position_embeddings") or getattr(
+    own = _rope(config).get("original_max_position_embeddings") or getattr(
         config, "original_max_position_embeddings", None
     )
     return int(own) if own else None
@@ -447,8 +479,19 @@ def _refuse_what_cannot_continue_text(source: str, config: Any) -> None:
         )
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a config's model: a causal language model where there is one, else what reads
+    images too (GLM-5-Next, Inkling), which is then given text only."""
+    images = not _causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
+
+
 def _architecture(config: Any) -> str | None:
-    """Name of the causal language model's class; None if there is none."""
+    """Name of the class of the model that continues a text; None if there is none."""
+    return _causal(config) or MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+
+
+def _causal(config: Any) -> str | None:
     remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     name: str | None = remote or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     return name
@@ -466,9 +509,11 @@ def _tokenizer(source: str, name: str, options: Options, config: Any) -> Tokeniz
 
 def _load(source: str, options: Options, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     where, extra = locate(source)
+    if extra:
+        print(f"reading {source}, whose weights are converted to {dtype}", file=sys.stderr)
     try:
         with quiet_loading():
-            model, report = _AutoModel.from_pretrained(
+            model, report = auto_class(config).from_pretrained(
                 where,
                 dtype=dtype,
                 revision=options.revision,
@@ -503,11 +548,14 @@ def _load(source: str, options: Options, config: Any, dtype: torch.dtype, device
 def quiet_loading() -> Iterator[None]:
     """Without transformers' progress bars and report: errors and unused tensors are told in our own words."""
     bars, verbosity = _library_log.is_progress_bar_enabled(), _library_log.get_verbosity()
+    bar = _gguf.tqdm
     _library_log.disable_progress_bar()
     _library_log.set_verbosity_error()
+    _gguf.tqdm = partial(bar, disable=True)  # the one bar that does not ask whether it may be shown
     try:
         yield
     finally:
+        _gguf.tqdm = bar
         _library_log.set_verbosity(verbosity)
         if bars:
             _library_log.enable_progress_bar()

@@ -9,7 +9,6 @@ import logging
 import shutil
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +22,7 @@ from nih.models import _cache
 from nih.models.transformer import CachedSession, Options, TransformerModel, open_model, position_limit
 from nih.tokenizer import ByteTokenizer
 from tests import laws, tiny
-
-UNFAITHFUL = ("mamba", "jamba", "recurrent_gemma")
-"""Architectures that transformers itself continues wrongly from a cache by more than one token at a time."""
-FAITHFUL = [name for name in tiny.CONFIGS if name not in UNFAITHFUL]
-
-
-@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("name", FAITHFUL)
-def test_laws(name: str, law: Callable[[laws.Subject], None]) -> None:
-    law(tiny.subject(name))
-
-
-@pytest.mark.parametrize("name", UNFAITHFUL)
-def test_known_wrong_models_are_wrong_in_chunks_and_right_token_by_token(name: str) -> None:
-    """What verification has to catch. If this fails, transformers has mended it: move the name to the laws."""
-    subject = tiny.subject(name)
-    ids = subject.prompt(0)
-    session = tiny.session(name)
-    session.extend([ids])
-    assert laws.difference(session.logits(), subject.next_logits(ids)) > 100 * subject.allowed
-    session.prefill_whole(ids)
-    subject.same(session, ids)
-    session = tiny.session(name, chunk=1)
-    session.extend([ids])
-    subject.same(session, ids)
-
-
-@pytest.mark.parametrize(
-    "law",
-    [laws.generation_is_greedy, laws.one_go_is_the_truth],
-    ids=lambda law: law.__name__,
-)
-@pytest.mark.parametrize("name", UNFAITHFUL)
-def test_known_wrong_models_are_right_when_read_in_one_go(
-    name: str, law: Callable[[laws.Subject], None]
-) -> None:
-    """Their states are kept, marked and rewound rightly; so a prompt read whole can be answered token by token."""
-    law(replace(tiny.subject(name), session=lambda: tiny.session(name, chunk=256)))
-
-
-@pytest.mark.parametrize(
-    "law", [laws.marks_survive_later_work, laws.questions_leave_the_state], ids=lambda law: law.__name__
-)
-@pytest.mark.parametrize("name", ["mamba", "recurrent_gemma"])
-def test_known_wrong_models_can_be_marked(name: str, law: Callable[[laws.Subject], None]) -> None:
-    law(replace(tiny.subject(name), session=lambda: tiny.session(name, chunk=1)))
-
-
-SHARING = {
-    "crop": {"llama", "qwen3", "gpt2", "bloom", "deepseek_v3"},
-    "copy-all": {"minimax"},
-}
-
-
-@pytest.mark.parametrize("name", tiny.CONFIGS)
-def test_marks_cost_what_the_architecture_demands(name: str) -> None:
-    session = tiny.session(name)
-    session.extend([tiny.subject(name).prompt(0)])
-    expected = next((cost for cost, names in SHARING.items() if name in names), "copy-part")
-    assert _cache.sharing(session.cache) == expected
+from tests.families import CONFIGS, VOCABULARY
 
 
 def test_a_mark_on_a_kv_cache_holds_no_tensor() -> None:
@@ -112,26 +52,11 @@ def test_buffers_are_filled_to_four_fifths_at_least() -> None:
     assert layer.get_seq_length() == 2100
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.CONFIGS if name != "deepseek_v4"])
-def test_state_bytes_are_those_of_a_real_state(name: str) -> None:
-    model = _model(name)
-    for tokens in (1, 10, 40, 100):
-        session = tiny.session(name, chunk=7)
-        session.extend([tiny.subject(name).prompt(0, tokens)])
-        assert model.state_bytes(tokens) == _cache.held_bytes([session.cache, session.module_states])
-
-
 def _model(name: str, **options: Any) -> TransformerModel:
     """A model that would have to be loaded from nowhere."""
     return TransformerModel(
         "nowhere", name, Options(**options), tiny.config(name), torch.device("cpu"), ByteTokenizer()
     )
-
-
-def test_state_bytes_of_a_state_that_grows_in_blocks_hold_between_the_blocks() -> None:
-    session = tiny.session("deepseek_v4", chunk=512)
-    session.extend([tiny.subject("deepseek_v4").prompt(0, 1024)])
-    assert _model("deepseek_v4").state_bytes(1024) == _cache.held_bytes(session.cache)
 
 
 def test_state_bytes_are_estimated_where_a_model_does_not_run_without_weights(
@@ -153,12 +78,12 @@ def test_state_bytes_follow_the_dtype() -> None:
 
 
 def test_unknown_caches_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    session = tiny.session("minimax")
+    session = tiny.session("xlstm")
     with caplog.at_level(logging.WARNING):
-        session.extend([tiny.subject("minimax").prompt(0)])
-        session.extend([tiny.subject("minimax").prompt(1)])
+        session.extend([tiny.subject("xlstm").prompt(0)])
+        session.extend([tiny.subject("xlstm").prompt(1)])
     assert [record.message for record in caplog.records] == [
-        "MiniMaxForCausalLM keeps its state in MiniMaxCache, which can only be copied whole: marks cost memory and time"
+        "xLSTMForCausalLM keeps its state in xLSTMCache, which can only be copied whole: marks cost memory and time"
     ]
 
 
@@ -198,7 +123,7 @@ def test_half_precision_differs_from_one_go_by_rounding_only(name: str, dtype: t
         return CachedSession(model, ByteTokenizer(), torch.device("cpu"), frozenset(), tiny.CHUNK)
 
     rounding = 32 * float(torch.finfo(dtype).eps)
-    subject = laws.Subject(session, oracle, tiny.VOCABULARY, rounding=rounding)
+    subject = laws.Subject(session, oracle, VOCABULARY, rounding=rounding)
     laws.splits_do_not_matter(subject)
     laws.marks_survive_later_work(subject)
 
@@ -210,7 +135,17 @@ ROPE: list[tuple[Mapping[str, Any], int | None, int | None]] = [
         8192,
         2048,
     ),
-    ({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, 8192, 2048),
+    ({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, 2048, 2048),
+    (
+        {"max_sequence_length": 8192, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+        8192,
+        2048,
+    ),
+    (
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 1024}},
+        4096,
+        1024,
+    ),
     ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, 4096, 2048),
     (
         {
@@ -245,12 +180,35 @@ ROPE: list[tuple[Mapping[str, Any], int | None, int | None]] = [
 def test_limit_follows_the_rope_scaling(
     values: Mapping[str, Any], limit: int | None, trained: int | None
 ) -> None:
-    merged = {**tiny.CONFIGS["llama"][1], **copy.deepcopy(dict(values))}
+    merged = {**CONFIGS["llama"][1], **copy.deepcopy(dict(values))}
     if "rope_parameters" in merged:
         merged["rope_parameters"]["rope_theta"] = 10000.0
     config = transformers.LlamaConfig(**merged)
     model = TransformerModel("nowhere", "x", Options(), config, torch.device("cpu"), ByteTokenizer())
     assert (model.limit, model.training_length) == (limit, trained)
+
+
+def test_linear_scaling_of_an_unknown_number_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rope = {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0}
+    source = altered(folder, tmp_path / "copy", rope_parameters=rope)
+    told = "without saying whether its 2048 positions count that; they are taken as the limit: --beyond-limit"
+    with caplog.at_level(logging.WARNING):
+        assert open_model(source, "x", Options(beyond_limit=True)).limit is None
+        assert (
+            open_model(
+                altered(folder, tmp_path / "b", rope_parameters=rope | {"rope_type": "dynamic"}),
+                "x",
+                Options(),
+            ).limit
+            == 8192
+        )
+        clear = altered(folder, tmp_path / "c", rope_parameters=rope, max_sequence_length=8192)
+        assert open_model(clear, "x", Options()).limit == 8192
+        assert not caplog.records
+        assert open_model(source, "x", Options()).limit == 2048
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -434,7 +392,7 @@ def test_weights_of_another_shape_are_one_sentence(folder: Path, tmp_path: Path)
 def test_tensors_that_are_not_the_models_are_told(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = altered(folder, tmp_path / "copy", num_hidden_layers=3)
+    source = altered(folder, tmp_path / "copy", num_hidden_layers=2)
     with caplog.at_level(logging.WARNING):
         open_model(source, "x", Options()).session()
     assert "9 tensors in the weights of" in caplog.text
