@@ -196,7 +196,7 @@ def snapshot(cache: Any) -> CacheMark | None:
 
 def snapshot_at(cache: DynamicCache, tokens: int) -> CacheMark:
     """A mark on a cache as it was after `tokens` tokens; only for caches whose `sharing` is "crop"."""
-    return CacheMark(tuple(_LayerMark(min(tokens, _length(layer)), {}) for layer in cache.layers), None)
+    return CacheMark(tuple(_LayerMark(min(tokens, _length(layer)), {}) for layer in cache.layers), {}, None)
 
 
 def _length(layer: Any) -> int:
