@@ -23,8 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nih import score as scoring
-from nih import store
+from nih import stats, store
 from nih.difference import Difference, paired, unpaired
 from nih.errors import StoreError, UsageError
 from nih.page import Compared, Shown, render
@@ -177,6 +176,12 @@ def _notes(first: Shown, second: Shown, pairs: Pairing, cells: int) -> list[str]
         notes.append(
             f"{names}: {extra} further samples of cells where one run has more scored trials are left out."
         )
+    notes += [
+        f"{each.name} is adaptive: its answers decided how often a cell was asked, and intervals of differences are made for fixed "
+        "trials, so they can be too narrow."
+        for each in (first, second)
+        if stats.stopping_of(each.run.manifest)
+    ]
     return notes
 
 
@@ -190,37 +195,34 @@ def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.Dat
     lengths: list[list[Any]] = []
     grid = _grid(shown)
     for place, each in enumerate(shown):
-        found = _scores(each.run.rows)
         other = against.get(place, Compared(place, {}, {}, {}, ()))
+        by_cell = {_key(record): record for record in each.cells.to_dict("records")}
+        by_length = {(r["task"], r["length"]): r for r in stats.by_length(each.run.manifest, each.run.rows)}
         for key in grid:
-            cells.append([each.name, *key, *_measured(found.get(key)), *_differing(other.cells.get(key))])
+            cells.append([each.name, *key, *_measured(by_cell.get(key)), *_differing(other.cells.get(key))])
         for part in dict.fromkeys(key[:2] for key in grid):
             lengths.append(
-                [each.name, *part, *_measured(found.get(part)), *_differing(other.lengths.get(part))]
+                [each.name, *part, *_measured(by_length.get(part)), *_differing(other.lengths.get(part))]
             )
         for task in dict.fromkeys(key[0] for key in grid):
-            whole = [*_measured(found.get((task,))), *_differing(other.overall.get(task))]
-            lengths.append([each.name, task, None, *whole])
-    by_length = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"])
-    return pd.DataFrame(cells, columns=list(COLUMNS)), by_length.astype({"length": "Int64"})
+            whole = _whole(each, task).fields()
+            lengths.append([each.name, task, None, *_measured(whole), *_differing(other.overall.get(task))])
+    together = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"])
+    return pd.DataFrame(cells, columns=list(COLUMNS)), together.astype({"length": "Int64"})
 
 
-def _scores(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[float]]:
-    """Scores by cell, by task and length, and by task."""
-    found: dict[tuple[Any, ...], list[float]] = {}
-    for row in rows:
-        key = (row["task"], row["length"], float(row["depth"]))
-        for part in (key, key[:2], key[:1]) if row["score"] is not None else ():
-            found.setdefault(part, []).append(row["score"])
-    return found
+def _key(record: Mapping[Any, Any]) -> Key:
+    return str(record["task"]), int(record["length"]), float(record["depth"])
 
 
-def _measured(scores: Sequence[float] | None) -> list[Any]:
-    if not scores:
+def _whole(shown: Shown, task: str) -> stats.Mean:
+    return stats.overall(shown.run.manifest, [row for row in shown.run.rows if row["task"] == task])
+
+
+def _measured(record: Mapping[Any, Any] | None) -> list[Any]:
+    if record is None or not record["n"]:
         return [0, 0.0, math.nan, math.nan, math.nan]
-    low, high, _ = scoring.interval(scores)
-    total = math.fsum(scores)
-    return [len(scores), total, total / len(scores), low, high]
+    return [record[name] for name in ("n", "correct", "accuracy", "ci_low", "ci_high")]
 
 
 def _differing(difference: Difference | None) -> list[Any]:

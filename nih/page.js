@@ -447,6 +447,7 @@
       x: costOf(run, task).find((c) => c.length === l.length)?.[name], y: l.accuracy, low: l.ci_low, high: l.ci_high,
     })));
     chart("Accuracy by length, all depths, 95 % interval", TOKENS, ACCURACY, curvesOf((run, task) => lengths(run, task).map((l) => ({ x: l.length, y: l.accuracy, low: l.ci_low, high: l.ci_high }))));
+    chart("Accuracy by the needle's distance from the end, 95 % interval", { ...TOKENS, label: "distance below (tokens)" }, ACCURACY, curvesOf((run, task) => run.distances.filter((d) => d.task === task).map((d) => ({ x: d.below, y: d.accuracy, low: d.ci_low, high: d.ci_high }))));
     chart("Mean seconds a sample, as this run answered it", TOKENS, SECONDS("seconds"), curvesOf((run, task) => lengths(run, task).map((l) => ({ x: l.length, y: l.seconds }))));
     chart("Seconds to read a prompt from cold", TOKENS, SECONDS("seconds"), costs("prefill_seconds", "prefill"));
     chart("Seconds to the first token", TOKENS, SECONDS("seconds"), costs("first_token_seconds", "first_token"));

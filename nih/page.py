@@ -21,12 +21,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from nih import score as scoring
+from nih import stats
 from nih.difference import Difference
 from nih.errors import StoreError
 from nih.store import StoredRun
 from nih.terminal import sanitize, state
-from nih.types import FAILURES
 
 COST = "cost.csv"
 """Where a run keeps what its lengths cost; without it the page shows no cost beyond the journal's seconds."""
@@ -129,7 +128,7 @@ def _title(shown: Sequence[Shown]) -> str:
 
 
 def _run(shown: Shown) -> dict[str, Any]:
-    manifest = shown.run.manifest
+    manifest, seconds = shown.run.manifest, _seconds(shown.run.rows)
     return {
         "name": shown.name,
         "facts": [list(fact) for fact in shown.facts.items()],
@@ -139,9 +138,10 @@ def _run(shown: Shown) -> dict[str, Any]:
             for task, part in shown.cells.groupby("task", sort=False)
         ],
         "lengths": [
-            _length(shown.run.rows, str(task), int(length))
-            for task, length in dict.fromkeys((row["task"], row["length"]) for row in shown.run.rows)
+            {**record, "seconds": seconds.get((record["task"], record["length"]))}
+            for record in stats.by_length(manifest, shown.run.rows)
         ],
+        "distances": stats.by_distance(manifest, shown.run.rows),
         "samples": {"columns": [*_SAMPLE, *_AROUND], "rows": _samples(shown)},
         "cost": _cost(shown.run.path / COST),
         "manifest": manifest,
@@ -156,26 +156,13 @@ def _cells(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _length(rows: Iterable[Mapping[str, Any]], task: str, length: int) -> dict[str, Any]:
-    """All depths of one length together."""
-    here = [row for row in rows if row["task"] == task and row["length"] == length]
-    scores = [row["score"] for row in here if row["score"] is not None]
-    seconds = [row["seconds"] for row in here if row["status"] == "ok"]
-    low, high, _ = scoring.interval(scores)
-    return {
-        "task": task,
-        "length": length,
-        "n": len(scores),
-        "accuracy": _mean(scores),
-        "ci_low": low if scores else None,
-        "ci_high": high if scores else None,
-        "errors": sum(row["status"] in FAILURES for row in here),
-        "seconds": _mean(seconds),
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+def _seconds(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+    """Mean seconds of an answer, by task and length."""
+    spent: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            spent.setdefault((row["task"], row["length"]), []).append(row["seconds"])
+    return {key: math.fsum(values) / len(values) for key, values in spent.items()}
 
 
 def _samples(shown: Shown) -> list[list[Any]]:

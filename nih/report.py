@@ -516,6 +516,12 @@ def _legend(ax: Axes, figure: Figure, squares: Iterable[_Square], beyond: str) -
 def on_page(run: StoredRun | Path, score: str | None = None, label: str = "") -> Shown:
     """What the page shows of a run. Raises as `cells`."""
     run = _rescored(_stored(run), score)
-    return Shown(
-        run, cells(run), {"accuracy (95 % interval)": str(overall(run)), "score": _score_name(run)}, label
-    )
+    effective = stats.effective_lengths(run.manifest, run.rows)
+    facts = {
+        "accuracy (95 % interval)": str(overall(run)),
+        "effective length": "; ".join(
+            f"{f'{task} ' if len(effective) > 1 else ''}{length}" for task, length in effective.items()
+        ),
+        "score": _score_name(run),
+    }
+    return Shown(run, cells(run), facts, label)

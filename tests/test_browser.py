@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nih import compare, page, report, store
+from nih import compare, cost, page, report, store
 from tests.journal_rows import grid, make_run, row
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'nih[dev]'")
@@ -172,9 +172,11 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = rows("mamba", {4096})
     made[0]["answer"] = HOSTILE
     path = run(tmp_path_factory.mktemp("single") / "run", "mamba", made)
-    (path / page.COST).write_text(
-        "model,length,prefill_seconds,peak_bytes\nmamba,1024,0.1,1000000\nmamba,2048,0.2,1000000\n"
-    )
+    costs = [
+        {"model": "mamba", "length": n, "prefill_seconds": n / 1e4, "peak_bytes": 1_000_000, "status": "ok"}
+        for n in LENGTHS[:2]
+    ]
+    (path / cost.FILE).write_bytes(cost.table(costs, cost.COST_COLUMNS))
     report.write(path)
     return path / "report.html"
 
@@ -304,6 +306,7 @@ def test_cost_is_drawn_where_it_was_measured(browser: Browser, single: Path, bot
     titles = [e.text for e in browser.all("#curves figcaption")]
     assert titles == [
         "Accuracy by length, all depths, 95 % interval",
+        "Accuracy by the needle's distance from the end, 95 % interval",
         "Mean seconds a sample, as this run answered it",
     ]
 

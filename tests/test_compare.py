@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nih import compare, store
+from nih import compare, stats, store
 from nih.cli import app
 from nih.difference import paired, unpaired
 from nih.errors import UsageError
@@ -233,3 +233,17 @@ def test_the_command_says_how_it_compared_and_prints_the_folder(
     assert named.stdout == "here\n" and (tmp_path / "here" / "report.html").exists()
     refused = CliRunner().invoke(app, ["report", str(two[0]), "--out", "here"])
     assert refused.exit_code == 2 and "--out is the folder of a comparison" in refused.stderr
+
+
+def test_an_adaptive_run_is_named_and_keeps_its_own_means(two: list[Path], tmp_path: Path) -> None:
+    path = run(tmp_path / "c", rows(0.5), "mamba2", adaptive={"half_width": 0.1, "threshold": 0.856})
+    (found,) = compared(two[0], path)
+    assert found.notes[-1].startswith("mamba2 is adaptive") and "too narrow" in found.notes[-1]
+    shown = [on_page(two[0]), on_page(path)]
+    _, lengths = compare.tables(shown, compare.compare(shown))
+    whole = lengths[(lengths["run"] == "mamba2") & lengths["length"].isna()].iloc[0]
+    expected = stats.overall(shown[1].run.manifest, shown[1].run.rows)
+    assert (whole["accuracy"], whole["ci_low"], whole["ci_high"]) == (
+        expected.accuracy,
+        *expected.interval[:2],
+    )

@@ -175,6 +175,7 @@ def test_the_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
     assert [(line["length"], line["n"], line["errors"]) for line in found["lengths"]] == [
         (1024, 5, 1),
         (2048, 6, 0),
+        (4096, 0, 0),
     ]
     assert found["lengths"][0]["accuracy"] == 3 / 5 and found["lengths"][1]["seconds"] == 1.5
     assert [s["id"] for s in samples(found)] == report.samples(path)["id"].tolist()
@@ -198,14 +199,17 @@ def test_the_needle_is_marked_in_its_surroundings(
 
 def test_cost_is_read_where_it_was_measured(tmp_path: Path) -> None:
     path = make_run(tmp_path, [row()])
-    (path / page.COST).write_text("model,length,prefill_seconds,peak_bytes,device\necho,1024,0.25,,cpu\n")
-    found = written(path).data["runs"][0]["cost"]
+
+    def cost(text: str) -> Any:
+        (path / page.COST).write_text(text)
+        return Page(page.render([report.on_page(path)]).decode()).data["runs"][0]["cost"]
+
+    found = cost("model,length,prefill_seconds,peak_bytes,device\necho,1024,0.25,,cpu\n")
     assert found == [
         {"model": "echo", "length": 1024, "prefill_seconds": 0.25, "peak_bytes": None, "device": "cpu"}
     ]
-    (path / page.COST).write_text("model,tokens\necho,1024\n")
     with pytest.raises(StoreError, match=r"cost\.csv` is damaged: a row has no `length`"):
-        report.write(path)
+        cost("model,tokens\necho,1024\n")
 
 
 def test_a_comparison_holds_its_differences(tmp_path: Path) -> None:
