@@ -10,7 +10,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import transformers
+from torch.fx.experimental import _config as _torch_config
 from transformers import modeling_gguf_pytorch_utils
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -215,7 +216,8 @@ class TransformerModel:
     @cached_property
     def _shape(self) -> StateShape:
         try:
-            return _state_shape(self._meta_model(), self._tokenizer)
+            with _everything_counts_as_nonzero():
+                return _state_shape(self._meta_model(), self._tokenizer)
         except ModelError:
             raise
         # Whatever a model's own code raises when its tensors hold no numbers.
@@ -387,6 +389,13 @@ class StateShape(NamedTuple):
 
     sharing: Sharing
     layers: list[Footprint]
+
+
+def _everything_counts_as_nonzero() -> AbstractContextManager[Any]:
+    """Lets models that pick what is not zero run without numbers (sparse attention, routed experts); from torch 2.7 on."""
+    setting = "meta_nonzero_assume_all_nonzero"
+    config: Any = _torch_config
+    return config.patch(**{setting: True}) if hasattr(config, setting) else nullcontext()
 
 
 def _state_shape(model: Any, tokenizer: Tokenizer) -> StateShape:

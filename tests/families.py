@@ -88,7 +88,7 @@ ATTENTION: dict[str, tuple[str, Values]] = {
             index_n_heads=2,
             index_head_dim=16,
             index_topk=64,
-            compress_rates={"compressed_sparse_attention": 4, "heavily_compressed_attention": 20},
+            compress_rates={"compressed_sparse_attention": 4, "heavily_compressed_attention": 32},
             n_routed_experts=4,
         ),
     ),
@@ -317,5 +317,6 @@ ELSEWHERE = {
     "qwen4_exp_text": "is what qwen4_exp holds",
     "inkling_mm_model": "holds inkling_text",
     "inkling2": "holds inkling2_text",
+    "muse_spark": "has such a state in its audio encoder only",
 }
 """Recurrent families that are not in the matrix."""

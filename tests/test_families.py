@@ -191,7 +191,7 @@ def test_a_run_shares_where_the_library_is_right_and_reads_whole_where_it_is_not
     assert len([line for line in said if "prefill: whole" in line]) == wrong
 
 
-_STATEFUL = re.compile(r"\b(conv|recurrent|ssm)_states?\b|\bclass \w*Cache\b")
+_STATEFUL = re.compile(r"(conv|recurrent|ssm)_states?\b|\bclass \w*Cache\b")
 """What the source of a family with a state of its own says."""
 
 

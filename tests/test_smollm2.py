@@ -243,3 +243,13 @@ def test_smollm2_finds_a_pass_key_the_same_way_on_every_road(model: TransformerM
     assert rated.greedy and len(rated.nll) == 6  # a space and five digits
     probabilities = np.exp(logits - logits.max())
     assert rated.nll[0] == pytest.approx(-np.log(probabilities.max() / probabilities.sum()), abs=1e-4)
+
+
+def test_reading_a_gguf_file_shows_no_bar_but_says_what_is_done(
+    tiny_gguf: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    transformer.open_model(str(tiny_gguf), "gguf", Options()).session()
+    assert capfd.readouterr().err == f"reading {tiny_gguf}, whose weights are converted to torch.float32\n"
+    folder = smollm2.converted(tiny_gguf)
+    transformer.open_model(str(folder), "folder", Options()).session()
+    assert capfd.readouterr().err == f"converting tiny.gguf once into {folder}\n"
