@@ -27,7 +27,7 @@ from tests.families import ATTENTION, CONFIGS, ELSEWHERE, IDLE, RECURRENT, SHARI
 Law = Callable[[laws.Subject], None]
 
 
-def families(names: Iterable[str]) -> Any:
+def families(names: Iterable[str]) -> pytest.MarkDecorator:
     """A parameter for each name; those that the installed transformers does not have yet are skipped."""
 
     def absent(name: str) -> bool:
@@ -39,7 +39,7 @@ def families(names: Iterable[str]) -> Any:
     )
 
 
-def each(*chosen: Law) -> Any:
+def each(*chosen: Law) -> pytest.MarkDecorator:
     """A parameter for each law."""
     return pytest.mark.parametrize("law", chosen, ids=lambda law: law.__name__)
 
@@ -119,7 +119,8 @@ def _part(session: Any, part: str) -> torch.Tensor:
 def _state(session: Any) -> dict[str, Any]:
     """What a session of transformers' models holds, by name."""
     beside = {f"module {n}": held for n, held in enumerate(session.module_states)}
-    return vars(session.cache) | beside
+    held: dict[str, Any] = vars(session.cache) | beside
+    return held
 
 
 def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
