@@ -75,6 +75,11 @@ class Dialect:
         if parameter not in self.dropped:
             self.dropped.append(parameter)
 
+    def warnings(self) -> list[str]:
+        """What the user should know of parameters that were left out; stop strings are cut at here."""
+        sampled = "the server takes no temperature, so answers are drawn at random and not greedy"
+        return [sampled] if "temperature" in self.dropped else []
+
     def body(self, sample: Sample, content: Mapping[str, Any], likelihood: bool) -> dict[str, Any]:
         """The request: greedy, one answer, at most the sample's room."""
         body: dict[str, Any] = {"model": self.model, **content, self.room: 1 if likelihood else sample.room}

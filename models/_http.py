@@ -256,10 +256,14 @@ class Sender:
         return text.replace(self.key, "[hidden]") if self.key else text
 
     def quoted(self, text: str) -> str:
-        """The beginning of a server's text on one line, without control characters and full stop."""
-        line = " ".join(self.without_key(text).split())
-        shown = "".join(c if c.isprintable() else "?" for c in line)
-        return shown[:_MOST_QUOTED].rstrip(".")
+        """What a server said, fit to be shown: without our key."""
+        return shown(self.without_key(text)[: 4 * _MOST_QUOTED])
+
+
+def shown(text: str) -> str:
+    """The beginning of a foreign text on one line, without control characters and full stop."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line[:_MOST_QUOTED].rstrip(".")
 
 
 def authorization(key: str) -> dict[str, str]:

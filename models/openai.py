@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +22,13 @@ from nih.errors import EngineError
 from nih.models._background import from_background
 from nih.models._completion import OPTIONAL, Dialect, Reply, Wanted
 from nih.models._http import BudgetSpent, Refused, Retry, Sender, Tally, Unsupported, authorization
+from nih.models._usage import TRUNCATED, Log
 from nih.tokenizer import open_tokenizer
 from nih.types import Answer, Sample, Status, Tokenizer, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
 """Samples that may end in errors one after the other before the run stops."""
-TRUNCATED = 0.9
-"""A prompt of which the server read less than this share, as it counted the shortest one, was cut by it."""
 _LOOK_SECONDS = 10.0
 _RESERVED = frozenset({"model", "prompt", "messages", "stream", "n", "echo", "logprobs"})
 
@@ -82,7 +80,7 @@ class OpenAIEngine:
     training_length: int | None = None
     served: dict[str, Any] = field(default_factory=dict)
     """What the server's list of models says of this one."""
-    log: _Log = field(default_factory=lambda: _Log())
+    log: Log = field(default_factory=Log)
 
     @property
     def limit(self) -> int | None:
@@ -157,7 +155,13 @@ class OpenAIEngine:
 
     def report(self) -> Mapping[str, Any]:
         """Requests, usage, drift of the counts, and what the server did not take."""
-        return self.log.report(self)
+        return {
+            "requests": self.sender.requests,
+            "failed_attempts": dict(self.sender.failures),
+            **self.log.totals(),
+            "not_taken": list(self.dialect.dropped),
+            "warnings": [*self.log.warnings(self.tokenizer.name), *self.dialect.warnings()],
+        }
 
     def close(self) -> None:
         """Nothing is held between two calls of `answers`."""
@@ -266,96 +270,6 @@ async def _all(workers: Sequence[asyncio.Task[None]]) -> None:
             spent = error
     if spent is not None:
         raise spent
-
-
-@dataclass
-class _Log:
-    """What was sent and what came, for the report."""
-
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    """(the server's count, ours) of each prompt."""
-    again: list[tuple[int, int]] = field(default_factory=list)
-    """(tokens when the text is encoded again, ours) of each prompt that was sent as text."""
-    answers: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int | None = None
-    models: Counter[str] = field(default_factory=Counter)
-    fingerprints: Counter[str] = field(default_factory=Counter)
-    reasoned: int = 0
-
-    def add(self, reply: Reply, counted: int, prompt: int, retokenised: int | None) -> None:
-        """Take note of an answer: `counted` tokens were sent, the rated answer included, `prompt` without it."""
-        self.answers += 1
-        usage = reply.usage
-        if usage.prompt_tokens is not None:
-            self.pairs.append((usage.prompt_tokens, counted))
-        if retokenised is not None:
-            self.again.append((retokenised, prompt))
-        self.completion_tokens += usage.completion_tokens or 0
-        if usage.cached_tokens is not None:
-            self.cached_tokens = (self.cached_tokens or 0) + usage.cached_tokens
-        self.models.update(filter(None, [reply.model]))
-        self.fingerprints.update(filter(None, [reply.fingerprint]))
-        self.reasoned += reply.reasoned
-
-    def report(self, engine: OpenAIEngine) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            "requests": engine.sender.requests,
-            "failed_attempts": dict(engine.sender.failures),
-            "answers": self.answers,
-            "prompt_tokens": sum(theirs for theirs, _ in self.pairs),
-            "completion_tokens": self.completion_tokens,
-            "cached_tokens": self.cached_tokens,
-            "answered_by": dict(self.models),
-            "fingerprints": dict(self.fingerprints),
-            "drift": _drift(self.pairs),
-            "retokenised": _drift(self.again),
-            "not_taken": list(engine.dialect.dropped),
-            "warnings": list(self._warnings(engine)),
-        }
-
-    def _warnings(self, engine: OpenAIEngine) -> Iterator[str]:
-        drift, again = _drift(self.pairs), _drift(self.again)
-        if drift["differ"]:
-            far = abs(drift["mean"]) > 1 - TRUNCATED
-            yield (
-                f"the server counted {_range(drift)} than `{engine.tokenizer.name}`; lengths are the latter's"
-                + (": it is not the server's tokeniser, or the server cuts prompts" if far else "")
-            )
-        if self.answers > len(self.pairs):
-            yield f"the server told no usage for {self.answers - len(self.pairs)} answers, so its count could not be compared"
-            if again["differ"]:
-                yield f"prompts that were sent as text have {_range(again)} when they are encoded again"
-        if len(self.models) > 1 or len(self.fingerprints) > 1:
-            names = ", ".join(f"`{engine.sender.quoted(n)}`" for n in (*self.models, *self.fingerprints))
-            yield f"the answers came from several models or versions: {names}"
-        if "temperature" in engine.dialect.dropped:
-            yield "the server takes no temperature, so answers are drawn at random and not greedy"
-        if self.reasoned:
-            yield (
-                f"{self.reasoned} answers are empty because the model was still reasoning; raise --max-new-tokens, or turn reasoning "
-                "off with `--set chat.enable_thinking=false` or `--set extra=...`"
-            )
-
-
-def _drift(pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """How far two counts of the same prompts are apart: tokens of the first more than of the second; `mean` is relative."""
-    apart = [a - b for a, b in pairs]
-    return {
-        "samples": len(pairs),
-        "differ": sum(1 for d in apart if d),
-        "least": min(apart, default=0),
-        "most": max(apart, default=0),
-        "mean": round(sum(apart) / max(sum(b for _, b in pairs), 1), 6),
-    }
-
-
-def _range(drift: Mapping[str, Any]) -> str:
-    return (
-        f"{drift['least']:+,} to {drift['most']:+,} tokens in {drift['differ']:,} of {drift['samples']:,} prompts "
-        f"({drift['mean']:+.2%} on average)"
-    )
 
 
 def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:

@@ -37,6 +37,9 @@ class Frame:
     before: TokenIds
     after: TokenIds
     chat: bool
+    """Whether the assistant's turn begins with the answer prefix; if not, the prefix follows the question."""
+    repeats: bool = False
+    """Whether the answer may say the prefix again, and has room for it: a chat whose assistant's turn begins with nothing."""
 
 
 def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str, Any]) -> Frame:
@@ -97,8 +100,9 @@ class Builder:
 
     def _assemble(self, cell: Cell, trial: int, haystack: Haystack, needle: Needle) -> Sample:
         encode = self.tokenizer.encode
-        room = self.room or self.task.room
         prefix = needle.answer_prefix
+        again = len(encode(f"{prefix} ")) if self.frame.repeats and prefix else 0
+        room = self.room or self.task.room + again
         intro = encode(needle.intro)
         hidden = encode(f" {needle.text}")
         asked = encode(

@@ -119,7 +119,7 @@ def prepare(options: RunOptions) -> Job:
     text = open_source(options.haystack or task.haystack)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
     if isinstance(model, Engine) and not model.begins_answers:
-        frame = replace(frame, chat=False)
+        frame = replace(frame, chat=False, repeats=options.chat)
     task_settings = {"name": options.task, "options": asdict(task_options), "score": score}
     builder = Builder(
         task,

@@ -69,7 +69,17 @@ def test_show_prints_the_prompt_byte_for_byte() -> None:
 
 def test_list_names_what_can_be_typed() -> None:
     out = nih("list").stdout
-    for name in ("echo", "smollm2", "passkey", "fact", "first_number", "likelihood", "noise", "prose"):
+    for name in (
+        "echo",
+        "smollm2",
+        "openai",
+        "passkey",
+        "fact",
+        "first_number",
+        "likelihood",
+        "noise",
+        "prose",
+    ):
         assert re.search(rf"\b{name}\b", out)
 
 

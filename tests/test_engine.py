@@ -270,14 +270,18 @@ def test_where_the_assistants_turn_cannot_be_begun_the_prefix_ends_the_users_wor
 ) -> None:
     frame = (np.array([1, 2], np.int32), np.array([3], np.int32))
     monkeypatch.setattr(ByteTokenizer, "chat_frame", lambda *_: frame)
-    prompts = []
+    samples: list[Sample] = []
     for begins in (True, False):
         bench.settings["begins_answers"] = begins
         job = prepare(
             RunOptions.of(model="m", engine="fake", chat=True, lengths="512", depths="50", trials=1)
         )
-        (sample,) = job.samples
-        assert len(sample.prompt) + sample.room == 512
-        prompts.append(sample.prompt.ids().tolist())
+        samples += job.samples
+    begun, asked = (s.prompt.ids().tolist() for s in samples)
     end = list(b"The pass key is")
-    assert prompts[0][-16:] == [3, *end] and prompts[1][-17:] == [32, *end, 3]
+    assert begun[-16:] == [3, *end] and asked[-17:] == [32, *end, 3]
+    # A model whose turn was not begun may repeat the prefix before it answers.
+    assert [len(s.prompt) + s.room for s in samples] == [512, 512]
+    assert samples[1].room == samples[0].room + len(end) + 1
+    capped = RunOptions.of(model="m", engine="fake", chat=True, lengths="512", max_new_tokens=9)
+    assert {s.room for s in prepare(capped).samples} == {9}

@@ -429,7 +429,9 @@ def test_another_count_is_reported(server: FakeServer, tmp_path: Path) -> None:
     stored = go(server, tmp_path / "r", said)
     drift = report_of(stored)["drift"]
     assert (drift["samples"], drift["differ"], drift["least"], drift["most"]) == (SAMPLES, SAMPLES, 3, 3)
-    assert any("counted +3 to +3 tokens" in line and line.startswith("warning:") for line in said)
+    assert any(
+        "by +3 to +3 tokens in 12 of 12 prompts" in line and line.startswith("warning:") for line in said
+    )
 
 
 def test_without_usage_the_text_is_counted_again(server: FakeServer, tmp_path: Path) -> None:
@@ -630,3 +632,29 @@ def test_a_prompt_of_a_run_through_a_server_is_built_again_without_it(
     before = len(server.requests), server.looked
     _, text = run.shown(stored.path, stored.rows[0]["id"])
     assert text in server.prompts and (len(server.requests), server.looked) == before
+
+
+def test_a_session_and_a_server_do_not_continue_each_other(server: FakeServer, tmp_path: Path) -> None:
+    alone: dict[str, Any] = {
+        "model": "echo",
+        "tokenizer": "byte",
+        "tell": lambda _: None,
+        "quiet": True,
+        **GRID,
+    }
+    evaluate(out=tmp_path / "session", **alone)
+    with pytest.raises(SettingsDiffer, match="engine is not set there and `openai` here"):
+        go(server, tmp_path / "session", model="echo", set={"backoff": 1})
+    assert not server.requests and not server.looked
+    go(server, tmp_path / "server", model="echo")
+    with pytest.raises(SettingsDiffer, match="engine is `openai` there and not set here"):
+        evaluate(out=tmp_path / "server", **alone)
+
+
+def test_a_server_may_move_and_be_asked_in_another_rhythm(server: FakeServer, tmp_path: Path) -> None:
+    server.fault = lambda r: error(500, "busy") if len(r.prompt) > 700 else None
+    assert go(server, tmp_path / "r").manifest["exit_state"] == "incomplete"
+    with serve(FakeServer()) as other:
+        again = go(other, tmp_path / "r", concurrency=1, set={"attempts": 2, "backoff": 0.5})
+        assert again.manifest["exit_state"] == "done" and len(other.requests) == SAMPLES // 2
+    assert [sitting["answers"] for sitting in again.manifest["engine"]] == [SAMPLES // 2] * 2
