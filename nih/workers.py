@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,8 @@ class Hello(NamedTuple):
     chunk: int
     seconds: float
     """Of loading."""
+    warnings: tuple[str, ...] = ()
+    """What the user would have read on stderr: a slower path, for one."""
 
 
 class News(NamedTuple):
@@ -82,8 +85,10 @@ class Worker:
         if os.path.isdir(self.work.folder):
             os.chdir(self.work.folder)
         start = time.perf_counter()
-        self.model = self.work.open_model()
-        self.session = self.model.session()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            self.model = self.work.open_model()
+            self.session = self.model.session()
         return Hello(
             socket.gethostname(),
             os.getpid(),
@@ -92,6 +97,7 @@ class Worker:
             dict(self.model.identity()),
             self.session.chunk,
             time.perf_counter() - start,
+            tuple(str(w.message) for w in caught if issubclass(w.category, RuntimeWarning | UserWarning)),
         )
 
     def stop(self, ticket: int) -> None:
@@ -339,6 +345,8 @@ class Crew:
             member.hello = hello
             on = hello.identity.get("device_name", hello.identity.get("device", "cpu"))
             self.say(f"worker {member.number} on {hello.host} (pid {hello.pid}): {on}")
+            for warning in hello.warnings:
+                self.say(f"warning: worker {member.number}: {warning}")
 
     def _check(self, hello: Hello) -> None:
         """Refuse a worker that would answer something else."""

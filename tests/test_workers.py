@@ -50,6 +50,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     unsteady.install(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path[1:]]))
         yield
 
 
@@ -216,7 +217,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
         tell=killer.append,
         quiet=True,
         ray=cluster,
-        set={"delay": 0.2},
+        set={"delay": 0.1},
         **GRID,
     )
     stored = store.read(finished.path)
@@ -227,7 +228,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
     ends = [m["ended"] for m in stored.manifest["workers"][0]["members"]]
     assert sum(end.startswith("died") for end in ends) == 1
     assert any("go to another worker" in line for line in killer.lines)
-    assert table(stored).equals(table(go(tmp_path / "one", set={"delay": 0.2})))
+    assert table(stored).equals(table(go(tmp_path / "one")))
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, rows: int) -> Callable[[], None]:
