@@ -641,8 +641,8 @@ class _Runner:
             f"{len(shares)} shares: {lost['planned_tokens_split']:,} planned tokens, {lost['planned_tokens_one']:,} with one "
             f"worker; the largest share reads {lost['largest_share']:,}"
         )
-        work = sum(work_of(plan(s.samples)) for s in shares) if shared else work_alone(todo)
-        bar = Bar(work, quiet=self.quiet)
+        work = sum((work_of(plan(s.samples)) for s in shares), 0 * work_alone(todo))
+        bar = Bar(work if shared else work_alone(todo), quiet=self.quiet)
         try:
             for news in crew.answers(shares, prefill, findings is not None, also):
                 for kind, tokens, position, seconds in news.steps:

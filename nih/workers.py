@@ -29,6 +29,7 @@ MOST_DEATHS = 2
 """Workers that die one after the other over the same sample before it counts as `error`, or before they answer anything."""
 _STORE_BYTES = 256 << 20
 """Shared memory of a Ray that we start ourselves; it holds token ids only."""
+_KNOCK_SECONDS = 10.0
 _PATIENCE = 30.0
 """Seconds without any worker before the user is told what is waited for."""
 
@@ -196,15 +197,17 @@ class _Member:
     share: _Left | None = None
     ticket: int = -1
     answered: int = 0
-    ended: str = ""
-    """Why it is gone."""
+    died: str = ""
+    """Of what, if it did."""
 
     def result(self) -> dict[str, Any]:
         """For the manifest."""
-        known = {"host": self.hello.host, "load_seconds": round(self.hello.seconds, 3)} if self.hello else {}
-        identity = self.hello.identity if self.hello else {}
-        shown = {k: identity[k] for k in ("device", "device_name", "dtype", "kernels") if k in identity}
-        return {**known, **shown, "answered": self.answered, "ended": self.ended or "done"}
+        told: dict[str, Any] = {}
+        if self.hello:
+            told = {"host": self.hello.host, "load_seconds": round(self.hello.seconds, 3)}
+            shown = ("device", "device_name", "dtype", "kernels")
+            told |= {key: value for key, value in self.hello.identity.items() if key in shown}
+        return {**told, "answered": self.answered, "died": self.died or None}
 
 
 class Crew:
@@ -294,14 +297,14 @@ class Crew:
     def close(self) -> None:
         """Let all workers go, and Ray if we started or joined it."""
         for member in self.members:
-            if not member.ended:
+            if not member.died:
                 self.ray.kill(member.actor)
         if self.owns_ray:
             self.ray.shutdown()
 
     @property
     def _alive(self) -> list[_Member]:
-        return [m for m in self.members if not m.ended]
+        return [m for m in self.members if not m.died]
 
     @property
     def alive(self) -> int:
@@ -410,17 +413,17 @@ class Crew:
             queue.append(share)
 
     def _bury(self, member: _Member, error: Exception) -> None:
-        member.ended = f"died ({type(error).__name__})"
+        member.died = type(error).__name__
         member.share = member.stream = None
         self.ray.kill(member.actor)
         host = f" on {member.hello.host}" if member.hello else ""
-        self.say(f"warning: worker {member.number}{host} died ({type(error).__name__})")
+        self.say(f"warning: worker {member.number}{host} died ({member.died})")
         if self._alive:
             return
         self.fruitless += 1
         if self.fruitless > MOST_DEATHS:
             raise EngineError(
-                f"no worker stays alive long enough to answer ({member.ended}); see `ray logs`, or run without --workers"
+                f"no worker stays alive long enough to answer ({member.died}); see `ray logs`, or run without --workers"
             )
         self.say("no worker is left: starting another")
         self._hire()
@@ -441,22 +444,31 @@ def _connect(ray: Any, address: str | None) -> bool:
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
+    if address in (None, "local"):
         ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         return True
+    assert address is not None
     if address.startswith("ray://"):
         raise UsageError(
             f"--ray `{address}` is a Ray client's address; type `--ray auto` on a machine of the cluster, or its head's "
             "`HOST:6379`"
         )
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"cannot join Ray at `{address}` ({reason}); start one with `ray start --head`, and type its `HOST:6379` or `auto`"
         ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at `HOST:PORT`: Ray itself would try for many minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 
 def _sizes(nodes: Sequence[dict[str, Any]], count: int | None, device: str) -> tuple[int, dict[str, float]]:

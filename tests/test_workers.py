@@ -178,7 +178,7 @@ def test_two_nodes_answer_as_one_process_does(tmp_path: Path, cluster: str) -> N
     assert "every worker" in manifest["verification"]["by"]
     assert manifest["identity"]["weights"] == alone.manifest["identity"]["weights"]
     (sitting,) = manifest["workers"]
-    assert [m["ended"] for m in sitting["members"]] == ["done", "done"]
+    assert [m["died"] for m in sitting["members"]] == [None, None]
     assert sum(m["answered"] for m in sitting["members"]) == SAMPLES
     assert sitting["planned_tokens_one"] == alone.manifest["planned_tokens"] < sitting["planned_tokens_split"]
     assert any(f"{sitting['planned_tokens_split']:,} planned tokens" in line for line in lines)
@@ -225,8 +225,8 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
     assert len(stored.rows) == len({r["id"] for r in stored.rows}) == SAMPLES
     assert {r["score"] for r in stored.rows} == {1.0}
     assert stored.manifest["verification"]["state"] == "passed"
-    ends = [m["ended"] for m in stored.manifest["workers"][0]["members"]]
-    assert sum(end.startswith("died") for end in ends) == 1
+    died = [m["died"] for m in stored.manifest["workers"][0]["members"]]
+    assert sorted(map(bool, died)) == [False, True]
     assert any("go to another worker" in line for line in killer.lines)
     assert table(stored).equals(table(go(tmp_path / "one")))
 
@@ -303,8 +303,27 @@ def test_what_a_worker_cannot_open_is_one_sentence(tmp_path: Path, cluster: str)
 
 
 @ray_needed
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("127.0.0.1:1", r"cannot join Ray at `127\.0\.0\.1:1`.*ray start --head"),
+        ("ray://localhost:10001", "type `--ray auto`"),
+    ],
+)
+def test_a_ray_that_is_not_there_is_one_sentence(tmp_path: Path, address: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        go(tmp_path / "r", ray=address)
+
+
+@ray_needed
 def test_adaptive_rounds_are_spread_too(tmp_path: Path, cluster: str) -> None:
-    grid = {"lengths": "512-1k", "depths": "0,100", "trials": "5", "adaptive": True, "half_width": 0.3}
+    grid: dict[str, Any] = {
+        "lengths": "512-1k",
+        "depths": "0,100",
+        "trials": "5",
+        "adaptive": True,
+        "half_width": 0.3,
+    }
     spread = go(tmp_path / "two", ray=cluster, **grid)
     alone = go(tmp_path / "one", **grid)
     assert table(spread).equals(table(alone))
