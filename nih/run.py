@@ -7,12 +7,13 @@ directory and returns the run.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,10 +28,12 @@ from nih.prompt import Builder, frame_of
 from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
 from nih.score import check, score_answer
 from nih.settings import Assigned, RunOptions, assign
+from nih.split import loss, split
 from nih.submit import submit
 from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, OwnHaystack, Sample, Session, Task
-from nih.verify import Verifier
+from nih.verify import Comparison, Findings, Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
+from nih.workers import Crew, Reading, Work
 
 if TYPE_CHECKING:
     import pandas
@@ -203,6 +206,14 @@ def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Mo
     return module.open_model(source, options.model, built), chosen
 
 
+def open_again(options: RunOptions) -> Model:
+    """The model of a run, before its weights, as a worker opens it on its own machine."""
+    longest = max(parse(options.lengths, options.depths, "1").lengths)
+    model, _ = _open(options, longest, option_names(load("tasks", options.task).Options))
+    assert not isinstance(model, Engine)
+    return model
+
+
 def _typed(options: RunOptions, declared: set[str]) -> dict[str, Any]:
     """Options of the command line that the model or engine declares. Raises UsageError for what would go unheard."""
     default = {f.name: f.default for f in fields(options)}
@@ -304,13 +315,16 @@ class _Runner:
         """Samples answered in this sitting, with or without a score."""
         self.verified = False
         """Whether this sitting has verified sharing, with whatever result."""
+        self.crew: Crew | None = None
+        self.split_cost: Counter[str] = Counter()
+        """What splitting the plan among workers costs, over all rounds of this sitting."""
 
     def run(self) -> str:
         """Answer what has no answer yet. Returns the exit state."""
         if self.job.engine is None:
             self._describe()
             self._describe_plan()
-            self._fill(self._answer)
+            self._fill(self._answer) if not self.job.options.spread else self._with_workers()
         else:
             self._through(self.job.engine)
         state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
@@ -529,33 +543,130 @@ class _Runner:
         asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
         walk = Walk(asker, self.clock)
         if self._sharing_failed:
-            self.say(
-                "sharing failed its verification before: prompts are read in one call each (`prefill: whole`)"
-            )
+            self._say_whole()
             self._collect(walk, "whole", pending)
             return
         verifier = Verifier(asker, self.clock, str(job.model.identity().get("dtype", "float32")))
+        chosen = self._to_verify(session.chunk)
+        verifier.samples = {s.id: s for s in chosen}
+        walk.keep = frozenset(verifier.samples)
+        # A run that was killed before it was verified answers these once more: their logits are gone.
+        pending = pending + [s for s in chosen if not self._open(s)]
+        walk.between = lambda: verifier(walk.kept)
+        prefill = self._prefill
+        if self._collect(walk, prefill, pending, verifier):
+            self._fall_back(verifier)
+            walk.keep, walk.between = frozenset(), bool
+            self._collect(walk, "whole", [s for plan_ in self.plans for s in plan_.samples])
+        elif chosen:
+            self._conclude(prefill, verifier)
+
+    @property
+    def _prefill(self) -> Reading:
+        """How prompts are read as long as sharing has not failed."""
+        return "chunks" if self.job.options.share == "never" else "shared"
+
+    def _to_verify(self, chunk: int) -> list[Sample]:
+        """Samples by which sharing is verified, once a run; none if it was, or is not to be."""
+        job = self.job
         if job.options.share == "always":
             self.directory.write_manifest(
                 prefill="shared", verification={"state": "not asked", "why": "--share always"}
             )
-        elif not self.verified and self.directory.manifest.get("verification", {}).get("state") != "passed":
-            self.verified = True
-            chosen = [job.plan.samples[i] for i in verification(job.plan, session.chunk)]
-            verifier.samples = {s.id: s for s in chosen}
-            walk.keep = frozenset(verifier.samples)
-            # A run that was killed before it was verified answers these once more: their logits are gone.
-            pending = pending + [s for s in chosen if not self._open(s)]
-        walk.between = lambda: verifier(walk.kept)
-        prefill: Prefill = "chunks" if job.options.share == "never" else "shared"
-        if self._collect(walk, prefill, pending, verifier):
-            self._start_over(walk, verifier)
-        elif verifier.samples:
-            self.directory.write_manifest(prefill=prefill, verification=verifier.result())
-            if verifier.state == "unverified":
-                self.say(
-                    "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
-                )
+            return []
+        if self.verified or self.directory.manifest.get("verification", {}).get("state") == "passed":
+            return []
+        self.verified = True
+        return [job.plan.samples[i] for i in verification(job.plan, chunk)]
+
+    def _conclude(self, prefill: Prefill, findings: Findings) -> None:
+        self.directory.write_manifest(prefill=prefill, verification=findings.result())
+        if findings.state == "unverified":
+            self.say(
+                "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
+            )
+
+    def _with_workers(self) -> None:
+        """Answer with several workers, which start when a sample is open."""
+        try:
+            self._fill(self._spread)
+        finally:
+            if crew := self.crew:
+                self.load_seconds = crew.load_seconds
+                sitting = {**self.split_cost, **crew.result()}
+                crew.close()
+                self.directory.write_manifest(workers=[*self.directory.manifest.get("workers", []), sitting])
+
+    def _spread(self, pending: list[Sample]) -> None:
+        """What `_answer` is to one process. Each worker verifies sharing on its own device, in its own share."""
+        options = self.job.options
+        if self.crew is None:
+            work = Work(
+                partial(open_again, options), self.job.score == "likelihood", options.timeout, os.getcwd()
+            )
+            fingerprint = self.job.model.tokenizer.fingerprint
+            self.crew = Crew(work, options.workers, options.ray, options.device, fingerprint, self.say)
+        hello = self.crew.first_hello()
+        self._remember_weights(hello.identity)
+        if self._sharing_failed:
+            self._say_whole()
+            self._gather(self.crew, "whole", pending)
+            return
+        chosen = self._to_verify(hello.chunk)
+        findings = Findings(by="every worker, in its own share")
+        again = [s for s in chosen if not self._open(s)]
+        heard = findings if chosen else None
+        if self._gather(self.crew, self._prefill, pending + again, heard, frozenset(s.id for s in again)):
+            self._fall_back(findings)
+            self._gather(self.crew, "whole", [s for plan_ in self.plans for s in plan_.samples])
+        elif chosen:
+            self._conclude(self._prefill, findings)
+
+    def _gather(
+        self,
+        crew: Crew,
+        prefill: Reading,
+        samples: list[Sample],
+        findings: Findings | None = None,
+        also: frozenset[str] = frozenset(),
+    ) -> bool:
+        """What `_collect` is to one process: append what the workers answer. Returns True when a verification has failed."""
+        from nih.progress import Bar, work_alone, work_of
+
+        todo, shared = plan(samples), prefill == "shared"
+        shares = split(todo, crew.alive, shared)
+        lost = loss(todo.planned_tokens if shared else todo.naive_tokens, shares)
+        self.split_cost.update(lost)
+        self.say(
+            f"{len(shares)} shares: {lost['planned_tokens_split']:,} planned tokens, {lost['planned_tokens_one']:,} with one "
+            f"worker; the largest share reads {lost['largest_share']:,}"
+        )
+        work = sum((work_of(plan(s.samples)) for s in shares), 0 * work_alone(todo))
+        bar = Bar(work if shared else work_alone(todo), quiet=self.quiet)
+        try:
+            for news in crew.answers(shares, prefill, findings is not None, also):
+                for kind, tokens, position, seconds in news.steps:
+                    bar.step(kind, tokens, position, seconds / max(crew.alive, 1))
+                self.clock.add(news.clock)
+                if news.answer and self._open(self.by_id[news.answer.sample_id]):
+                    self._append(news.answer, prefill)
+                if findings and self._fails(findings, news.comparisons):
+                    crew.halt()
+                    return True
+            return False
+        finally:
+            bar.close()
+
+    @staticmethod
+    def _fails(findings: Findings, comparisons: tuple[Comparison, ...]) -> bool:
+        findings.comparisons += comparisons
+        findings.allowed = max((c.allowed for c in findings.comparisons), default=None)
+        return findings.failed is not None
+
+    def _say_whole(self) -> None:
+        self.say(
+            "sharing failed its verification before: prompts are read in one call each (`prefill: whole`)"
+        )
 
     @cached_property
     def _session(self) -> Session:
@@ -588,9 +699,9 @@ class _Runner:
         finally:
             bar.close()
 
-    def _start_over(self, walk: Walk, verifier: Verifier) -> None:
-        """Sharing changed an answer or its logits: read every prompt in one call, also those that were answered before."""
-        worst = verifier.failed
+    def _fall_back(self, findings: Findings) -> None:
+        """Sharing changed an answer or its logits: say that every prompt, also of what was answered, is now read in one call."""
+        worst = findings.failed
         assert worst is not None
         self.say(
             f"warning: model `{self.job.options.model}` answers differently when its prompt is read in pieces "
@@ -599,15 +710,13 @@ class _Runner:
         )
         self.directory.write_manifest(
             prefill="whole",
-            verification=verifier.result(),
+            verification=findings.result(),
             planned_tokens=self.directory.manifest["naive_tokens"],
         )
-        walk.keep, walk.between = frozenset(), bool
-        self._collect(walk, "whole", [s for plan_ in self.plans for s in plan_.samples])
 
-    def _remember_weights(self) -> None:
+    def _remember_weights(self, told: Mapping[str, Any] | None = None) -> None:
         """Say in the manifest what answered; refuse to go on with other weights than those that began."""
-        identity = dict(self.job.model.identity())
+        identity = dict(self.job.model.identity() if told is None else told)
         known = self.directory.manifest.get("identity", {}).get("weights")
         if known is not None and known != identity.get("weights"):
             raise SettingsDiffer(
@@ -667,7 +776,18 @@ def cost(job: Job) -> dict[str, Any]:
         "planned_tokens": plan_.planned_tokens,
         "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
         **_memory(job.model, plan_),
+        **_split(job),
     }
+
+
+def _split(job: Job) -> dict[str, Any]:
+    """What --workers reads more than one process, as far as no worker dies."""
+    options, plan_ = job.options, job.plan
+    if options.workers is None:
+        return {}
+    shared = options.share != "never"
+    one = plan_.planned_tokens if shared else plan_.naive_tokens
+    return {"workers": {"asked": options.workers, **loss(one, split(plan_, options.workers, shared))}}
 
 
 def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:

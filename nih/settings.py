@@ -79,6 +79,12 @@ class RunOptions:
     set: tuple[str, ...] = _option(
         (), "KEY=VALUE option of the task, the model, or its template (`chat.KEY`); repeatable"
     )
+    workers: int | None = _option(
+        None, "Answer with this many Ray workers, each with its own model on its own GPU or cores"
+    )
+    ray: str | None = _option(
+        None, "Join this Ray (`auto`, `HOST:6379`); default --workers: one a GPU, else one a machine"
+    )
     cost: bool = _option(False, "Also measure seconds and memory of each length: cost.csv, cost.png")
     out: str | None = _option(None, "Run folder; default: results/runs/<model>-<task>-<hash>")
     fresh: bool = _option(False, "Start another run instead of resuming")
@@ -111,6 +117,7 @@ class RunOptions:
                 f"--threshold {self.threshold:g} is no accuracy above 0 and up to 1; type for example 0.856"
             )
         self._check_adaptive()
+        self._check_spread()
         if self.system and not self.chat:
             raise UsageError("--system needs --chat, for only a chat template has a place for it")
 
@@ -123,6 +130,30 @@ class RunOptions:
         for name in ("half_width", "budget"):
             if not self.adaptive and getattr(self, name) != defaults[name]:
                 raise UsageError(f"--{name.replace('_', '-')} needs --adaptive; type both, or neither")
+
+    @property
+    def spread(self) -> bool:
+        """Whether several workers answer."""
+        return self.workers is not None or self.ray is not None
+
+    def _check_spread(self) -> None:
+        if not self.spread:
+            return
+        flag = "--workers" if self.workers is not None else "--ray"
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers {self.workers} leaves nobody to answer; type at least 1")
+        if self.engine:
+            raise UsageError(
+                f"{flag} is for sessions; engine `{self.engine}` spreads its work by itself: leave {flag} out"
+            )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"{flag} gives each worker a device of its own; type `--device cuda` or `cpu` instead of `{self.device}`"
+            )
+        if self.cost:
+            raise UsageError(
+                f"--cost measures one process; run without {flag} for it, into the same folder if you like"
+            )
 
     @classmethod
     def of(cls, **values: Any) -> RunOptions:

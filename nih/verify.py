@@ -45,28 +45,13 @@ class Comparison:
 
 
 @dataclass
-class Verifier:
-    """Compares the answers of a walk with answers from scratch, as soon as the session is free."""
+class Findings:
+    """What all comparisons of a run say together."""
 
-    asker: Asker
-    clock: Clock
-    dtype: str
-    """Of the model's activations; it decides how much can be rounding."""
-    samples: Mapping[str, Sample] = field(default_factory=dict)
-    """What is to be verified, by id."""
-    comparisons: list[Comparison] = field(default_factory=list)
-    allowed: float | None = None
-
-    def __call__(self, kept: dict[str, tuple[Answer, npt.NDArray[np.float32]]]) -> bool:
-        """Verify what has been answered since the last call. Uses the session. Returns whether it did."""
-        if not kept:
-            return False
-        start = time.perf_counter()
-        for sample_id in list(kept):
-            answer, logits = kept.pop(sample_id)
-            self.comparisons.append(self._compare(self.samples[sample_id], answer, logits))
-        self.clock.verify += time.perf_counter() - start
-        return True
+    comparisons: list[Comparison] = field(default_factory=list, kw_only=True)
+    allowed: float | None = field(default=None, kw_only=True)
+    by: str | None = field(default=None, kw_only=True)
+    """Who verified, if it was not this process."""
 
     @property
     def failed(self) -> Comparison | None:
@@ -87,7 +72,31 @@ class Verifier:
             "allowed": self.allowed,
             "tokens": sum(c.tokens for c in self.comparisons),
             "samples": [asdict(c) for c in self.comparisons],
+            **({"by": self.by} if self.by else {}),
         }
+
+
+@dataclass
+class Verifier(Findings):
+    """Compares the answers of a walk with answers from scratch, as soon as the session is free."""
+
+    asker: Asker
+    clock: Clock
+    dtype: str
+    """Of the model's activations; it decides how much can be rounding."""
+    samples: Mapping[str, Sample] = field(default_factory=dict)
+    """What is to be verified, by id."""
+
+    def __call__(self, kept: dict[str, tuple[Answer, npt.NDArray[np.float32]]]) -> bool:
+        """Verify what has been answered since the last call. Uses the session. Returns whether it did."""
+        if not kept:
+            return False
+        start = time.perf_counter()
+        for sample_id in list(kept):
+            answer, logits = kept.pop(sample_id)
+            self.comparisons.append(self._compare(self.samples[sample_id], answer, logits))
+        self.clock.verify += time.perf_counter() - start
+        return True
 
     def _compare(self, sample: Sample, answer: Answer, logits: npt.NDArray[np.float32]) -> Comparison:
         session = self.asker.session

@@ -31,6 +31,12 @@ class Clock:
     generate: float = 0.0
     verify: float = 0.0
 
+    def add(self, other: Clock) -> None:
+        """Count another's seconds too."""
+        self.prefill += other.prefill
+        self.generate += other.generate
+        self.verify += other.verify
+
 
 @dataclass(frozen=True)
 class Asker:
