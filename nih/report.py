@@ -140,8 +140,8 @@ def _tasks(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _grid(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Cell]]:
-    grid = manifest.get("grid") or {"lengths": [], "depths": []}
     for task in _tasks(manifest):
+        grid = stats.grid_of(manifest, task)
         for length in grid["lengths"]:
             for depth in grid["depths"]:
                 yield task, Cell(int(length), float(depth))
