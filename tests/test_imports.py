@@ -65,6 +65,7 @@ MAY_IMPORT = {
         "nih.walk",
     },
     "nih.terminal": {"nih.score"},
+    "nih.suite_report": {"nih.grid", "nih.stats", "nih.store", "nih.terminal"},
     "nih.report": {
         "nih.cost_figure",
         "nih.grid",
@@ -72,6 +73,7 @@ MAY_IMPORT = {
         "nih.score",
         "nih.stats",
         "nih.store",
+        "nih.suite_report",
         "nih.terminal",
     },
     "nih.significance": set(),
