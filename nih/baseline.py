@@ -173,6 +173,7 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "system message": settings.get("system", ""),
         "template options": settings.get("chat_options", {}),
         "answer room": settings.get("max_new_tokens"),
+        "grids and haystacks of the suite": [[t["grid"], t["haystack"]] for t in tasks if "grid" in t],
     }
 
 
@@ -224,6 +225,7 @@ _TYPED: dict[str, Callable[[Any], str]] = {
         f"with `{_options([options], 'chat.')}`" if options else "without `--set chat.KEY`"
     ),
     "answer room": _with("--max-new-tokens"),
+    "grids and haystacks of the suite": lambda _: "with the baseline's `--suite`",
 }
 """What to type to be asked what the baseline was asked."""
 
@@ -278,15 +280,22 @@ def _check_table(run: StoredRun, table: Table) -> list[str]:
 
 
 def _check_trials(run: StoredRun, table: Table) -> None:
-    grid = run.manifest["grid"]["trials"]
-    planned = Trials(grid["base"], tuple((n, k) for n, k in grid["steps"]))
-    for length in sorted({cell.length for _, cell in table.cells}):
-        most = max(c.n + c.errors for (_, cell), c in table.cells.items() if cell.length == length)
+    for task, length in sorted({(task, cell.length) for task, cell in table.cells}):
+        grid = _grid_of(run.manifest, task)["trials"]
+        planned = Trials(grid["base"], tuple((n, k) for n, k in grid["steps"]))
+        here = [c for (name, cell), c in table.cells.items() if (name, cell.length) == (task, length)]
+        most = max(c.n + c.errors for c in here)
         if most not in (0, planned.at(length)):
             raise SettingsDiffer(
                 f"`{run.path}` has {planned.at(length)} trials a cell at {format_length(length)} tokens and baseline `{table.path}` "
                 f"has {most}; run it again with `--trials` as the baseline had it, or give a baseline of this run's settings"
             )
+
+
+def _grid_of(manifest: Mapping[str, Any], task: str) -> Any:
+    """A task's own grid in a suite, else the run's."""
+    own = (t["grid"] for t in manifest.get("tasks", []) if t["name"] == task and "grid" in t)
+    return next(own, manifest["grid"])
 
 
 def _read_table(path: Path) -> Table:

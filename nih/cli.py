@@ -60,13 +60,19 @@ def _plain(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+_SETTLED = ("task", "lengths", "depths", "trials")
+"""Options whose default depends on others."""
+
+
 def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., None]:
     """Give a command the fields of RunOptions as its options."""
     hints = get_type_hints(RunOptions)
     parameters = []
     for field in fields(RunOptions):
         kind: Any = hints[field.name]
-        kind = {"set": list[str], "share": str, "question": str}.get(field.name, kind)
+        kind = {"set": list[str], "share": str, "question": str, **dict.fromkeys(_SETTLED, str | None)}.get(
+            field.name, kind
+        )
         default: Any = field.default if field.name != "set" else []
         flag = "--" + field.name.replace("_", "-")
         shown = Annotated[kind, typer.Option(flag, help=field.metadata["help"], show_default=bool(default))]

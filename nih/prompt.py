@@ -111,6 +111,8 @@ class Builder:
     question: Question = "end"
     packed: tuple[float, ...] = ()
     """Depths that share one context; () if each has its own."""
+    name: str = ""
+    """What a suite calls the task; default: the task's own name."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
     _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
 
@@ -134,10 +136,11 @@ class Builder:
     @property
     def label(self) -> str:
         """What tables and figures call the task: its name, and what makes its prompts other than usual."""
+        name = self.name or self.task.name
         if self.packed:
-            return f"{self.task.name} (multi-key, {len(self.packed)} packed)"
+            return f"{name} (multi-key, {len(self.packed)} packed)"
         where = {"end": "", "start": " (question first)", "both": " (question first and last)"}
-        return self.task.name + where[self.question]
+        return name + where[self.question]
 
     def samples(self, grid: Grid) -> Iterator[Sample]:
         """All samples of the grid, by cell, then trial. Raises PromptError, HaystackError."""
@@ -266,7 +269,7 @@ class Builder:
         expected = _in_order(needle, starts) if needle.in_order else needle.expected
         edge = inserts[asked].edge
         return Sample(
-            id=_identity(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
+            id=identity(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
             task=self.label,
             cell=cell,
             trial=trial,
@@ -360,7 +363,7 @@ def _rng(key: str) -> Random:
     return Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
 
 
-def _identity(
+def identity(
     task: str,
     cell: Cell,
     trial: int,
@@ -369,6 +372,7 @@ def _identity(
     stop: tuple[str, ...],
     expected: tuple[str, ...],
 ) -> str:
+    """A sample's id: a hash of all that decides its prompt and its generation."""
     head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected))
     digest = hashlib.blake2b(head.encode(), digest_size=8)
     for piece in prompt.pieces:

@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from nih import cost_figure, stats, store
+from nih import cost_figure, stats, store, suite_report
 from nih import score as scoring
 from nih.errors import UnknownName, UsageError
 from nih.page import Shown, render
@@ -119,7 +119,7 @@ def headline(run: StoredRun | Path) -> list[str]:
         part = replace(run, rows=[row for row in run.rows if row["task"] == task])
         name = f"{task}: " if len(found) > 1 else ""
         lines += [f"{name}accuracy {overall(part)}", f"{name}effective length {length}"]
-    return lines
+    return [*lines, suite_report.headline(run)] if len(found) > 1 else lines
 
 
 def _stored(run: StoredRun | Path) -> StoredRun:
@@ -140,8 +140,8 @@ def _tasks(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _grid(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Cell]]:
-    grid = manifest.get("grid") or {"lengths": [], "depths": []}
     for task in _tasks(manifest):
+        grid = stats.grid_of(manifest, task)
         for length in grid["lengths"]:
             for depth in grid["depths"]:
                 yield task, Cell(int(length), float(depth))
@@ -175,8 +175,8 @@ def _cell(
 
 
 def write(run_path: Path, score: str | None = None) -> dict[str, str]:
-    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg, report.html, and
-    cost.png where there is a cost.csv, anew, each replaced in one step.
+    """Make the tables (samples, cells, lengths, depths, distance), statistics.json, heatmap.png, heatmap.svg, report.html,
+    cost.png where there is a cost.csv, and tasks.csv, .md and .png where there are several tasks, anew, each replaced in one step.
 
     Returns what the manifest should say of them: the `score` and the `interval` of the overall accuracy. The journal is not touched.
     Raises StoreError, UsageError.
@@ -196,6 +196,11 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     store.write_atomic(run_path / "report.html", render([on_page(run)]))
     for name, records in _axes(run).items():
         store.write_atomic(run_path / name, _csv(records))
+    if len(stats.tasks(run.manifest, run.rows)) > 1:
+        by_task = suite_report.table(run)
+        store.write_atomic(run_path / "tasks.csv", suite_report.csv(by_task))
+        store.write_atomic(run_path / "tasks.md", suite_report.markdown(by_task))
+        store.write_atomic(run_path / "tasks.png", suite_report.image(run, by_task))
     statistics = json.dumps(stats.summary(run.manifest, run.rows), indent=2, allow_nan=False)
     store.write_atomic(run_path / "statistics.json", statistics.encode() + b"\n")
     return {"score": _score_name(run), "interval": overall(run).interval.method}
@@ -327,7 +332,7 @@ def _figures(run: StoredRun, table: pd.DataFrame) -> tuple[bytes, bytes]:
     """PNG and SVG with one panel a task."""
     tasks = list(dict.fromkeys(table["task"]))
     width, height = _size(table["length"].nunique(), table["depth"].nunique())
-    across = min(len(tasks), 2)
+    across = min(len(tasks), 2 if len(tasks) <= 4 else 3)
     down = math.ceil(len(tasks) / across) if tasks else 1
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width * max(across, 1), height * down), layout="constrained")
@@ -524,4 +529,6 @@ def on_page(run: StoredRun | Path, score: str | None = None, label: str = "") ->
         ),
         "score": _score_name(run),
     }
+    if len(effective) > 1:
+        facts["tasks weighing alike"] = suite_report.headline(run)
     return Shown(run, cells(run), facts, label)

@@ -16,20 +16,23 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from nih import adaptive, store
+from nih import adaptive, prepared, store
 from nih import cost as costs
 from nih.errors import SettingsDiffer, UnknownName, UsageError
 from nih.grid import format_length, parse
 from nih.haystack import Source, open_source
 from nih.plan import Plan, plan, verification
-from nih.prompt import Builder, frame_of
+from nih.prepared import Prepared
+from nih.prompt import Builder, Frame, frame_of
 from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
 from nih.score import check, score_answer
-from nih.settings import Assigned, RunOptions, assign
+from nih.settings import Assigned, RunOptions, assign, pairs
 from nih.split import loss, split
 from nih.submit import submit
+from nih.suite import Suite, read_suite
+from nih.task_file import label_of, task_module
 from nih.types import FAILURES, Answer, Cell, Engine, Grid, Model, Oracle, OwnHaystack, Sample, Session, Task
 from nih.verify import Comparison, Findings, Verifier
 from nih.walk import Asker, Clock, Walk, one_by_one
@@ -49,20 +52,55 @@ _PASSED_ON = (*_TYPED, *_TYPED_FOR_ENGINES, "chat", "system")
 
 
 @dataclass(frozen=True)
+class Part:
+    """One task of a run, on its own grid."""
+
+    builder: Builder | Prepared
+    grid: Grid
+    score: str
+    described: dict[str, Any]
+    """What run.json says of the task."""
+    settings: dict[str, Any]
+    """All of it that decides prompts and scores."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it."""
+
+
+@dataclass(frozen=True)
 class Job:
     """What a run has to do, before any weights are loaded."""
 
     options: RunOptions
     model: Model | Engine
-    task: Task
-    task_settings: dict[str, Any]
-    grid: Grid
-    builder: Builder
-    score: str
+    parts: tuple[Part, ...]
+    """Its tasks: one, or those of a suite."""
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
     rule: adaptive.Rule | None = None
-    """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round."""
+    """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round. Only with one task."""
+    suite: Suite | None = None
+
+    @property
+    def label(self) -> str:
+        """What the run's folder is called after."""
+        return self.suite.name if self.suite else label_of(self.options.task)
+
+    @property
+    def grid(self) -> Grid:
+        """All lengths and depths of its tasks; the trials are those of the first."""
+        lengths = {length for part in self.parts for length in part.grid.lengths}
+        depths = {depth for part in self.parts for depth in part.grid.depths}
+        return Grid(tuple(sorted(lengths)), tuple(sorted(depths)), self.parts[0].grid.trials)
+
+    @property
+    def likelihood(self) -> bool:
+        """Whether the expected answers are rated instead of decoded: in all tasks, or in none."""
+        return self.parts[0].score == "likelihood"
+
+    @cached_property
+    def scores(self) -> dict[str, str]:
+        """The score of each task."""
+        return {part.builder.label: part.score for part in self.parts}
 
     @property
     def engine(self) -> Engine | None:
@@ -71,13 +109,13 @@ class Job:
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
-        """Every sample of the grid."""
-        return tuple(self.builder.samples(self.grid))
+        """Every sample, task by task."""
+        return tuple(sample for part in self.parts for sample in part.builder.samples(part.grid))
 
     def fits(self, sample: Sample) -> bool:
         """Whether the model has positions for the prompt and its answer."""
         limit = self.model.limit
-        return limit is None or self.options.beyond_limit or sample.cell.length <= limit
+        return limit is None or self.options.beyond_limit or len(sample.prompt) + sample.room <= limit
 
     @cached_property
     def plan(self) -> Plan:
@@ -121,22 +159,91 @@ class Run:
         return heatmap(store.read(self.path), ax)
 
 
-def prepare(options: RunOptions) -> Job:
-    """Resolve every name and read every specification. Raises UsageError of all kinds; loads no weights."""
-    grid = parse(options.lengths, options.depths, adaptive.START if options.adaptive else options.trials)
-    task_module = load("tasks", options.task)
-    model, chosen = _open(options, max(grid.lengths), option_names(task_module.Options))
-    task_options = build_options(task_module.Options, chosen.task, f"task `{options.task}`")
-    task: Task = task_module.task(task_options)
-    score = options.score or task.score
-    check(score, task.needle(Random(0)).expected)
-    text = _source(options, task)
+def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
+    """Resolve every name and read every specification; `suite` is the one of the options, if it was read before.
+
+    Raises UsageError of all kinds; loads no weights.
+    """
+    if options.suite and suite is None:
+        suite = read_suite(options.suite)
+    asked = suite.asked(options) if suite else ((None, options),)
+    drafts = [_draft(name, each) for name, each in asked]
+    longest = max(max(draft.grid.lengths) for draft in drafts)
+    names = set() if suite else option_names(drafts[0].module.Options)
+    model, chosen = _open(options, longest, names, suite.name if suite else options.task)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
     if isinstance(model, Engine) and not model.begins_answers:
         frame = replace(frame, chat=False, repeats=options.chat)
+    parts = tuple(
+        _part(draft, pairs(draft.options.set) if suite else chosen.task, model, frame) for draft in drafts
+    )
+    settings = {
+        **options.deciding(),
+        "model_options": chosen.model,
+        "chat_options": chosen.chat,
+        "tokenizer": model.tokenizer.fingerprint,
+    }
+    if suite is None:
+        (part,) = parts
+        rule = _rule(options, part.grid, model.limit) if options.adaptive else None
+        settings |= part.settings
+        if rule:
+            # Not the budget: the rounds of a larger one begin with those of a smaller one.
+            settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
+        return Job(options, model, parts, settings, rule)
+    suite.check({part.builder.label: part.score for part in parts}, len(parts))
+    described = [
+        {"task": draft.options.task, **part.settings} for draft, part in zip(drafts, parts, strict=True)
+    ]
+    parts = tuple(
+        replace(
+            part,
+            described={
+                **part.described,
+                "grid": part.settings["grid"],
+                "haystack": part.settings["haystack"],
+            },
+        )
+        for part in parts
+    )
+    return Job(options, model, parts, {**settings, "tasks": described}, suite=suite)
+
+
+class _Draft(NamedTuple):
+    """A task before the model is known."""
+
+    name: str | None
+    """What a suite calls it."""
+    options: RunOptions
+    module: Any
+    """Its module, or what stands for one: `Options`, and `task` or `prompts`."""
+    grid: Grid
+
+
+def _draft(name: str | None, options: RunOptions) -> _Draft:
+    trials = adaptive.START if options.adaptive else options.trials
+    return _Draft(
+        name,
+        options,
+        task_module(options.task),
+        parse(options.lengths, options.depths, trials or str(prepared.ALL)),
+    )
+
+
+def _part(draft: _Draft, values: dict[str, str], model: Model | Engine, frame: Frame) -> Part:
+    """A task with its prompts. Raises UsageError of all kinds."""
+    options, grid, module = draft.options, draft.grid, draft.module
+    task_options = build_options(module.Options, values, f"task `{options.task}`")
+    if isinstance(module, prepared.File):
+        return _prepared(draft, task_options, model, frame)
+    task: Task = module.task(task_options)
+    score = options.score or task.score
+    check(score, task.needle(Random(0)).expected)
+    text = _source(options, task)
+    key = getattr(task, "fingerprint", options.task)
     builder = Builder(
         task,
-        repr((options.task, sorted(asdict(task_options).items()))),
+        repr((key, sorted(asdict(task_options).items()))),
         model.tokenizer,
         text,
         frame,
@@ -145,31 +252,73 @@ def prepare(options: RunOptions) -> Job:
         options.one_haystack,
         options.question,
         grid.depths if options.packed else (),
+        draft.name or "",
     )
-    task_settings = {
-        "name": builder.label,
-        "options": asdict(task_options),
-        "score": score,
-        "version": builder.version,
-        "question": options.question,
-        "packed": len(builder.packed),
-    }
-    settings = {
-        **options.deciding(),
-        "task_options": asdict(task_options),
-        **({} if builder.version == 1 else {"task_version": builder.version}),
-        "model_options": chosen.model,
-        "chat_options": chosen.chat,
-        "grid": grid_settings(grid),
-        "haystack": {"name": text.name, "fingerprint": text.fingerprint},
-        "tokenizer": model.tokenizer.fingerprint,
-        "score": score,
-    }
-    rule = _rule(options, grid, model.limit) if options.adaptive else None
-    if rule:
-        # Not the budget: the rounds of a larger one begin with those of a smaller one.
-        settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
-    return Job(options, model, task, task_settings, grid, builder, score, settings, rule)
+    return Part(
+        builder,
+        grid,
+        score,
+        {
+            "name": builder.label,
+            "options": asdict(task_options),
+            "score": score,
+            "version": builder.version,
+            "question": options.question,
+            "packed": len(builder.packed),
+        },
+        {
+            **_named(draft),
+            "task_options": asdict(task_options),
+            **({} if builder.version == 1 else {"task_version": builder.version}),
+            **({} if key == options.task else {"task_fingerprint": key}),
+            "grid": grid_settings(grid),
+            "haystack": {"name": text.name, "fingerprint": text.fingerprint},
+            "score": score,
+        },
+    )
+
+
+def _prepared(
+    draft: _Draft, task_options: prepared.FieldOptions, model: Model | Engine, frame: Frame
+) -> Part:
+    """Prompts that were made elsewhere."""
+    options, file = draft.options, draft.module
+    prompts = file.prompts(
+        task_options, model.tokenizer, frame, draft.grid, options.max_new_tokens, draft.name
+    )
+    score = options.score or prompts.score
+    for sample in prompts.samples(prompts.grid):
+        check(score, sample.expected)
+    return Part(
+        prompts,
+        prompts.grid,
+        score,
+        {
+            "name": prompts.label,
+            "options": asdict(task_options),
+            "score": score,
+            "version": prompts.version,
+            "question": "as given",
+            "packed": 0,
+            "rows": dict(prompts.counts),
+        },
+        {
+            **_named(draft),
+            "task_options": asdict(task_options),
+            "task_fingerprint": file.fingerprint,
+            "grid": grid_settings(prompts.grid),
+            "haystack": {"name": "as given", "fingerprint": file.fingerprint},
+            "score": score,
+        },
+        prompts.notes,
+    )
+
+
+def _named(draft: _Draft) -> dict[str, Any]:
+    """What only the task of a suite says of itself."""
+    if draft.name is None:
+        return {}
+    return {"name": draft.name, "question": draft.options.question, "packed": draft.options.packed}
 
 
 def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
@@ -182,7 +331,9 @@ def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
     return rule
 
 
-def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Model | Engine, Assigned]:
+def _open(
+    options: RunOptions, longest: int, task_options: set[str], task: str
+) -> tuple[Model | Engine, Assigned]:
     """The model or engine before its weights, and the `--set` values by whom they reach; those that decide nothing are left out."""
     if options.engine:
         module, source = load("engines", options.engine), options.model
@@ -192,7 +343,7 @@ def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Mo
     typed = _typed(options, declared)
     free = declared - {*_PASSED_ON, "template"}
     further = further_options(module, options.set, task_options | declared)
-    chosen = assign(options.set, task_options, free | further, options.task, options.model)
+    chosen = assign(options.set, task_options, free | further, task, options.model)
     if "template" in declared:
         typed["template"] = chosen.chat
     whose = f"engine `{options.engine}`" if options.engine else f"model `{options.model}`"
@@ -206,10 +357,10 @@ def _open(options: RunOptions, longest: int, task_options: set[str]) -> tuple[Mo
     return module.open_model(source, options.model, built), chosen
 
 
-def open_again(options: RunOptions) -> Model:
-    """The model of a run, before its weights, as a worker opens it on its own machine."""
-    longest = max(parse(options.lengths, options.depths, "1").lengths)
-    model, _ = _open(options, longest, option_names(load("tasks", options.task).Options))
+def open_again(options: RunOptions, longest: int) -> Model:
+    """The model of a run, before its weights, as a worker opens it on its own machine. `longest`: of the grid."""
+    tasks_own = set() if options.suite else option_names(task_module(options.task).Options)
+    model, _ = _open(options, longest, tasks_own, options.suite or options.task)
     assert not isinstance(model, Engine)
     return model
 
@@ -276,7 +427,7 @@ def evaluate(
     path = (
         Path(options.out)
         if options.out
-        else store.default_folder(RUNS, options.model, options.task, job.settings)
+        else store.default_folder(RUNS, options.model, job.label, job.settings)
     )
     with store.RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
         runner = _Runner(job, directory, say, hidden, started)
@@ -288,7 +439,7 @@ def evaluate(
             raise
         from nih.report import write
 
-        directory.write_manifest(report=write(directory.path, job.score))
+        directory.write_manifest(report=write(directory.path))
         return Run(directory.path, state)
 
 
@@ -356,9 +507,7 @@ class _Runner:
             verification={"state": "not asked", "why": "an engine shares prefixes by itself"},
         )
         try:
-            for answer in submit(
-                engine, pending, job.score == "likelihood", job.options.timeout, self.say, self.quiet
-            ):
+            for answer in submit(engine, pending, job.likelihood, job.options.timeout, self.say, self.quiet):
                 self._append(answer, "engine")
         finally:
             report = dict(engine.report())
@@ -437,10 +586,10 @@ class _Runner:
         scores = {(Cell(row["length"], float(row["depth"])), row["trial"]): row["score"] for row in rows}
         cells = dict.fromkeys(s.cell for s in job.plan.samples)
         self.state = adaptive.replay(job.rule, cells, scores)
-        longest = max(job.grid.lengths)
+        (part,), longest = job.parts, max(job.grid.lengths)
         for batch in map(tuple, self.state.rounds[1:]):
             if batch not in self.rounds:
-                self.rounds[batch] = plan(job.builder.sample(cell, trial, longest) for cell, trial in batch)
+                self.rounds[batch] = plan(part.builder.sample(cell, trial, longest) for cell, trial in batch)
                 self._register(self.rounds[batch])
             self.plans.append(self.rounds[batch])
 
@@ -498,19 +647,34 @@ class _Runner:
         store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
 
     def _one_a_length(self) -> list[Sample]:
-        """The first trial's prompt of each length with the needle in the middle."""
-        middle = self.job.grid.depths[len(self.job.grid.depths) // 2]
-        return [s for s in self.job.samples if s.trial == 0 and s.cell.depth == middle]
+        """The first trial's prompt of each length with the needle in the middle, of the first task that has the length."""
+        found: dict[int, Sample] = {}
+        for part in self.job.parts:
+            middle = part.grid.depths[len(part.grid.depths) // 2]
+            for sample in self.job.samples:
+                if sample.task == part.builder.label and sample.trial == 0 and sample.cell.depth == middle:
+                    found.setdefault(sample.cell.length, sample)
+        return [found[length] for length in sorted(found)]
 
     def _describe(self) -> None:
         job = self.job
+        sources = {part.settings["haystack"]["name"]: part.settings["haystack"] for part in job.parts}
+        several = {
+            "name": ", ".join(sources),
+            "fingerprint": ", ".join(s["fingerprint"] for s in sources.values()),
+        }
+        notes = [note for part in job.parts for note in part.notes]
+        for note in notes:
+            self.say(note)
         self.directory.write_manifest(
             options=asdict(job.options),
             model=job.options.model,
-            tasks=[job.task_settings],
-            grid=job.settings["grid"],
+            tasks=[part.described for part in job.parts],
+            grid=grid_settings(job.grid),
             seed=job.options.seed,
-            haystack=job.settings["haystack"],
+            haystack=several,
+            **({"suite": job.suite.as_values()} if job.suite else {}),
+            **({"notes": notes} if notes else {}),
             one_haystack=job.options.one_haystack,
             tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
             training_length=job.model.training_length,
@@ -540,7 +704,7 @@ class _Runner:
         if isinstance(job.model, Oracle):
             job.model.teach(tuple(self.by_id.values()))
         session = self._session
-        asker = Asker(session, job.model.tokenizer, job.score == "likelihood", job.options.timeout)
+        asker = Asker(session, job.model.tokenizer, job.likelihood, job.options.timeout)
         walk = Walk(asker, self.clock)
         if self._sharing_failed:
             self._say_whole()
@@ -602,7 +766,10 @@ class _Runner:
         options = self.job.options
         if self.crew is None:
             work = Work(
-                partial(open_again, options), self.job.score == "likelihood", options.timeout, os.getcwd()
+                partial(open_again, options, max(s.cell.length for s in self.job.samples)),
+                self.job.likelihood,
+                options.timeout,
+                os.getcwd(),
             )
             fingerprint = self.job.model.tokenizer.fingerprint
             self.crew = Crew(work, options.workers, options.ray, options.device, fingerprint, self.say)
@@ -728,6 +895,7 @@ class _Runner:
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.by_id[answer.sample_id]
         self.tried.add(sample.id)
+        score = self.job.scores[sample.task]
         row = {
             "id": sample.id,
             "attempt": self.directory.next_attempt(sample.id),
@@ -745,8 +913,8 @@ class _Runner:
             "expected": list(sample.expected),
             **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
             "answer": answer.text,
-            "score": score_answer(answer, sample.expected, self.job.score),
-            "score_name": self.job.score,
+            "score": score_answer(answer, sample.expected, score),
+            "score_name": score,
             "status": answer.status,
             "error": answer.error,
             "nll": answer.nll,
@@ -765,10 +933,10 @@ def cost(job: Job) -> dict[str, Any]:
     plan_ = job.plan
     return {
         "model": job.options.model,
-        "task": job.builder.label,
+        **(_extents(job) if job.suite else {"task": job.parts[0].builder.label}),
         "lengths": list(job.grid.lengths),
         "depths": list(job.grid.depths),
-        "cells": len(job.grid.lengths) * len(job.grid.depths),
+        "cells": sum(len(part.grid.lengths) * len(part.grid.depths) for part in job.parts),
         "prompts": len(job.samples),
         **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
         "over_limit": len(job.samples) - len(plan_.samples),
@@ -788,6 +956,24 @@ def _split(job: Job) -> dict[str, Any]:
     shared = options.share != "never"
     one = plan_.planned_tokens if shared else plan_.naive_tokens
     return {"workers": {"asked": options.workers, **loss(one, split(plan_, options.workers, shared))}}
+
+
+def _extents(job: Job) -> dict[str, Any]:
+    """What each task of a suite asks."""
+    assert job.suite
+    prompts = Counter(sample.task for sample in job.samples)
+    return {
+        "suite": job.suite.name,
+        "tasks": [
+            {
+                "task": part.builder.label,
+                "lengths": list(part.grid.lengths),
+                "depths": list(part.grid.depths),
+                "prompts": prompts[part.builder.label],
+            }
+            for part in job.parts
+        ],
+    }
 
 
 def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
@@ -813,8 +999,10 @@ def rebuild(run: store.StoredRun, sample_id: str) -> tuple[dict[str, Any], Sampl
         why = "is the beginning of several" if matching else "is none of its samples"
         raise UnknownName(f"sample `{sample_id}` of `{run.path}` {why}; type an id of samples.csv")
     row = matching[0]
-    job = prepare(RunOptions.of(**run.manifest["options"]))
-    sample = job.builder.sample(Cell(row["length"], row["depth"]), row["trial"], max(job.grid.lengths))
+    suite = Suite.of(run.manifest["suite"]) if "suite" in run.manifest else None
+    job = prepare(RunOptions.of(**run.manifest["options"]), suite)
+    part = next((part for part in job.parts if part.builder.label == row["task"]), job.parts[0])
+    sample = part.builder.sample(Cell(row["length"], row["depth"]), row["trial"], max(part.grid.lengths))
     if sample.id != row["id"]:
         raise SettingsDiffer(
             f"sample `{row['id']}` cannot be built again: this version, tokeniser or haystack gives another "

@@ -45,6 +45,22 @@ def contains(answer: str, expected: Sequence[str]) -> float:
     return _share(expected, lambda text: _find(text, folded) is not None)
 
 
+def substring(answer: str, expected: Sequence[str]) -> float:
+    """RULER's `string_match_all` (Hsieh et al. 2024): the share of the expected texts that stand anywhere in the answer, both in
+    lower case; nothing else is folded, and digits may adjoin.
+    """
+    lowered = answer.lower()
+    return _share(expected, lambda text: text.lower() in lowered)
+
+
+def substring_any(answer: str, expected: Sequence[str]) -> float:
+    """RULER's `string_match_part`: 1 if any of the expected texts stands in the answer, as `substring` looks for it, else 0. For
+    questions with several spellings of one answer.
+    """
+    lowered = answer.lower()
+    return float(any(text.lower() in lowered for text in expected))
+
+
 def first_number(answer: str, expected: Sequence[str]) -> float:
     """The first run of digits in the answer is the expected one; leading zeros count. Where k numbers are expected, the first k
     runs of digits are looked at, in any order. Raises UsageError if an expected text is not a run of digits.
@@ -78,7 +94,9 @@ def likelihood(answer: str, expected: Sequence[str]) -> float:
     raise TypeError("`likelihood` cannot judge text")
 
 
-SCORES: dict[str, Score] = {f.__name__: f for f in (exact, contains, first_number, ordered, likelihood)}
+SCORES: dict[str, Score] = {
+    f.__name__: f for f in (exact, contains, substring, substring_any, first_number, ordered, likelihood)
+}
 """Every score by the name that `--score` takes."""
 
 

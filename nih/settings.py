@@ -11,6 +11,9 @@ from nih.errors import UnknownName, UsageError
 
 Share = Literal["auto", "always", "never"]
 Question = Literal["start", "end", "both"]
+PROMPTS = "jsonl:"
+"""Begins a `--task` that is a file of prompts made elsewhere."""
+_TRIALS = "5"
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -24,12 +27,25 @@ class RunOptions:
     model: str = _option(
         "", "`smollm2`, `echo`, another name of `nih list`, a folder, a .gguf file, or a hub id", decides=True
     )
-    task: str = _option("passkey", "What is hidden and asked; see `nih list`", decides=True)
-    lengths: str = _option(
-        "1k-8k", "Context lengths in tokens: `1k-128k` doubles, `1k-128k:15` spaces evenly, `4k,32k,1000`"
+    task: str = _option(
+        None,
+        "What is hidden and asked: a name of `nih list` (default: passkey), FILE.yaml, or `jsonl:FILE` with prompts made elsewhere",
+        decides=True,
     )
-    depths: str = _option("0-100:11", "Where the needle stands, in percent: `0-100:11` or `0,50,100`")
-    trials: str = _option("5", "Samples a cell: `5`, or `5,64k:10` for ten from 64k on")
+    suite: str | None = _option(
+        None, "Several tasks in one run: `quick`, `architectures`, `ruler`, `pressure`, or FILE.yaml"
+    )
+    lengths: str = _option(
+        None,
+        "Context lengths in tokens: `1k-128k` doubles, `1k-128k:15` spaces evenly, `4k,32k,1000`; default: 1k-8k, or the suite's",
+    )
+    depths: str = _option(
+        None,
+        "Where the needle stands, in percent: `0-100:11` or `0,50,100`; default: 0-100:11, or the suite's",
+    )
+    trials: str = _option(
+        None, "Samples a cell: `5`, or `5,64k:10` for ten from 64k on; default: 5, or the suite's"
+    )
     adaptive: bool = _option(
         False, "Start with 3 samples a cell and give more where they teach most, instead of --trials"
     )
@@ -40,12 +56,14 @@ class RunOptions:
     )
     budget: int | None = _option(None, "Samples of --adaptive in all; default: 20 a cell on average")
     haystack: str | None = _option(
-        None, "`noise`, `prose`, or a file or folder of .txt/.md/.jsonl(.gz); default: the task's"
+        None,
+        "`noise`, `prose`, a file or folder of .txt/.md/.jsonl(.gz), `essays`, or `hf:NAME[:split:column]`; default: the task's",
     )
     seed: int = _option(0, "Seed of needles and haystacks", decides=True)
     one_haystack: bool = _option(False, "Share one haystack over all trials", decides=True)
     score: str | None = _option(
-        None, "exact, contains, first_number, ordered, likelihood; default: the task's"
+        None,
+        "exact, contains, substring, substring_any, first_number, ordered, likelihood; default: the task's",
     )
     share: Share = _option(
         "auto", "Read shared prefixes once: auto (and verify it), always (unverified), never", decides=True
@@ -116,14 +134,41 @@ class RunOptions:
             raise UsageError(
                 f"--threshold {self.threshold:g} is no accuracy above 0 and up to 1; type for example 0.856"
             )
+        self._settle()
         self._check_adaptive()
         self._check_spread()
         if self.system and not self.chat:
             raise UsageError("--system needs --chat, for only a chat template has a place for it")
 
+    def _settle(self) -> None:
+        """What was not typed gets its default, unless a suite or a file of prompts has one."""
+        if self.suite is not None:
+            defaults = {f.name: f.default for f in fields(self)}
+            for name in ("task", "haystack", "question", "packed", "adaptive"):
+                if getattr(self, name) != defaults[name]:
+                    raise UsageError(
+                        f"--{name} does not go with --suite `{self.suite}`, which says it for each of its tasks; leave one of them out"
+                    )
+            return
+        defaults = {"task": "passkey", "lengths": "1k-8k", "depths": "0-100:11", "trials": _TRIALS}
+        if self.task and self.task.startswith(PROMPTS):
+            defaults = {"lengths": "1k-128k", "depths": "0-100:11"}
+            for name in ("haystack", "one_haystack", "packed", "adaptive"):
+                if getattr(self, name):
+                    raise UsageError(
+                        f"--{name.replace('_', '-')} means nothing to `{self.task}`, whose prompts are used as they are; leave it out"
+                    )
+            if self.question != "end":
+                raise UsageError(
+                    f"--question means nothing to `{self.task}`, whose prompts are used as they are; leave it out"
+                )
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
     def _check_adaptive(self) -> None:
         defaults = {f.name: f.default for f in fields(self)}
-        if self.adaptive and self.trials != defaults["trials"]:
+        if self.adaptive and self.trials != _TRIALS:
             raise UsageError(
                 f"--adaptive decides how many samples each cell gets; leave --trials {self.trials} out, or type --budget"
             )
@@ -166,7 +211,7 @@ class RunOptions:
         if isinstance(chosen, Mapping):
             values["set"] = tuple(f"{k}={v}" for k, v in chosen.items())
         for key in ("lengths", "depths", "trials"):
-            if key in values:
+            if values.get(key) is not None:
                 values[key] = _as_spec(values[key])
         if values.get("out") is not None:
             values["out"] = str(values["out"])
@@ -220,6 +265,11 @@ def assign(
                 task_options | model_options | {"chat.KEY"},
             )
     return out
+
+
+def pairs(typed: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE texts that all belong to one task."""
+    return dict(pair.split("=", 1) for pair in typed)
 
 
 def _literal(value: str) -> Any:

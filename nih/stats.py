@@ -304,6 +304,12 @@ def threshold(manifest: Mapping[str, Any]) -> float:
     return float(manifest.get("options", {}).get("threshold", THRESHOLD))
 
 
+def grid_of(manifest: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """Lengths and depths that a task was asked at: those of the run, or in a suite its own."""
+    own = next((t["grid"] for t in manifest.get("tasks", []) if t["name"] == task and "grid" in t), None)
+    return own or manifest.get("grid") or {"lengths": [], "depths": []}
+
+
 def by_length(manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A record a task and length: task, length, n, correct, accuracy, ci_low, ci_high, method, errors."""
     return _by(manifest, rows, "length", int)
@@ -317,9 +323,9 @@ def by_depth(manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str,
 def _by(
     manifest: Mapping[str, Any], rows: Sequence[Row], axis: str, kind: type[int | float]
 ) -> list[dict[str, Any]]:
-    asked = [kind(value) for value in (manifest.get("grid") or {}).get(f"{axis}s", [])]
     records = []
     for task in tasks(manifest, rows):
+        asked = [kind(value) for value in grid_of(manifest, task).get(f"{axis}s", [])]
         own = [row for row in rows if row["task"] == task]
         for value in sorted({*asked, *(kind(row[axis]) for row in own)}):
             here = [row for row in own if row[axis] == value]

@@ -53,7 +53,7 @@ _PACKAGES = (
 )
 _RUN_FILES = (
     JOURNAL, "samples.csv", "cells.csv", "lengths.csv", "depths.csv", "distance.csv", "statistics.json", "heatmap.png",
-    "heatmap.svg", "report.html", "cost.csv", "cost.png",
+    "heatmap.svg", "report.html", "cost.csv", "cost.png", "tasks.csv", "tasks.md", "tasks.png",
 )  # fmt: skip
 
 

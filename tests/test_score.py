@@ -163,7 +163,9 @@ def test_unknown_scores_are_named() -> None:
     for call in calls:
         with pytest.raises(UnknownName, match="unknown score `exakt`; did you mean `exact`"):
             call()
-    assert set(SCORES) == {"exact", "contains", "first_number", "ordered", "likelihood"}
+    assert set(SCORES) == {
+        "exact", "contains", "substring", "substring_any", "first_number", "ordered", "likelihood",
+    }  # fmt: skip
     assert all(score.__doc__ for score in SCORES.values())
 
 

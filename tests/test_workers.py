@@ -57,7 +57,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def worker(**more: Any) -> tuple[Worker, Packed]:
     """A worker in this process, which has said hello, and a share for it."""
     job = run.prepare(RunOptions.of(**{"model": "echo", **GRID, **more}))
-    made = Worker(Work(partial(run.open_again, job.options), False, None, os.getcwd()))
+    made = Worker(Work(partial(run.open_again, job.options, max(job.grid.lengths)), False, None, os.getcwd()))
     made.hello()
     return made, packed(job.samples)
 
