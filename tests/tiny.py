@@ -75,4 +75,4 @@ def oracle(name: str, ids: TokenIds) -> Logits:
 @cache
 def subject(name: str) -> Subject:
     """A tiny model for the laws."""
-    return Subject(lambda: session(name), lambda ids: oracle(name, ids), VOCABULARY)
+    return Subject(lambda: session(name), lambda ids: oracle(name, ids), VOCABULARY, length=80)
