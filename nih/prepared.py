@@ -63,7 +63,9 @@ _FORMATS = (
         ("target",),
         "substring",
     ),
-    _Format("InfiniteBench", ("context", "input", "answer"), "{context}\n\n{input}", ("answer",), "substring_any"),
+    _Format(
+        "InfiniteBench", ("context", "input", "answer"), "{context}\n\n{input}", ("answer",), "substring_any"
+    ),
     _Format(
         "a context and a question",
         ("context", "question"),
@@ -217,7 +219,9 @@ def open_file(name: str) -> File:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.name.endswith(".gz") else content).decode("utf-8-sig")
     except FileNotFoundError:
-        raise UsageError(f"there is no file `{path}`; type `--task jsonl:FILE` with the path of a .jsonl file") from None
+        raise UsageError(
+            f"there is no file `{path}`; type `--task jsonl:FILE` with the path of a .jsonl file"
+        ) from None
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UsageError(f"`{path}` cannot be read as UTF-8 text: {error}") from error
     rows = tuple(_objects(path, text))

@@ -172,8 +172,7 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     if isinstance(model, Engine) and not model.begins_answers:
         frame = replace(frame, chat=False, repeats=options.chat)
     parts = tuple(
-        _part(draft, pairs(draft.options.set) if suite else chosen.task, model, frame)
-        for draft in drafts
+        _part(draft, pairs(draft.options.set) if suite else chosen.task, model, frame) for draft in drafts
     )
     settings = {
         **options.deciding(),
@@ -190,9 +189,18 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
             settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
         return Job(options, model, parts, settings, rule)
     suite.check({part.builder.label: part.score for part in parts}, len(parts))
-    described = [{"task": draft.options.task, **part.settings} for draft, part in zip(drafts, parts, strict=True)]
+    described = [
+        {"task": draft.options.task, **part.settings} for draft, part in zip(drafts, parts, strict=True)
+    ]
     parts = tuple(
-        replace(part, described={**part.described, "grid": part.settings["grid"], "haystack": part.settings["haystack"]})
+        replace(
+            part,
+            described={
+                **part.described,
+                "grid": part.settings["grid"],
+                "haystack": part.settings["haystack"],
+            },
+        )
         for part in parts
     )
     return Job(options, model, parts, {**settings, "tasks": described}, suite=suite)
@@ -267,10 +275,14 @@ def _part(draft: _Draft, values: dict[str, str], model: Model | Engine, frame: F
     )
 
 
-def _prepared(draft: _Draft, task_options: prepared.Options, model: Model | Engine, frame: Frame) -> Part:
+def _prepared(
+    draft: _Draft, task_options: prepared.FieldOptions, model: Model | Engine, frame: Frame
+) -> Part:
     """Prompts that were made elsewhere."""
     options, file = draft.options, draft.module
-    prompts = file.prompts(task_options, model.tokenizer, frame, draft.grid, options.max_new_tokens, draft.name)
+    prompts = file.prompts(
+        task_options, model.tokenizer, frame, draft.grid, options.max_new_tokens, draft.name
+    )
     score = options.score or prompts.score
     for sample in prompts.samples(prompts.grid):
         check(score, sample.expected)
@@ -481,9 +493,7 @@ class _Runner:
             verification={"state": "not asked", "why": "an engine shares prefixes by itself"},
         )
         try:
-            for answer in submit(
-                engine, pending, job.likelihood, job.options.timeout, self.say, self.quiet
-            ):
+            for answer in submit(engine, pending, job.likelihood, job.options.timeout, self.say, self.quiet):
                 self._append(answer, "engine")
         finally:
             report = dict(engine.report())
@@ -635,7 +645,10 @@ class _Runner:
     def _describe(self) -> None:
         job = self.job
         sources = {part.settings["haystack"]["name"]: part.settings["haystack"] for part in job.parts}
-        several = {"name": ", ".join(sources), "fingerprint": ", ".join(s["fingerprint"] for s in sources.values())}
+        several = {
+            "name": ", ".join(sources),
+            "fingerprint": ", ".join(s["fingerprint"] for s in sources.values()),
+        }
         notes = [note for part in job.parts for note in part.notes]
         for note in notes:
             self.say(note)

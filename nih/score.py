@@ -94,7 +94,9 @@ def likelihood(answer: str, expected: Sequence[str]) -> float:
     raise TypeError("`likelihood` cannot judge text")
 
 
-SCORES: dict[str, Score] = {f.__name__: f for f in (exact, contains, substring, substring_any, first_number, ordered, likelihood)}
+SCORES: dict[str, Score] = {
+    f.__name__: f for f in (exact, contains, substring, substring_any, first_number, ordered, likelihood)
+}
 """Every score by the name that `--score` takes."""
 
 

@@ -62,7 +62,8 @@ class RunOptions:
     seed: int = _option(0, "Seed of needles and haystacks", decides=True)
     one_haystack: bool = _option(False, "Share one haystack over all trials", decides=True)
     score: str | None = _option(
-        None, "exact, contains, substring, substring_any, first_number, ordered, likelihood; default: the task's"
+        None,
+        "exact, contains, substring, substring_any, first_number, ordered, likelihood; default: the task's",
     )
     share: Share = _option(
         "auto", "Read shared prefixes once: auto (and verify it), always (unverified), never", decides=True

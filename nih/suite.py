@@ -1,15 +1,15 @@
 """Suites: several tasks in one run, as a small YAML file says. Those of nih/suites/ go by their name.
 
-    about: one line for the report
-    lengths: 4k-32k          # lengths, depths, trials, question, packed, score: of all tasks that say nothing else
-    trials: 5
-    tasks:
-      - passkey
-      - task: multikey
-        name: eight keys     # what tables call it; needed where two entries are of one task
-        set: {keys: 8}       # as --set
-        haystack: noise
-        trials: 10
+about: one line for the report
+lengths: 4k-32k          # lengths, depths, trials, question, packed, score: of all tasks that say nothing else
+trials: 5
+tasks:
+  - passkey
+  - task: multikey
+    name: eight keys     # what tables call it; needed where two entries are of one task
+    set: {keys: 8}       # as --set
+    haystack: noise
+    trials: 10
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Suite:
         """Name and options of each task: the run's, and where a length, depth, trial count or score was typed, that in all."""
         for entry in self.entries:
             typed = {key: getattr(options, key) for key in ("lengths", "depths", "trials", "score")}
-            own = {key: value or getattr(entry, key) for key, value in typed.items()}
-            more = {"question": entry.question} if entry.question else {}
+            own: dict[str, Any] = {key: value or getattr(entry, key) for key, value in typed.items()}
+            if entry.question:
+                own["question"] = entry.question
             yield (
                 entry.name,
                 replace(
@@ -79,7 +80,6 @@ class Suite:
                     haystack=entry.haystack,
                     packed=entry.packed,
                     **own,
-                    **more,
                 ),
             )
 
@@ -121,7 +121,11 @@ def _suite(name: str, path: Path) -> Suite:
 
 
 def _entry(top: Fields, value: Any, whose: str) -> Entry:
-    own = Fields({"task": value} if isinstance(value, str) else value, whose, ("task", "name", "set", "haystack", *_SHARED))
+    own = Fields(
+        {"task": value} if isinstance(value, str) else value,
+        whose,
+        ("task", "name", "set", "haystack", *_SHARED),
+    )
 
     def of(key: str) -> str | None:
         return own.maybe(key) or top.maybe(key) or _DEFAULTS.get(key)
@@ -150,6 +154,8 @@ def _pairs(values: Any, whose: str) -> tuple[str, ...]:
     pairs = []
     for key, value in values.items():
         if not isinstance(value, str | int | float):
-            raise UsageError(f"`{key}` in {whose} is `{value!r}`, but must be text, a number, `true` or `false`")
+            raise UsageError(
+                f"`{key}` in {whose} is `{value!r}`, but must be text, a number, `true` or `false`"
+            )
         pairs.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
     return tuple(pairs)

@@ -51,7 +51,9 @@ def table(run: StoredRun) -> pd.DataFrame:
     lengths = sorted({int(n) for task in tasks for n in stats.grid_of(run.manifest, task)["lengths"]})
     effective = stats.effective_lengths(run.manifest, run.rows)
     scores = {
-        task: {n: _scores(row for row in run.rows if row["task"] == task and row["length"] == n) for n in lengths}
+        task: {
+            n: _scores(row for row in run.rows if row["task"] == task and row["length"] == n) for n in lengths
+        }
         for task in tasks
     }
     records = [
@@ -73,7 +75,9 @@ def csv(found: pd.DataFrame) -> bytes:
     """The table with plain numbers, and bounds beside the overall accuracy. An effective length below the shortest is empty."""
     shown = found.map(_plain)
     for name, at in (("ci_low", 2), ("ci_high", 3)):
-        shown.insert(shown.shape[1] - 1, name, [_number(entry[at]) if entry.n else "" for entry in found[ALL]])
+        shown.insert(
+            shown.shape[1] - 1, name, [_number(entry[at]) if entry.n else "" for entry in found[ALL]]
+        )
     text: str = shown.rename(columns={ALL: "accuracy"}).to_csv(index=False, lineterminator="\n")
     return text.encode()
 
@@ -105,9 +109,13 @@ def image(run: StoredRun, found: pd.DataFrame) -> bytes:
         FigureCanvasAgg(figure)
         ax = figure.add_subplot()
         bar = {"label": "accuracy", "ticks": [0, 0.25, 0.5, 0.75, 1], "format": "%g"}
-        sns.heatmap(values, ax=ax, vmin=0, vmax=1, cmap="viridis", annot=labels, fmt="", linewidths=0.4, cbar_kws=bar)
+        sns.heatmap(
+            values, ax=ax, vmin=0, vmax=1, cmap="viridis", annot=labels, fmt="", linewidths=0.4, cbar_kws=bar
+        )
         ax.set(xlabel="length (tokens)", ylabel="", facecolor="#e0e0e0")
-        ax.set_yticklabels([sanitize(name, lines=False).replace("$", r"\$") for name in values.index], rotation=0)
+        ax.set_yticklabels(
+            [sanitize(name, lines=False).replace("$", r"\$") for name in values.index], rotation=0
+        )
         ax.set_title(sanitize(str(run.manifest.get("model", "")), lines=False).replace("$", r"\$"))
         ax.axhline(len(values) - 1, color="white", linewidth=3)
         ax.axvline(values.shape[1] - 1, color="white", linewidth=3)

@@ -125,22 +125,30 @@ def read_task(path: Path) -> TemplateTask:
 
 def _word_lists(values: Any, whose: str) -> dict[str, tuple[str, ...] | int]:
     if not isinstance(values, Mapping) or not values:
-        raise UsageError(f"{whose} has no word lists; write `words:` and below it lines like `city: [Lisbon, Oslo]`")
+        raise UsageError(
+            f"{whose} has no word lists; write `words:` and below it lines like `city: [Lisbon, Oslo]`"
+        )
     lists = Fields(values, f"`words` of {whose}", tuple(values))
     return {str(name): _word_list(lists, name, whose) for name in values}
 
 
 def _word_list(lists: Fields, name: Any, whose: str) -> tuple[str, ...] | int:
     if not isinstance(name, str) or not name.isidentifier():
-        raise UsageError(f"`{name}` in `words` of {whose} cannot stand in braces; use letters, digits and `_`")
+        raise UsageError(
+            f"`{name}` in `words` of {whose} cannot stand in braces; use letters, digits and `_`"
+        )
     if isinstance(lists.values[name], Mapping):
         digits = Fields(lists.values[name], f"`{name}` of {whose}", ("digits",)).count("digits")
         if digits is None:
-            raise UsageError(f"`{name}` of {whose} has no `digits`; write for example `{name}: {{digits: 6}}`")
+            raise UsageError(
+                f"`{name}` of {whose} has no `digits`; write for example `{name}: {{digits: 6}}`"
+            )
         return digits
     found = lists.texts(name)
     if len(set(found)) < max(2, len(found)):
-        raise UsageError(f"`{name}` of {whose} has too few words or one twice; list at least two different ones")
+        raise UsageError(
+            f"`{name}` of {whose} has too few words or one twice; list at least two different ones"
+        )
     return found
 
 

@@ -58,7 +58,9 @@ def rows(run: Run) -> list[dict[str, Any]]:
 
 def test_every_task_is_asked_on_its_own_grid(done: Run) -> None:
     cells = done.cells
-    asked = {task: set(zip(part["length"], part["depth"], strict=True)) for task, part in cells.groupby("task")}
+    asked = {
+        task: set(zip(part["length"], part["depth"], strict=True)) for task, part in cells.groupby("task")
+    }
     square = {(n, d) for n in (512, 1024) for d in (0.0, 100.0)}
     assert asked == {"passkey": square, "two keys": square, "heads": {(1024, 50.0)}}
     assert dict(cells.groupby("task")["n"].sum()) == {"passkey": 8, "two keys": 12, "heads": 2}
@@ -72,7 +74,13 @@ def test_every_task_is_asked_on_its_own_grid(done: Run) -> None:
 
 def test_samples_are_those_of_the_task_alone(done: Run, tmp_path: Path) -> None:
     alone = evaluate(
-        model="echo", task="passkey", lengths="512,1k", depths="0,100", trials=2, out=tmp_path / "alone", tell=quiet
+        model="echo",
+        task="passkey",
+        lengths="512,1k",
+        depths="0,100",
+        trials=2,
+        out=tmp_path / "alone",
+        tell=quiet,
     )
     ids = {row["id"] for row in rows(done) if row["task"] == "passkey"}
     assert ids == {row["id"] for row in rows(alone)}
@@ -119,26 +127,32 @@ def test_what_is_typed_goes_for_all_tasks(small: Path) -> None:
 def test_the_table_is_what_the_journal_says(done: Run) -> None:
     stored = store.read(done.path)
     wrong = [
-        {**row, "score": 0.0} if row["task"] == "passkey" and row["length"] == 1024 else row for row in stored.rows
+        {**row, "score": 0.0} if row["task"] == "passkey" and row["length"] == 1024 else row
+        for row in stored.rows
     ]
-    found = suite_report.table(store.StoredRun(stored.path, stored.manifest, wrong)).set_index("task")
-    assert found.loc["passkey", "512"].accuracy == 1 and found.loc["passkey", "1k"].accuracy == 0
-    assert found.loc["passkey", "all lengths"].accuracy == 0.5
-    assert found.loc["heads", "512"].n == 0 and math.isnan(found.loc["heads", "512"].accuracy)
-    average = found.loc["average"]
+    found = suite_report.table(store.StoredRun(stored.path, stored.manifest, wrong))
+    by_task = {record["task"]: record for record in found.to_dict("records")}
+    assert by_task["passkey"]["512"].accuracy == 1 and by_task["passkey"]["1k"].accuracy == 0
+    assert by_task["passkey"]["all lengths"].accuracy == 0.5
+    assert by_task["heads"]["512"].n == 0 and math.isnan(by_task["heads"]["512"].accuracy)
+    average = by_task["average"]
     assert average["512"].accuracy == 1
     assert average["1k"].accuracy == pytest.approx(2 / 3)
     assert average["all lengths"].accuracy == pytest.approx((0.5 + 1 + 1) / 3)
-    for entry in average[["512", "1k", "all lengths"]]:
+    for entry in (average["512"], average["1k"], average["all lengths"]):
         assert 0 <= entry.low <= entry.accuracy <= entry.high <= 1 and entry.low < entry.high
-    assert found.loc["passkey", "effective_length"].length == 512
+    assert by_task["passkey"]["effective_length"].length == 512
 
 
 def test_the_tables_are_files(done: Run) -> None:
     with open(done.path / "tasks.csv", encoding="utf-8", newline="") as file:
         written = {row["task"]: row for row in csv.DictReader(file)}
     assert list(written) == ["passkey", "two keys", "heads", "average"]
-    assert written["heads"]["512"] == "" and written["heads"]["1k"] == "1" and written["average"]["accuracy"] == "1"
+    assert (
+        written["heads"]["512"] == ""
+        and written["heads"]["1k"] == "1"
+        and written["average"]["accuracy"] == "1"
+    )
     assert written["passkey"]["effective_length"] == "1024"
     assert "| two keys | 1.00 [" in (done.path / "tasks.md").read_text()
     lengths = pd.read_csv(done.path / "lengths.csv")
@@ -196,7 +210,10 @@ def test_what_the_suites_say() -> None:
     ("text", "told"),
     [
         ("lenghts: 1k\ntasks: [passkey]", "unknown key of suite `s.yaml` `lenghts`; did you mean `lengths`"),
-        ("tasks:\n  - {task: passkey, dephts: 5}", "task 1 of suite `s.yaml` `dephts`; did you mean `depths`"),
+        (
+            "tasks:\n  - {task: passkey, dephts: 5}",
+            "task 1 of suite `s.yaml` `dephts`; did you mean `depths`",
+        ),
         ("tasks: [passkei]", "unknown task `passkei`; did you mean `passkey`"),
         ("tasks:\n  - {task: multikey, set: {kyes: 3}}", "`kyes`; did you mean `keys`"),
         ("tasks:\n  - {task: multikey, set: {keys: many}}", "must be a number"),
