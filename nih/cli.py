@@ -229,14 +229,18 @@ def gate(
 @app.command("list")
 @_plain
 def list_() -> None:
-    """List models, tasks, scores and haystacks."""
+    """List models, tasks, suites, scores and haystacks."""
     from nih.haystack import BUILTIN
     from nih.registry import first_line, names
     from nih.score import SCORES
+    from nih.suite import names as suites
+    from nih.suite import read_suite
 
     for kind in ("models", "engines", "tasks"):
         for name in names(kind):
             typer.echo(f"{kind[:-1]:9} {name:12} {first_line(kind, name)}")
+    for name in suites():
+        typer.echo(f"{'suite':9} {name:12} {read_suite(name).about}")
     for name, score in SCORES.items():
         typer.echo(f"{'score':9} {name:12} {(score.__doc__ or '').strip().partition(chr(10))[0]}")
     for name in BUILTIN:

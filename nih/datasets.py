@@ -6,6 +6,7 @@ NAME is a dataset of the hub (`owner/name`), or a folder or file that `datasets`
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ def column(spec: str) -> list[str]:
     name, _, rest = spec.partition(":")
     split, _, wanted = rest.partition(":")
     if not name or ":" in wanted:
-        raise HaystackError(f"haystack `hf:{spec}` is not `hf:NAME` or `hf:NAME:split:column`; type for example `hf:owner/name:train:text`")
+        raise HaystackError(
+            f"haystack `hf:{spec}` is not `hf:NAME` or `hf:NAME:split:column`; type for example `hf:owner/name:train:text`"
+        )
     if find_spec("datasets") is None:
         raise HaystackError(f"haystack `hf:{spec}` needs the library datasets; type `pip install 'nih[hf]'`")
     parts = _load(name, spec)
@@ -32,13 +35,14 @@ def column(spec: str) -> list[str]:
         raise UnknownName.of(f"column of dataset `{name}`", wanted, rows.column_names)
     texts = list(rows[wanted])
     if not all(isinstance(text, str) for text in texts):
-        raise HaystackError(f"column `{wanted}` of dataset `{name}` holds no text; choose another: `hf:{name}:{split}:COLUMN`")
+        raise HaystackError(
+            f"column `{wanted}` of dataset `{name}` holds no text; choose another: `hf:{name}:{split}:COLUMN`"
+        )
     return texts
 
 
 def _load(name: str, spec: str) -> Any:
-    import datasets
-
+    datasets = import_module("datasets")
     path = Path(name).expanduser()
     try:
         if path.is_file():
@@ -46,7 +50,9 @@ def _load(name: str, spec: str) -> Any:
         return datasets.load_dataset(str(path) if path.exists() else name)
     except HaystackError:
         raise
-    except Exception as error:  # the library raises dozens of unrelated classes for "not there" and "no network"
+    except (
+        Exception
+    ) as error:  # the library raises dozens of unrelated classes for "not there" and "no network"
         reason = str(error).strip().partition("\n")[0]
         raise HaystackError(
             f"dataset `{name}` cannot be loaded ({type(error).__name__}: {reason}); check the name and the network, or type a folder"
@@ -55,5 +61,7 @@ def _load(name: str, spec: str) -> Any:
 
 def _reader(path: Path, spec: str) -> str:
     if path.suffix not in _READERS:
-        raise HaystackError(f"haystack `hf:{spec}` is no file of {', '.join(sorted(_READERS))}; convert it first")
+        raise HaystackError(
+            f"haystack `hf:{spec}` is no file of {', '.join(sorted(_READERS))}; convert it first"
+        )
     return _READERS[path.suffix]

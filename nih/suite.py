@@ -68,7 +68,12 @@ class Suite:
         for entry in self.entries:
             typed = {key: getattr(options, key) for key in ("lengths", "depths", "trials", "score")}
             own: dict[str, Any] = {key: value or getattr(entry, key) for key, value in typed.items()}
+<<<<<<< HEAD
             more: dict[str, Any] = {"question": entry.question} if entry.question else {}
+=======
+            if entry.question:
+                own["question"] = entry.question
+>>>>>>> w-suites
             yield (
                 entry.name,
                 replace(
@@ -79,7 +84,6 @@ class Suite:
                     haystack=entry.haystack,
                     packed=entry.packed,
                     **own,
-                    **more,
                 ),
             )
 

@@ -45,7 +45,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return {"train": FakeRows(text=TEXTS, number=[1, 2]), "test": FakeRows(body=["Only this."])}
 
     module = SimpleNamespace(load_dataset=load_dataset, __spec__=SimpleNamespace(name="datasets"))
-    monkeypatch.setitem(sys.modules, "datasets", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "datasets", module)
     return calls
 
 

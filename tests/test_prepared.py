@@ -58,7 +58,9 @@ def ruler(tmp_path: Path) -> Path:
 
 def test_a_file_of_rulers_runs_unmodified_and_scores_as_ruler_does(ruler: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    run = evaluate(model="rwkv", task=f"jsonl:{ruler}", max_new_tokens=24, out=tmp_path / "run", tell=told.append)
+    run = evaluate(
+        model="rwkv", task=f"jsonl:{ruler}", max_new_tokens=24, out=tmp_path / "run", tell=told.append
+    )
     stored = store.read(run.path)
     made = {tuple(row["outputs"]): row for row in map(json.loads, ruler.read_text().splitlines())}
     assert len(stored.rows) == len(made) == 6
@@ -83,7 +85,9 @@ def test_echo_is_right_and_every_row_is_asked_once(ruler: Path, tmp_path: Path) 
     assert set(run.cells["accuracy"].dropna()) == {1.0} and run.cells["n"].sum() == 6
     assert set(run.cells["length"]) == {1024, 2048}
     for row in store.read(run.path).rows:
-        (source,) = [r for r in map(json.loads, ruler.read_text().splitlines()) if r["outputs"] == row["expected"]]
+        (source,) = [
+            r for r in map(json.loads, ruler.read_text().splitlines()) if r["outputs"] == row["expected"]
+        ]
         first = row["expected"][0]
         depth = 100 * source["input"].index(first) / (len(source["input"]) - len(first))
         assert row["actual_depth"] == pytest.approx(depth, abs=1e-4) and abs(row["depth"] - depth) <= 5
@@ -99,7 +103,9 @@ def test_lengths_are_edges_of_bins(ruler: Path) -> None:
     assert {s.cell.depth for s in job.samples} == {0.0, 100.0}
     numbers = cost(job)
     assert numbers["prompts"] == 6 and numbers["naive_tokens"] == sum(len(s.prompt) for s in job.samples)
-    with pytest.raises(NihError, match="line 4 of .* more than the longest of --lengths; type --lengths up to 2k"):
+    with pytest.raises(
+        NihError, match=r"line 4 of .* more than the longest of --lengths; type --lengths up to 2k"
+    ):
         prepare(RunOptions.of(model="echo", task=f"jsonl:{ruler}", lengths="1k"))
 
 
@@ -132,7 +138,13 @@ LMEVAL = {
             "substring",
         ),
         (
-            {"id": 1, "context": "The pass key is 71432.", "input": "What is it?", "answer": ["71432"], "options": []},
+            {
+                "id": 1,
+                "context": "The pass key is 71432.",
+                "input": "What is it?",
+                "answer": ["71432"],
+                "options": [],
+            },
             "The pass key is 71432.\n\nWhat is it?",
             ("71432",),
             "substring_any",
@@ -163,15 +175,21 @@ def test_fields_can_be_typed(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     chosen = {"prompt": r"{a.text}\n{b}:", "answers": "gold", "depth": "where", "task.stop": r"\n"}
-    (sample,) = prepare(RunOptions.of(model="echo", task=f"jsonl:{path}", set=chosen, depths="0,10,20")).samples
-    assert bytes(sample.prompt.ids().astype("u1")) == b"{b} and {c}\nx:", "braces of the file stay as they are"
+    (sample,) = prepare(
+        RunOptions.of(model="echo", task=f"jsonl:{path}", set=chosen, depths="0,10,20")
+    ).samples
+    assert bytes(sample.prompt.ids().astype("u1")) == b"{b} and {c}\nx:", (
+        "braces of the file stay as they are"
+    )
     assert (sample.expected, sample.stop, sample.actual_depth) == (("y",), ("\n",), 12.5)
     assert sample.cell.depth == 10.0
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200), st.integers(0, 100))
 def test_prompts_stay_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, text: str, depth: int) -> None:
-    path = write(tmp_path_factory.getbasetemp() / "any.jsonl", [{"prompt": text, "answers": "k", "depth": depth}])
+    path = write(
+        tmp_path_factory.getbasetemp() / "any.jsonl", [{"prompt": text, "answers": "k", "depth": depth}]
+    )
     (sample,) = prepare(RunOptions.of(model="echo", task=f"jsonl:{path}")).samples
     assert bytes(sample.prompt.ids().astype("u1")) == text.encode()
     assert sample.actual_depth == depth
@@ -195,7 +213,10 @@ def test_a_prompt_without_its_answer_is_told(tmp_path: Path) -> None:
         ('{"prompt": "a", "answers": [" "]}\n', "empty answer"),
         ('{"prompt": "a", "answers": {"x": 1}}\n', "no text or list of texts"),
         ('{"prompt": "a", "answers": "b", "depth": 200}\n', "a number of percent"),
-        ('{"prompt": "a", "answers": "b"}\n{"promt": "a", "answers": "b"}\n', "`prompt`; did you mean `promt`"),
+        (
+            '{"prompt": "a", "answers": "b"}\n{"promt": "a", "answers": "b"}\n',
+            "`prompt`; did you mean `promt`",
+        ),
     ],
 )
 def test_a_bad_row_is_named(content: str, told: str, tmp_path: Path) -> None:

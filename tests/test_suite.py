@@ -130,17 +130,18 @@ def test_the_table_is_what_the_journal_says(done: Run) -> None:
         {**row, "score": 0.0} if row["task"] == "passkey" and row["length"] == 1024 else row
         for row in stored.rows
     ]
-    found = suite_report.table(store.StoredRun(stored.path, stored.manifest, wrong)).set_index("task")
-    assert found.loc["passkey", "512"].accuracy == 1 and found.loc["passkey", "1k"].accuracy == 0
-    assert found.loc["passkey", "all lengths"].accuracy == 0.5
-    assert found.loc["heads", "512"].n == 0 and math.isnan(found.loc["heads", "512"].accuracy)
-    average = found.loc["average"]
+    found = suite_report.table(store.StoredRun(stored.path, stored.manifest, wrong))
+    by_task = {record["task"]: record for record in found.to_dict("records")}
+    assert by_task["passkey"]["512"].accuracy == 1 and by_task["passkey"]["1k"].accuracy == 0
+    assert by_task["passkey"]["all lengths"].accuracy == 0.5
+    assert by_task["heads"]["512"].n == 0 and math.isnan(by_task["heads"]["512"].accuracy)
+    average = by_task["average"]
     assert average["512"].accuracy == 1
     assert average["1k"].accuracy == pytest.approx(2 / 3)
     assert average["all lengths"].accuracy == pytest.approx((0.5 + 1 + 1) / 3)
-    for entry in average[["512", "1k", "all lengths"]]:
+    for entry in (average["512"], average["1k"], average["all lengths"]):
         assert 0 <= entry.low <= entry.accuracy <= entry.high <= 1 and entry.low < entry.high
-    assert found.loc["passkey", "effective_length"].length == 512
+    assert by_task["passkey"]["effective_length"].length == 512
 
 
 def test_the_tables_are_files(done: Run) -> None:

@@ -39,7 +39,13 @@ def harbour(tmp_path: Path) -> Path:
 
 def test_it_is_a_task_like_any_other(harbour: Path, tmp_path: Path) -> None:
     run = evaluate(
-        model="echo", task=str(harbour), lengths="512,1k", depths="0,50,100", trials=3, out=tmp_path / "run", tell=quiet
+        model="echo",
+        task=str(harbour),
+        lengths="512,1k",
+        depths="0,50,100",
+        trials=3,
+        out=tmp_path / "run",
+        tell=quiet,
     )
     assert set(run.cells["task"]) == {"harbour"} and set(run.cells["accuracy"]) == {1.0}
     for row in store.read(run.path).rows:
@@ -74,7 +80,9 @@ def test_the_room_holds_every_answer_in_bytes(harbour: Path) -> None:
 
 def test_it_can_be_part_of_a_suite(harbour: Path, tmp_path: Path) -> None:
     path = tmp_path / "suite.yaml"
-    path.write_text(f"lengths: 512\ndepths: 50\ntasks: [passkey, {json.dumps(str(harbour))}]", encoding="utf-8")
+    path.write_text(
+        f"lengths: 512\ndepths: 50\ntasks: [passkey, {json.dumps(str(harbour))}]", encoding="utf-8"
+    )
     job = prepare(RunOptions.of(model="echo", suite=str(path)))
     assert list(job.scores) == ["passkey", "harbour"]
 
