@@ -68,12 +68,8 @@ class Suite:
         for entry in self.entries:
             typed = {key: getattr(options, key) for key in ("lengths", "depths", "trials", "score")}
             own: dict[str, Any] = {key: value or getattr(entry, key) for key, value in typed.items()}
-<<<<<<< HEAD
-            more: dict[str, Any] = {"question": entry.question} if entry.question else {}
-=======
             if entry.question:
                 own["question"] = entry.question
->>>>>>> w-suites
             yield (
                 entry.name,
                 replace(

@@ -124,9 +124,14 @@ def _part(session: Any, part: str) -> torch.Tensor:
 
 def _state(session: Any) -> dict[str, Any]:
     """What a session of transformers' models holds, by name."""
+<<<<<<< HEAD
     beside = {f"module {n}": held for n, held in enumerate(session.module_states)}
     held: dict[str, Any] = vars(session.cache) | beside
     return held
+=======
+    held: dict[str, Any] = dict(vars(session.cache))
+    return held | {f"module {n}": state for n, state in enumerate(session.module_states)}
+>>>>>>> w-conf
 
 
 def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -176,10 +181,36 @@ def opened(name: str) -> TransformerModel:
 def test_a_run_shares_where_the_library_is_right_and_reads_whole_where_it_is_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_ADAPTERS", {})
-    monkeypatch.chdir(tmp_path)
-    tiny.model(name).save_pretrained(tmp_path / "model")
     said: list[str] = []
+    stored = _run(tiny.model(name), tmp_path, monkeypatch, said)
+    wrong = name in UNFAITHFUL
+    assert stored.manifest["verification"]["state"] == ("failed" if wrong else "passed")
+    assert stored.manifest["prefill"] == ("whole" if wrong else "shared")
+    assert {row["prefill"] for row in stored.rows} == {"whole" if wrong else "shared"}
+    assert {row["status"] for row in stored.rows} == {"ok"}
+    assert len([line for line in said if "prefill: whole" in line]) == wrong
+
+
+def test_an_xlstm_whose_library_makes_a_cache_of_another_shape_has_no_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache rounds the width of the keys up to a multiple of 64, its layers do not; xLSTM-7b's is one."""
+    config = transformers.xLSTMConfig(**CONFIGS["xlstm"][1] | {"hidden_size": 64})
+    auto: Any = transformers.AutoModelForCausalLM
+    said: list[str] = []
+    stored = _run(auto.from_config(config), tmp_path, monkeypatch, said)
+    assert {(row["status"], row["score"]) for row in stored.rows} == {("error", None)}
+    assert all(
+        row["error"].startswith("RuntimeError: The expanded size of the tensor") for row in stored.rows
+    )
+    assert stored.manifest["verification"]["state"] == "unverified" and len(said) == 1
+
+
+def _run(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> store.StoredRun:
+    """Two samples, answered by the general adapter."""
+    monkeypatch.setattr(registry, "_ADAPTERS", {})
+    monkeypatch.chdir(folder)
+    model.save_pretrained(folder / "model")
     run = evaluate(
         model="./model",
         lengths="256",
@@ -189,13 +220,7 @@ def test_a_run_shares_where_the_library_is_right_and_reads_whole_where_it_is_not
         tell=said.append,
         quiet=True,
     )
-    stored = store.read(run.path)
-    wrong = name in UNFAITHFUL
-    assert stored.manifest["verification"]["state"] == ("failed" if wrong else "passed")
-    assert stored.manifest["prefill"] == ("whole" if wrong else "shared")
-    assert {row["prefill"] for row in stored.rows} == {"whole" if wrong else "shared"}
-    assert {row["status"] for row in stored.rows} == {"ok"}
-    assert len([line for line in said if "prefill: whole" in line]) == wrong
+    return store.read(run.path)
 
 
 _STATEFUL = re.compile(r"(conv|recurrent|ssm)_states?\b|\bclass \w*Cache\b")

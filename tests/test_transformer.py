@@ -31,6 +31,20 @@ def test_a_mark_on_a_kv_cache_holds_no_tensor() -> None:
     assert _cache.held_bytes(session.mark().state) == 0
 
 
+def test_what_a_cache_keeps_beside_its_layers_is_rewound() -> None:
+    """Qwen4-Exp hangs the positions it has read on the cache in transformers 5.17."""
+    cache: Any = _cache.new_cache(tiny.config("llama"))
+    assert _cache.sharing(cache) == "crop"
+    cache.position_ids = torch.arange(5)
+    assert _cache.sharing(cache) == "copy-part"
+    mark = _cache.snapshot(cache)
+    for _ in range(2):
+        cache.position_ids += 1
+        cache.later = torch.arange(3)
+        assert _cache.restore(cache, mark) is cache
+        assert cache.position_ids.tolist() == [0, 1, 2, 3, 4] and not hasattr(cache, "later")
+
+
 def test_rewinding_and_reading_on_moves_no_kv() -> None:
     session = tiny.session("llama")
     ids = tiny.subject("llama").prompt(0)
