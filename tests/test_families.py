@@ -124,14 +124,8 @@ def _part(session: Any, part: str) -> torch.Tensor:
 
 def _state(session: Any) -> dict[str, Any]:
     """What a session of transformers' models holds, by name."""
-<<<<<<< HEAD
-    beside = {f"module {n}": held for n, held in enumerate(session.module_states)}
-    held: dict[str, Any] = vars(session.cache) | beside
-    return held
-=======
     held: dict[str, Any] = dict(vars(session.cache))
     return held | {f"module {n}": state for n, state in enumerate(session.module_states)}
->>>>>>> w-conf
 
 
 def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
