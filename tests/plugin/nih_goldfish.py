@@ -56,7 +56,12 @@ class Pond:
         self.reset()
         self.extend([ids])
 
-    def mark(self) -> Mark:
+    @property
+    def crops(self) -> bool:
+        """A mark is more than a length."""
+        return False
+
+    def mark(self, at: int | None = None) -> Mark:
         """A copy of the state."""
         return Mark(self.position, self.held)
 
