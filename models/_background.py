@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_CANCEL_AGAIN = 1.0
+"""Seconds between two attempts to end what runs in the background."""
 
 
 class _End:
@@ -33,9 +35,11 @@ def from_background(run: Callable[[Callable[[T], None]], Coroutine[Any, Any, Non
     thread.start()
 
     def stop() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
-            loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+        # Again and again, for a library may swallow a cancellation that comes at a bad moment.
+        while thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join(_CANCEL_AGAIN)
 
     try:
         yield from _until_end(came)

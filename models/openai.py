@@ -30,6 +30,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
 """Samples that may end in errors one after the other before the run stops."""
 _LOOK_SECONDS = 10.0
+_CANCEL_AGAIN = 0.5
+"""Seconds between two attempts to end a worker."""
 _RESERVED = frozenset({"model", "prompt", "messages", "stream", "n", "echo", "logprobs"})
 
 
@@ -192,9 +194,7 @@ class _Sweep:
             try:
                 await _all(workers)
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                await _end(workers)
 
     async def _work(self, client: httpx.AsyncClient, put: Callable[[Answer], None]) -> None:
         for sample in self.rest:
@@ -257,6 +257,15 @@ class _Sweep:
                 "command goes on"
             )
         return Answer(sample.id, status, error=why, usage=Usage(requests=tally.requests))
+
+
+async def _end(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel the workers until none is left: a library may swallow a cancellation, and its worker would send on."""
+    pending = set(workers)
+    while pending:
+        for worker in pending:
+            worker.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
 
 
 async def _all(workers: Sequence[asyncio.Task[None]]) -> None:

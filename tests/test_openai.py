@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 from nih import evaluate, store
 from nih.errors import EngineError, SettingsDiffer, UsageError
 from nih.models import openai
+from nih.models._background import from_background
 from nih.plan import common_prefix, plan
 from nih.run import cost, prepare
 from nih.settings import RunOptions
@@ -369,6 +371,21 @@ def test_an_interrupt_keeps_what_came_and_the_same_command_goes_on(tmp_path: Pat
         subprocess.run(command, capture_output=True, env=environment, check=True)
         assert len(running.requests) - before == SAMPLES - 5
         assert {r["score"] for r in journal(tmp_path / "r")} == {1.0}
+
+
+def test_a_swallowed_cancellation_is_sent_again() -> None:
+    """As a library does that takes a cancellation for its own timeout."""
+
+    async def stubborn(put: Callable[[int], None]) -> None:
+        put(1)
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+    answers = from_background(stubborn)
+    assert next(answers) == 1
+    answers.close()  # type: ignore[attr-defined]  # a generator, though it is declared an iterator
 
 
 def test_a_run_works_where_an_event_loop_runs_already(server: FakeServer, tmp_path: Path) -> None:
