@@ -156,9 +156,12 @@ class ForwardSession:
         return self._guarded(lambda: self._restoring(lambda: self._rate(checked)))
 
     def _read(self, ids: TokenIds) -> None:
-        # Equal parts: a forward call reads all weights, and a short last one would do so for a few tokens.
-        for part in np.array_split(ids, -(-len(ids) // self._stride)) if len(ids) else ():
+        for part in self._parts(ids):
             self._step(part)
+
+    def _parts(self, ids: TokenIds) -> Sequence[TokenIds]:
+        """Consecutive parts of at most `_stride` tokens, all full but the last: so the blocks of a scan lie as in one go."""
+        return [ids[start : start + self._stride] for start in range(0, len(ids), self._stride)]
 
     def _step(self, ids: TokenIds) -> None:
         self._before_call()

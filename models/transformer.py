@@ -9,7 +9,7 @@ import copy
 import inspect
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -45,7 +45,7 @@ from nih.models._cache import (
 from nih.models._loading import fingerprint, pick_device, pick_dtype, reference
 from nih.models._session import ForwardSession
 from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
-from nih.types import Tokenizer
+from nih.types import TokenIds, Tokenizer
 
 log = logging.getLogger(__name__)
 _AutoConfig: Any = transformers.AutoConfig
@@ -294,6 +294,10 @@ class CachedSession(ForwardSession):
     def crops(self) -> bool:
         """Whether all that the model keeps are keys and values of every token."""
         return not self._stateful and self._cache is not None and sharing(self._cache) == "crop"
+
+    def _parts(self, ids: TokenIds) -> Sequence[TokenIds]:
+        # Of equal length: a forward call reads all weights, and a short last one would do so for a few tokens.
+        return np.array_split(ids, -(-len(ids) // self._stride)) if len(ids) else []
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         if self._cache is None and self._takes_cache:

@@ -457,3 +457,17 @@ def test_dtype_on_a_cpu_is_float32_unless_asked(folder: Path, asked: Any) -> Non
 def test_the_reference_transformer_allows_more_than_it_was_trained_on() -> None:
     model = open_model("transformer", "transformer", Options())
     assert model.limit == 131072 and model.training_length == 1024
+
+
+def test_a_prompt_is_read_in_equal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = tiny.session("llama", chunk=4)
+    calls: list[int] = []
+    forward = session._forward
+
+    def counted(ids: torch.Tensor, keep: int) -> torch.Tensor:
+        calls.append(len(ids))
+        return forward(ids, keep)
+
+    monkeypatch.setattr(session, "_forward", counted)
+    session.extend([np.zeros(10, np.int32)])
+    assert calls == [4, 3, 3]
