@@ -139,7 +139,7 @@ def check_marks(task: str, text: train.Text) -> None:
 
 
 def test_training_and_test_seeds_do_not_meet() -> None:
-    builders = train._builder
+    builders = train.builder_of
     builders.cache_clear()
     task = {s: builders("passkey", "noise", s).sample(Cell(512, 50), 0).id for s in (0, 1, 10**6, 10**9)}
     assert len(set(task.values())) == len(task)

@@ -192,11 +192,17 @@ def optimizer_of(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
 
-def save(net: nn.Module, config: dict[str, Any], folder: Path) -> None:
-    """config.json and model.safetensors, complete or not at all."""
+def save(net: nn.Module, config: dict[str, Any], folder: Path, half: bool = False) -> None:
+    """config.json and model.safetensors, complete or not at all. `half` stores the matrices in bfloat16; whoever reads them
+    computes in the config's dtype all the same.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors.part"
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights, {"format": "pt"})
+    state = {
+        name: value.to(torch.bfloat16) if half and value.dim() == 2 and "A_log" not in name else value
+        for name, value in net.state_dict().items()
+    }
+    save_file({name: value.contiguous() for name, value in state.items()}, weights, {"format": "pt"})
     weights.chmod(0o644)
     os.replace(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -260,7 +266,7 @@ def train(args: argparse.Namespace) -> float:
         if time.monotonic() - saved > 120:
             save(net, config, Path(args.out))
             saved = time.monotonic()
-    save(net, config, Path(args.out))
+    save(net, config, Path(args.out), args.half)
     print(
         f"done: {step + 1} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True
     )
@@ -309,6 +315,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mix", action="store_true", help="texts of all tasks of mixture.py, up to 1024 bytes")
     add("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has them")
     add("--native", action="store_true", help="the recurrences in C++, compiled at the start")
+    add("--half", action="store_true", help="store the matrices in bfloat16: half the file")
     add("--start", help="folder of weights to begin with")
     add("--config", default="{}", help="JSON of entries that override config.json")
     add("--evaluate", help="lengths in bytes: no training, the accuracy of --out")
