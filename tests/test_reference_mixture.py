@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -19,6 +21,13 @@ from nih.models.reference.nets import causal_attention
 from nih.models.reference.texts import AGAIN, ANSWER, NOTHING, TRAIN_SEED, Text
 
 SEEDS = st.integers(TRAIN_SEED, 900 * TRAIN_SEED)
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "state_size": 4,
+    "time_step_rank": 2,
+    "num_hidden_layers": 1,
+}
 SENTENCES = ("multikey", "distractor", "needles")
 
 
@@ -107,21 +116,21 @@ def test_a_text_is_its_seeds(task: str, data: st.DataObject, seed: int) -> None:
 
 
 def test_batches_hold_equally_long_texts_and_open_up_with_time() -> None:
-    mixture = Mixture(seed=0, bytes=2000, opening=0.5)
+    mixture = Mixture(seed=0, bytes=2000, opening=100)
     rng = Random(0)
-    for progress in (0.0, 0.2, 0.6):
+    for step in (0, 40, 120):
         for _ in range(40):
-            task, level, texts = mixture.batch(rng, progress)
+            task, level, texts = mixture.batch(rng, step)
             assert len({len(text.ids) for text in texts}) == 1
             assert level <= mixture.level[task]
-            if progress == 0.0:
+            if step == 0:
                 assert level == 0
     assert all(mixture.level[task] == len(RECIPES[task].levels) - 1 for task in mixture.level)
 
 
 def test_a_level_is_passed_by_right_answers() -> None:
-    mixture = Mixture(seed=0, opening=1.0)
-    mixture.batch(Random(1), 0.0)
+    mixture = Mixture(seed=0, opening=10**6)
+    mixture.batch(Random(1), 0)
     (task,) = mixture.level
     mixture.note(task, 0, [0.7] * 64)
     assert mixture.level[task] == 0
@@ -147,14 +156,7 @@ def test_attention_in_blocks_is_causal_attention(steps: int) -> None:
 
 
 def test_equal_arguments_give_equal_weights_and_half_is_half(tmp_path: Path) -> None:
-    tiny = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "state_size": 4,
-        "time_step_rank": 2,
-        "num_hidden_layers": 1,
-    }
-    arguments = ["mamba", "--mix", "--steps", "40", "--batch", "600", "--config", json.dumps(tiny)]
+    arguments = ["mamba", "--mix", "--steps", "40", "--batch", "600", "--config", json.dumps(TINY)]
     for folder, more in (("one", []), ("two", []), ("half", ["--half"])):
         train.train(train.parser().parse_args([*arguments, *more, "--out", str(tmp_path / folder)]))
     one, two, half = (load_file(tmp_path / f / "model.safetensors") for f in ("one", "two", "half"))
@@ -163,3 +165,31 @@ def test_equal_arguments_give_equal_weights_and_half_is_half(tmp_path: Path) -> 
         matrix = weights.dim() == 2 and "A_log" not in name
         assert half[name].dtype == (torch.bfloat16 if matrix else torch.float32)
         assert torch.equal(half[name], weights.to(half[name].dtype))
+
+
+def test_a_stopped_run_is_the_shorter_run(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "nih.models.reference.train",
+        "mamba",
+        "--mix",
+        "--batch",
+        "300",
+        "--decay",
+        "0",
+    ]
+    command += ["--config", json.dumps(TINY)]
+    with subprocess.Popen(
+        [*command, "--steps", "100000", "--out", str(tmp_path / "long")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "step 50 " in process.stdout.readline()
+        process.terminate()
+        *_, said = process.stdout
+    steps = re.match(r"done: (\d+) steps", said)
+    assert steps is not None
+    assert 50 <= int(steps[1]) < 100000
+    subprocess.run([*command, "--steps", steps[1], "--out", str(tmp_path / "short")], check=True)
+    one, two = (load_file(tmp_path / f / "model.safetensors") for f in ("long", "short"))
+    assert all(torch.equal(one[name], two[name]) for name in one)

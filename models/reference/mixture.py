@@ -213,25 +213,25 @@ def _haystacks(name: str) -> dict[Any, Any]:
 @dataclass
 class Mixture:
     """Draws the batches of a mix. A task's next level is let in when its longest texts so far are answered well enough, or when its time has
-    come: over the first `opening` of the run all levels open, so that each task is seen at every length.
+    come: over the first `opening` steps all levels open, so that each task is seen at every length.
     """
 
     seed: int
     bytes: int = 8192
     pass_at: float = 0.8
-    opening: float = 0.5
+    opening: int = 1500
     window: int = 64
     count: int = 0
     recent: dict[tuple[str, int], deque[float]] = field(default_factory=dict)
     level: dict[str, int] = field(default_factory=dict)
 
-    def batch(self, rng: Random, progress: float) -> tuple[str, int, list[Text]]:
-        """Task, level and texts of equal length (shorter ones are padded). `progress` is the part of the run that is over."""
+    def batch(self, rng: Random, step: int) -> tuple[str, int, list[Text]]:
+        """Task, level and texts of equal length (shorter ones are padded)."""
         (task,) = rng.choices(list(RECIPES), [recipe.weight for recipe in RECIPES.values()])
         levels = RECIPES[task].levels
         opened = len(levels) - 1
-        if progress < self.opening:
-            opened = int(len(levels) * progress / self.opening)
+        if step < self.opening:
+            opened = len(levels) * step // self.opening
         self.level[task] = max(self.level.get(task, 0), opened)
         level = rng.randint(0, self.level[task])
         # Half of the texts have the level's own length, for sweeps ask there.

@@ -6,6 +6,7 @@ A batch is texts of one length: a prompt of `passkey` or `fact` as a sweep asks 
 plus that of words which the text says a second time (it teaches copying early), plus a little of the whole text's. The curriculum
 lets longer texts in once the longest so far are answered. Seeds begin at 10**6, far from those that sweeps use.
 On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes).
+SIGTERM ends a run after its step and saves; at a constant rate (--decay 0) that is the run of so many --steps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -86,6 +88,8 @@ class Curriculum:
     """Facts are learnt word by word, so a lower bar lets longer texts in while the shortest are still being learnt."""
     window: int = 64
     begin: int = 0
+    least: int = 0
+    """Lowest level that is still drawn, once it is let in."""
     count: int = 0
     recent: dict[tuple[str, int], deque[bool]] = field(default_factory=dict)
     level: dict[str, int] = field(default_factory=dict)
@@ -94,10 +98,10 @@ class Curriculum:
         # Facts are learnt late, so they begin short even where passkey goes on.
         self.level = {"passkey": self.begin, "fact": 0}
 
-    def batch(self, rng: Random, progress: float) -> tuple[str, int, list[Text]]:
-        """Task, level and texts of equal length. What is let in depends on the answers, not on `progress`."""
+    def batch(self, rng: Random, step: int) -> tuple[str, int, list[Text]]:
+        """Task, level and texts of equal length. What is let in depends on the answers, not on the step."""
         task = "fact" if rng.random() < self.facts else "passkey"
-        level = rng.randint(0, self.level[task])
+        level = rng.randint(min(self.least, self.level[task]), self.level[task])
         levels = FACT_LEVELS if task == "fact" else LEVELS
         # Half of the texts have the level's own length: sweeps ask there, and the early depths of the longest are the hardest.
         shortest = levels[max(level - 1, 0)] if rng.random() < 0.5 else levels[level]
@@ -231,24 +235,33 @@ def train(args: argparse.Namespace) -> float:
         net.load_state_dict(load_file(Path(args.start) / "model.safetensors"))
     rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
     optimizer = optimizer_of(net, rate, 0.0 if args.model == "rwkv" else 0.01)
-    begin, top = (LEVELS.index(length) for length in (args.begin, args.length))
+    begin, top, least = (LEVELS.index(length) for length in (args.begin, args.length, args.shortest))
     curriculum: Curriculum | Mixture = Curriculum(
-        args.seed, top, args.facts, args.prose, args.batch, begin=begin, facts_pass_at=args.facts_pass_at
+        args.seed,
+        top,
+        args.facts,
+        args.prose,
+        args.batch,
+        begin=begin,
+        least=least,
+        facts_pass_at=args.facts_pass_at,
     )
     if args.mix:
-        curriculum = Mixture(args.seed, args.batch, opening=0.5 if args.begin == LEVELS[0] else 0.0)
+        curriculum = Mixture(args.seed, args.batch, opening=args.open)
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     rng = Random(args.seed)
     began = saved = time.monotonic()
     last: deque[float] = deque(maxlen=20)
-    read = 0
+    read = steps = 0
     for step in range(args.steps):
         spent = (time.monotonic() - began) / 60
         left = 1 - max(step / args.steps, spent / args.minutes)
-        if left <= 0:
+        if left <= 0 or stopped:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate * min((step + 1) / 50, left / args.decay if args.decay else 1, 1)
-        task, level, texts = curriculum.batch(rng, 1 - left)
+        task, level, texts = curriculum.batch(rng, step)
         loss, answer, right = losses(body, head, texts, args.bf16)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -256,6 +269,7 @@ def train(args: argparse.Namespace) -> float:
         optimizer.step()
         curriculum.note(task, level, right)
         read += sum(len(t.ids) for t in texts)
+        steps += 1
         last.append(loss.item())
         if step % 50 == 49:
             print(
@@ -267,9 +281,8 @@ def train(args: argparse.Namespace) -> float:
             save(net, config, Path(args.out))
             saved = time.monotonic()
     save(net, config, Path(args.out), args.half)
-    print(
-        f"done: {step + 1} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True
-    )
+    signal.signal(signal.SIGTERM, before)
+    print(f"done: {steps} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True)
     return float(np.mean(last))
 
 
@@ -309,10 +322,12 @@ def parser() -> argparse.ArgumentParser:
     add("--length", type=int, default=2048, choices=LEVELS, help="longest texts")
     add("--batch", type=int, default=8192, help="bytes of a batch")
     add("--begin", type=int, default=LEVELS[0], choices=LEVELS, help="longest texts at the beginning")
+    add("--shortest", type=int, default=LEVELS[0], choices=LEVELS, help="leave out shorter texts than these")
     add("--facts", type=float, default=0.0, help="part of the batches that are `fact`")
     add("--facts-pass-at", type=float, default=0.9, help="accuracy at which longer facts are let in")
     add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
     add("--mix", action="store_true", help="texts of all tasks of mixture.py, up to 1024 bytes")
+    add("--open", type=int, default=1500, help="steps after which --mix has texts of all lengths")
     add("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has them")
     add("--native", action="store_true", help="the recurrences in C++, compiled at the start")
     add("--half", action="store_true", help="store the matrices in bfloat16: half the file")
