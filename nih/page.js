@@ -507,6 +507,7 @@
     const { caption, columns, rows } = data.tasks;
     const section = document.getElementById("tasks");
     section.hidden = false;
+    document.body.classList.add("suite");
     const value = ({ text, share: at }) => {
       const cell = el("td", {}, text);
       if (at != null) {

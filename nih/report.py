@@ -241,7 +241,11 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def _plain(name: str, value: Any) -> str:
-    """A value as a table shows it: the shortest number, "" for none, hostile characters as escapes."""
+    """A value as a table shows it: the shortest number, "" for none, hostile characters as escapes.
+
+    Text that a spreadsheet would run as a formula (it begins with `=`, `+`, `-` or `@`) stays as it is: an apostrophe before it would be
+    part of the answer to all that read the table as data. README says so.
+    """
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False) if len(value) != 1 else sanitize(value[0], lines=False)
     if isinstance(value, str):
@@ -536,13 +540,11 @@ def on_page(run: StoredRun | Path, score: str | None = None, label: str = "") ->
     """What the page shows of a run. Raises as `cells`."""
     run = _rescored(_stored(run), score)
     effective = stats.effective_lengths(run.manifest, run.rows)
-    facts = {
-        "accuracy (95 % interval)": str(overall(run)),
-        "effective length": "; ".join(
-            f"{f'{task} ' if len(effective) > 1 else ''}{length}" for task, length in effective.items()
-        ),
-        "score": _score_name(run),
-    }
+    facts = {"accuracy (95 % interval)": str(overall(run))}
     if len(effective) > 1:
+        # Effective lengths stand in the table of tasks.
         facts["tasks weighing alike"] = suite_report.headline(run)
+    else:
+        facts["effective length"] = "".join(map(str, effective.values()))
+    facts["score"] = _score_name(run)
     return Shown(run, cells(run), facts, label)

@@ -22,7 +22,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from nih.page import Shown, Tasks
 from nih.report import GROUND, STATE_WORDS
-from nih.suite_report import ALL, AVERAGE, Entry, entry, scores_of, value
+from nih.suite_report import ALL, AVERAGE, Entry, entry, label, scores_of, value
 from nih.terminal import State, length_label, markdown_text, sanitize, state
 
 COLUMNS = ("task", "length", "run", "n", "accuracy", "ci_low", "ci_high")
@@ -52,7 +52,7 @@ class SideBySide:
     @property
     def whole(self) -> str:
         """What totals are over, in words."""
-        return "lengths that every run has scores of" if self.notes else ALL
+        return "the lengths that every run has scores of" if self.notes else ALL
 
 
 def side_by_side(shown: Sequence[Shown]) -> SideBySide | None:
@@ -145,7 +145,11 @@ def markdown(found: SideBySide) -> bytes:
     lines = [f"# Tasks: {', '.join(names)}", ""]
     lines += [f"- {markdown_text(note)}" for note in found.notes]
     for length in (None, *found.lengths):
-        title = found.whole.capitalize() if length is None else f"{length_label(length)} tokens"
+        title = (
+            found.whole.removeprefix("the ").capitalize()
+            if length is None
+            else f"{length_label(length)} tokens"
+        )
         lines += [
             "",
             f"## {title}",
@@ -166,7 +170,7 @@ def on_page(found: SideBySide) -> Tasks:
     """The table of all lengths as the page shows it."""
     places = range(len(found.names))
     rows = [(row.task, [value(row.entries[None, place]) for place in places]) for row in found.rows]
-    caption = f"Accuracy at {found.whole} and depths, with 95 % intervals. The {AVERAGE} weighs tasks alike."
+    caption = f"Accuracy at {found.whole}, with 95 % intervals. The {AVERAGE} weighs tasks alike."
     return Tasks(" ".join((caption, *found.notes)), found.names, rows)
 
 
@@ -220,13 +224,13 @@ def _points(ax: Axes, found: SideBySide, colors: Sequence[Any]) -> None:
         bars = np.array([[v.accuracy - v.low for v in values], [v.high - v.accuracy for v in values]])
         ax.errorbar(
             x, y, xerr=bars, fmt=_MARKERS[place % len(_MARKERS)], color=colors[place], markersize=4.5, elinewidth=1.2, clip_on=False,
-            label=_plain(name),
+            label=label(name),
         )  # fmt: skip
     ax.set(xlim=(0, 1), ylim=(rows, 0), xticks=[0, 0.25, 0.5, 0.75, 1])
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("accuracy, 95 % interval")
-    ax.set_title(found.whole, loc="left", fontsize=9)
-    ax.set_yticks(np.arange(rows) + 0.5, [_plain(row.task) for row in found.rows])
+    ax.set_title(found.whole.removeprefix("the "), loc="left", fontsize=9)
+    ax.set_yticks(np.arange(rows) + 0.5, [label(row.task) for row in found.rows])
     ax.tick_params(length=0)
     ax.hlines(range(1, rows), 0, 1, color="#e6e6e6", linewidth=0.8, zorder=0)
     ax.axhline(rows - 1, color="#222222", linewidth=1)
@@ -258,7 +262,7 @@ def _map(ax: Axes, found: SideBySide, shown: Shown, place: int, color: Any) -> s
     ax.tick_params(length=0, labelsize=8, labelrotation=0)
     ax.axhline(len(found.rows) - 1, color="#222222", linewidth=1)
     ax.set_xlabel("length (tokens)")
-    heading = _plain(found.names[place])
+    heading = label(found.names[place])
     ax.set_title(heading, loc="left", fontsize=9, color=color, weight="bold", pad=18 if trained else 6)
     if trained:
         ax.annotate(f"trained at {length_label(trained)}", (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points", fontsize=8)  # fmt: skip
@@ -287,8 +291,3 @@ def _legend(figure: Figure, points: Axes, states: set[State]) -> None:
 
 def _word(value: float) -> str:
     return f"{value:g}" if value in (0, 1) else f"{value:.2f}".removeprefix("0")
-
-
-def _plain(text: str) -> str:
-    """A name as a label, which mathtext must not read."""
-    return sanitize(text, lines=False).replace("$", r"\$")

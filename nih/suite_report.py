@@ -27,6 +27,8 @@ from nih.terminal import sanitize
 AVERAGE = "average"
 ALL = "all lengths"
 _DRAWS = 9999
+_LONGEST = 36
+"""Letters of a name in a figure."""
 
 
 class Entry(NamedTuple):
@@ -129,7 +131,8 @@ def headline(run: StoredRun) -> str:
 
 def image(run: StoredRun, found: pd.DataFrame) -> bytes:
     """PNG of task (rows) x length (columns), with accuracy on a scale fixed from 0 to 1."""
-    shown = found.set_index("task").drop(columns="effective_length")
+    # Before anything is drawn: names are not ours, and seaborn draws them at once.
+    shown = found.assign(task=found["task"].map(label)).set_index("task").drop(columns="effective_length")
     values = shown.map(lambda entry: entry.accuracy).astype(float)
     labels = values.map(lambda value: "" if math.isnan(value) else f"{value:.2f}")
     size = (1.0 * values.shape[1] + 3.4, 0.42 * values.shape[0] + 1.6)
@@ -142,15 +145,21 @@ def image(run: StoredRun, found: pd.DataFrame) -> bytes:
             values, ax=ax, vmin=0, vmax=1, cmap="viridis", annot=labels, fmt="", linewidths=0.4, cbar_kws=bar
         )
         ax.set(xlabel="length (tokens)", ylabel="", facecolor="#e0e0e0")
-        ax.set_yticklabels(
-            [sanitize(name, lines=False).replace("$", r"\$") for name in values.index], rotation=0
-        )
-        ax.set_title(sanitize(str(run.manifest.get("model", "")), lines=False).replace("$", r"\$"))
+        ax.tick_params(axis="y", labelrotation=0)
+        ax.set_title(label(str(run.manifest.get("model", ""))))
         ax.axhline(len(values) - 1, color="white", linewidth=3)
         ax.axvline(values.shape[1] - 1, color="white", linewidth=3)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
     return png.getvalue()
+
+
+def label(name: str) -> str:
+    """A name as a figure's label: not too long, and nothing that mathtext reads."""
+    clean = sanitize(name, lines=False)
+    if len(clean) > _LONGEST:
+        clean = f"{clean[: _LONGEST // 2]}…{clean[-(_LONGEST // 2) :]}"
+    return clean.replace("$", r"\$")
 
 
 def entry(groups: Sequence[Sequence[float]]) -> Entry:

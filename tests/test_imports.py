@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "nih.store": {"nih"},
     "nih.peak": set(),
     "nih.cost": {"nih.grid", "nih.peak"},
-    "nih.cost_figure": {"nih.score", "nih.terminal"},
+    "nih.label_places": set(),
+    "nih.cost_figure": {"nih.label_places", "nih.score", "nih.terminal"},
     "nih.run": {
         "nih.adaptive",
         "nih.cost",
