@@ -226,13 +226,13 @@ def _points(ax: Axes, found: SideBySide, colors: Sequence[Any]) -> None:
             x, y, xerr=bars, fmt=_MARKERS[place % len(_MARKERS)], color=colors[place], markersize=4.5, elinewidth=1.2, clip_on=False,
             label=label(name),
         )  # fmt: skip
-    ax.set(xlim=(0, 1), ylim=(rows, 0), xticks=[0, 0.25, 0.5, 0.75, 1])
+    ax.set(xlim=(-0.03, 1.03), ylim=(rows, 0), xticks=[0, 0.25, 0.5, 0.75, 1])
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("accuracy, 95 % interval")
     ax.set_title(found.whole.removeprefix("the "), loc="left", fontsize=9)
     ax.set_yticks(np.arange(rows) + 0.5, [label(row.task) for row in found.rows])
     ax.tick_params(length=0)
-    ax.hlines(range(1, rows), 0, 1, color="#e6e6e6", linewidth=0.8, zorder=0)
+    ax.hlines(range(1, rows), -0.03, 1.03, color="#e6e6e6", linewidth=0.8, zorder=0)
     ax.axhline(rows - 1, color="#222222", linewidth=1)
     ax.grid(axis="x", color="#eeeeee", linewidth=0.8)
     ax.set_axisbelow(True)
