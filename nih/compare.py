@@ -23,12 +23,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nih import stats, store
+from nih import stats, store, suite_compare
 from nih.difference import Difference, paired, unpaired
 from nih.errors import StoreError, UsageError
 from nih.page import Compared, Shown, render
-from nih.report import heatmap, on_page, overall
-from nih.terminal import depth_label, length_label, sanitize
+from nih.report import alone, heatmap, on_page, overall
+from nih.terminal import depth_label, length_label, markdown_text, sanitize
 
 COMPARISONS = Path("results/comparisons")
 COLUMNS = (
@@ -243,15 +243,15 @@ def _csv(table: pd.DataFrame) -> bytes:
 def markdown(shown: Sequence[Shown], compared: Sequence[Compared]) -> str:
     """The table by length, a column for each run and each difference, with what was compared above it."""
     _, lengths = tables(shown, compared)
-    names = [_cell(each.name) for each in shown]
+    names = [markdown_text(each.name) for each in shown]
     head = ["length", *names, *(f"{names[c.run]} − {names[0]}" for c in compared)]
     lines = [f"# {' against '.join(names)}", ""]
-    lines += [f"- {_cell(note)}" for c in compared for note in c.notes]
+    lines += [f"- {markdown_text(note)}" for c in compared for note in c.notes]
     for task in dict.fromkeys(lengths["task"]):
         part = lengths[lengths["task"] == task]
         lines += [
             "",
-            f"## {_cell(task)}",
+            f"## {markdown_text(task)}",
             "",
             f"| {' | '.join(head)} |",
             "|---" + "|--:" * (len(head) - 1) + "|",
@@ -296,14 +296,6 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0"
 
 
-def _cell(text: str) -> str:
-    """Text inside a Markdown table: no bar may part it, no angle bracket may open an element."""
-    clean = sanitize(str(text), lines=False)
-    return "".join(
-        f"\\{c}" if c in "\\`*_|[]" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(c, c) for c in clean
-    )
-
-
 # Figures
 
 _RC: Any = {
@@ -324,7 +316,9 @@ def _figure(panels: Sequence[Callable[[Axes], object]], columns: int, rows: int)
         figure = Figure(figsize=(width * across, height * down), layout="constrained")
         FigureCanvasAgg(figure)
         for place, draw in enumerate(panels, start=1):
-            draw(figure.add_subplot(down, across, place))
+            ax = figure.add_subplot(down, across, place)
+            with alone(ax):
+                draw(ax)
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", dpi=130)
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -408,7 +402,8 @@ def labels(runs: Sequence[store.StoredRun]) -> list[str]:
 def write(paths: Sequence[Path], out: Path | None = None, score: str | None = None) -> tuple[Path, list[str]]:
     """Compare the runs at `paths` with the first of them, into the folder `out`.
 
-    Writes report.html, comparison.md, lengths.csv, cells.csv, and heatmaps and differences as .png and .svg, each replaced in one step.
+    Writes report.html, comparison.md, lengths.csv, cells.csv, and heatmaps and differences as .png and .svg, each replaced in one step;
+    of runs that share several tasks also tasks.csv, .md, .png and .svg: task x run.
     Default folder: `results/comparisons/<the runs' folders>-<8 hex of their paths>`. Returns the folder and the sentences that say
     what was compared with what. Raises UsageError where runs cannot be compared, StoreError.
     """
@@ -420,13 +415,14 @@ def write(paths: Sequence[Path], out: Path | None = None, score: str | None = No
         raise UsageError(
             f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out"
         )
+    tasks = suite_compare.side_by_side(shown)
     cells, lengths = tables(shown, compared)
     (maps_png, maps_svg), (differences_png, differences_svg) = (
         heatmaps(shown),
         difference_maps(shown, compared),
     )
     made = {
-        "report.html": render(shown, compared),
+        "report.html": render(shown, compared, suite_compare.on_page(tasks) if tasks else None),
         "comparison.md": markdown(shown, compared).encode(),
         "cells.csv": _csv(cells),
         "lengths.csv": _csv(lengths),
@@ -435,6 +431,9 @@ def write(paths: Sequence[Path], out: Path | None = None, score: str | None = No
         "differences.png": differences_png,
         "differences.svg": differences_svg,
     }
+    if tasks:
+        made |= {"tasks.csv": suite_compare.csv(tasks), "tasks.md": suite_compare.markdown(tasks)}
+        made["tasks.png"], made["tasks.svg"] = suite_compare.images(tasks, shown)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from nih.errors import StoreError, UsageError
+from nih.label_places import Label, Points, place
 from nih.score import wilson
 from nih.terminal import length_label, sanitize
 
@@ -42,8 +43,6 @@ _MARKERS = "os^Dvphd"
 _GUIDE = "#b0b0b0"
 _MEGA = 1e6
 _MOST_LABELS = 10
-_OFFSETS = ((4, 5), (4, -9), (-13, 5), (-13, -9))
-"""Where the lengths of each run stand beside its points, in points, so that those of two runs seldom meet."""
 
 
 def images(figure: Figure) -> dict[str, bytes]:
@@ -225,6 +224,14 @@ def cost_against_accuracy(runs: Iterable[Path], *, ratios: bool = False) -> Figu
         figure.suptitle(
             _machines(everything), x=0.01, ha="left", fontsize=8, color="#555555", parse_math=False
         )
+        # Labels need places in pixels, so the figure is laid out first, and for good.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for ax, quantity, scale in (
+            (left, "prefill_seconds", quickest),
+            (right, "peak_bytes", _MEGA),
+        ):
+            _name_lengths(ax, tables, looks, quantity, scale)
     return figure
 
 
@@ -236,21 +243,43 @@ def _against(
     short: str,
     scale: float,
 ) -> None:
-    for (name, table), offset in zip(tables.items(), cycle(_OFFSETS), strict=False):
-        table = table[table[quantity].notna() & table["accuracy"].notna()]
+    for name, table in tables.items():
+        table = _known(table, quantity)
         x = table[quantity] / scale
         spread: dict[str, Any] = (
             {"xerr": [x - table[f"{short}_min"] / scale, table[f"{short}_max"] / scale - x]} if short else {}
         )
         bars = [table["accuracy"] - table["ci_low"], table["ci_high"] - table["accuracy"]]
         ax.errorbar(x, table["accuracy"], yerr=bars, **spread, label=name, capsize=2, **looks[name])
-        step = -(-len(table) // _MOST_LABELS) or 1
-        for at, accuracy, length in list(zip(x, table["accuracy"], table["length"], strict=True))[::step]:
-            ax.annotate(
-                length_label(int(length)), (at, accuracy), xytext=offset, textcoords="offset points", fontsize=7, color=looks[name]["color"]
-            )  # fmt: skip
     ax.set_xscale("log")
     _plain_log(ax.xaxis)
+
+
+def _name_lengths(
+    ax: Axes,
+    tables: dict[str, pd.DataFrame],
+    looks: dict[str, dict[str, Any]],
+    quantity: str,
+    scale: float,
+) -> None:
+    """Write the length beside each point, clear of the others' and of the curves and bars."""
+    labels, lines = list[Label](), list[Points]()
+    for name, table in tables.items():
+        table = _known(table, quantity)
+        x = (table[quantity] / scale).to_numpy(float)
+        lines.append(np.column_stack([x, table["accuracy"]]))
+        lines += [
+            np.array([[at, low], [at, high]])
+            for at, low, high in zip(x, table["ci_low"], table["ci_high"], strict=True)
+        ]
+        step = -(-len(table) // _MOST_LABELS) or 1
+        points = list(zip(x, table["accuracy"], table["length"], strict=True))[::step]
+        labels += [Label(length_label(int(n)), at, y, looks[name]["color"]) for at, y, n in points]
+    place(ax, labels, lines)
+
+
+def _known(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    return table[table[quantity].notna() & table["accuracy"].notna()]
 
 
 def _priced(folder: Path) -> pd.DataFrame:

@@ -57,8 +57,10 @@
     const at = Math.min(Math.max(position, 0), 1) * (scale.length - 1);
     const below = Math.min(Math.floor(at), scale.length - 2);
     const mixed = scale[below].map((low, i) => Math.round(low + (at - below) * (scale[below + 1][i] - low)));
-    const light = (mixed[0] * 299 + mixed[1] * 587 + mixed[2] * 114) / 1000 > 125;
-    return { ground: `rgb(${mixed.join(",")})`, ink: light ? "#111" : "#fff" };
+    // Black where it stands out more than white (WCAG 2.2, relative luminance): the one or the other always reaches 4.5.
+    const linear = mixed.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    const light = linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722 > 0.179;
+    return { ground: `rgb(${mixed.join(",")})`, ink: light ? "#000" : "#fff" };
   }
 
   // A grid of cells: one cell at a time takes part in the tab order, arrows move it.
@@ -178,6 +180,7 @@
           open: (cell, node) => openCell({ run: several ? r : "", task: map.task, length: cell.length, depth: cell.depth }, node),
         });
         if (title) panel.prepend(el("h3", {}, title));
+        panel.dataset.task = map.task;
         host.append(panel);
       }
     });
@@ -489,6 +492,38 @@
       el("tbody", {}, runs.map((run) => el("tr", {}, el("th", { scope: "row" }, run.name), names.map((n) => el("td", {}, Object.fromEntries(run.facts)[n] ?? ""))))))));
   }
 
+  // A task's name leads to its map, and narrows the samples to the task.
+  function taskName(name) {
+    const panel = [...document.querySelectorAll("#maps .panel")].find((p) => p.dataset.task === name);
+    if (!panel) return name;
+    panel.id ||= `map-${data.tasks.rows.findIndex((row) => row.task === name)}`;
+    const link = el("a", { href: `#${panel.id}` }, name);
+    link.addEventListener("click", () => { markOrigin(null); ask({ task: name }); filter(false); });
+    return link;
+  }
+
+  function drawTasks() {
+    if (!data.tasks) return;
+    const { caption, columns, rows } = data.tasks;
+    const section = document.getElementById("tasks");
+    section.hidden = false;
+    document.body.classList.add("suite");
+    const value = ({ text, share: at }) => {
+      const cell = el("td", {}, text);
+      if (at != null) {
+        const { ground, ink } = shade(VIRIDIS, at);
+        cell.style.backgroundColor = ground;
+        cell.style.color = ink;
+      }
+      return cell;
+    };
+    const line = ({ task, values }, average) => el("tr", {}, el("th", { scope: "row" }, average ? task : taskName(task)), values.map(value));
+    section.querySelector(".wide").append(el("table", {}, el("caption", {}, caption),
+      el("thead", {}, el("tr", {}, ["task", ...columns].map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, rows.slice(0, -1).map((row) => line(row, false))),
+      el("tfoot", {}, rows.slice(-1).map((row) => line(row, true)))));
+  }
+
   function drawManifests() {
     for (const run of runs) {
       const shown = el("pre", { tabindex: "0" });
@@ -504,6 +539,7 @@
   drawDifferences();
   drawFilters();
   filter(false);
+  drawTasks();
   drawManifests();
   performance.mark("drawn");
   // The maps are seen before the curves are computed.

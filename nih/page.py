@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -74,7 +74,26 @@ class Compared:
     """Sentences about what was compared with what."""
 
 
-def render(shown: Sequence[Shown], compared: Sequence[Compared] = ()) -> bytes:
+class Value(NamedTuple):
+    """A number of a table, in words."""
+
+    text: str
+    share: float | None = None
+    """Where it lies from 0 to 1, which colours its cell; None: not at all."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A table with a row for each task, whose name leads to its map."""
+
+    caption: str
+    columns: Sequence[str]
+    """What stands above the values; the tasks' own column has none here."""
+    rows: Sequence[tuple[str, Sequence[Value]]]
+    """By task; the last row is the average."""
+
+
+def render(shown: Sequence[Shown], compared: Sequence[Compared] = (), tasks: Tasks | None = None) -> bytes:
     """The page of these runs, UTF-8. The same runs give the same bytes. Raises StoreError for a cost.csv that cannot be read."""
     script = "\n".join(
         ("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _text("page.js"))
@@ -86,7 +105,7 @@ def render(shown: Sequence[Shown], compared: Sequence[Compared] = ()) -> bytes:
         policy=_POLICY.format(script=_hash(script), style=_hash(style)),
         style=style,
         script=script,
-        data=embedded({"runs": [_run(s) for s in shown], "compared": [_compared(c) for c in compared]}),
+        data=embedded(_data(shown, compared, tasks)),
     )
     # A lone surrogate can only stand inside the JSON, where `\udc80` means it.
     return page.encode("utf-8", "backslashreplace")
@@ -125,6 +144,19 @@ def _title(shown: Sequence[Shown]) -> str:
 
 
 # The data of the page
+
+
+def _data(shown: Sequence[Shown], compared: Sequence[Compared], tasks: Tasks | None) -> dict[str, Any]:
+    data = {"runs": [_run(s) for s in shown], "compared": [_compared(c) for c in compared]}
+    return data | ({"tasks": _tasks(tasks)} if tasks else {})
+
+
+def _tasks(tasks: Tasks) -> dict[str, Any]:
+    return {
+        "caption": tasks.caption,
+        "columns": list(tasks.columns),
+        "rows": [{"task": task, "values": [v._asdict() for v in values]} for task, values in tasks.rows],
+    }
 
 
 def _run(shown: Shown) -> dict[str, Any]:

@@ -136,11 +136,16 @@ class Builder:
     @property
     def label(self) -> str:
         """What tables and figures call the task: its name, and what makes its prompts other than usual."""
+        # A single depth packs nothing: one needle is asked for, among no others than the task itself wants.
+        if len(self.packed) > 1:
+            return self._packed_label
         name = self.name or self.task.name
-        if self.packed:
-            return f"{name} (multi-key, {len(self.packed)} packed)"
         where = {"end": "", "start": " (question first)", "both": " (question first and last)"}
         return name + where[self.question]
+
+    @property
+    def _packed_label(self) -> str:
+        return f"{self.name or self.task.name} (multi-key, {len(self.packed)} packed)"
 
     def samples(self, grid: Grid) -> Iterator[Sample]:
         """All samples of the grid, by cell, then trial. Raises PromptError, HaystackError."""
@@ -295,7 +300,9 @@ class Builder:
     @property
     def _versioned(self) -> str:
         # A first version goes without saying, so that the ids of tasks from before there were versions stay.
-        return self.label if self.version == 1 else f"{self.label} v{self.version}"
+        # A single packed depth was labelled once; its prompts are what they were, and so are its ids.
+        label = self._packed_label if self.packed else self.label
+        return label if self.version == 1 else f"{label} v{self.version}"
 
     def _inserts(
         self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int, most: int

@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,11 +194,12 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
         store.write_atomic(
             run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
         )
-    store.write_atomic(run_path / "report.html", render([on_page(run)]))
+    by_task = suite_report.table(run) if len(stats.tasks(run.manifest, run.rows)) > 1 else None
+    tasks = None if by_task is None else suite_report.on_page(by_task)
+    store.write_atomic(run_path / "report.html", render([on_page(run)], tasks=tasks))
     for name, records in _axes(run).items():
         store.write_atomic(run_path / name, _csv(records))
-    if len(stats.tasks(run.manifest, run.rows)) > 1:
-        by_task = suite_report.table(run)
+    if by_task is not None:
         store.write_atomic(run_path / "tasks.csv", suite_report.csv(by_task))
         store.write_atomic(run_path / "tasks.md", suite_report.markdown(by_task))
         store.write_atomic(run_path / "tasks.png", suite_report.image(run, by_task))
@@ -239,7 +241,11 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def _plain(name: str, value: Any) -> str:
-    """A value as a table shows it: the shortest number, "" for none, hostile characters as escapes."""
+    """A value as a table shows it: the shortest number, "" for none, hostile characters as escapes.
+
+    Text that a spreadsheet would run as a formula (it begins with `=`, `+`, `-` or `@`) stays as it is: an apostrophe before it would be
+    part of the answer to all that read the table as data. README says so.
+    """
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False) if len(value) != 1 else sanitize(value[0], lines=False)
     if isinstance(value, str):
@@ -262,12 +268,12 @@ _RC: Any = {
     "font.family": "sans-serif",
 }
 _INK, _PAPER, _MARK = "#222222", "#ffffff", "#8c8c8c"
-_GROUND: dict[State, dict[str, Any]] = {
+GROUND: dict[State, dict[str, Any]] = {
     "missing": {"facecolor": _PAPER, "edgecolor": _MARK, "linewidth": 0, "hatch": "////"},
     "error": {"facecolor": "#f4c7c3", "edgecolor": _MARK, "linewidth": 0},
     "over_limit": {"facecolor": "#e0e0e0", "edgecolor": _MARK, "linewidth": 0, "hatch": "----"},
 }
-_WORDS: dict[State, str] = {
+STATE_WORDS: dict[State, str] = {
     "missing": "no sample",
     "error": "× failed samples",
     "over_limit": "over the model's limit",
@@ -340,11 +346,23 @@ def _figures(run: StoredRun, table: pd.DataFrame) -> tuple[bytes, bytes]:
         for place, task in enumerate(tasks, start=1):
             panel = table[table["task"] == task]
             ax = figure.add_subplot(down, across, place)
-            _draw(ax, panel, run.manifest.get("training_length"), _run_heading(run, panel))
+            with alone(ax):
+                _draw(ax, panel, run.manifest.get("training_length"), _run_heading(run, panel))
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
         figure.savefig(svg, format="svg", metadata={"Date": None})
     return png.getvalue(), svg.getvalue()
+
+
+@contextmanager
+def alone(ax: Axes) -> Iterator[None]:
+    """Hide the figure's other panels while this one is drawn: measuring each among all would take time in their number's square."""
+    others = [other for other in ax.figure.axes if other is not ax and other.get_visible()]
+    for other in others:
+        other.set_visible(False)
+    yield
+    for other in others:
+        other.set_visible(True)
 
 
 def _draw(ax: Axes, table: pd.DataFrame, training_length: int | None, heading: str) -> None:
@@ -406,7 +424,7 @@ def _squares(table: pd.DataFrame, lengths: list[int], depths: list[float]) -> It
 def _shade(ax: Axes, square: _Square) -> None:
     """Ground of a square that has no colour of the scale."""
     if square.state != "scored":
-        ax.add_patch(Rectangle((square.column, square.row), 1, 1, **_GROUND[square.state]))
+        ax.add_patch(Rectangle((square.column, square.row), 1, 1, **GROUND[square.state]))
 
 
 def _annotate(ax: Axes, square: _Square, width: float, height: float) -> None:
@@ -497,7 +515,7 @@ def _legend(ax: Axes, figure: Figure, squares: Iterable[_Square], beyond: str) -
     """Below the map, only the marks that are in it."""
     shown = {s.state for s in squares} | {"error" for s in squares if s.errors}
     entries: list[Artist] = [
-        Patch(label=word, **_GROUND[name]) for name, word in _WORDS.items() if name in shown
+        Patch(label=word, **GROUND[name]) for name, word in STATE_WORDS.items() if name in shown
     ]
     if beyond:
         entries.append(Line2D([], [], color=_INK, linewidth=1.8, label=beyond))
@@ -522,13 +540,11 @@ def on_page(run: StoredRun | Path, score: str | None = None, label: str = "") ->
     """What the page shows of a run. Raises as `cells`."""
     run = _rescored(_stored(run), score)
     effective = stats.effective_lengths(run.manifest, run.rows)
-    facts = {
-        "accuracy (95 % interval)": str(overall(run)),
-        "effective length": "; ".join(
-            f"{f'{task} ' if len(effective) > 1 else ''}{length}" for task, length in effective.items()
-        ),
-        "score": _score_name(run),
-    }
+    facts = {"accuracy (95 % interval)": str(overall(run))}
     if len(effective) > 1:
+        # Effective lengths stand in the table of tasks.
         facts["tasks weighing alike"] = suite_report.headline(run)
+    else:
+        facts["effective length"] = "".join(map(str, effective.values()))
+    facts["score"] = _score_name(run)
     return Shown(run, cells(run), facts, label)

@@ -145,10 +145,16 @@ class RunOptions:
         if self.suite is not None:
             defaults = {f.name: f.default for f in fields(self)}
             for name in ("task", "haystack", "question", "packed", "adaptive"):
-                if getattr(self, name) != defaults[name]:
+                if getattr(self, name) == defaults[name]:
+                    continue
+                if name == "adaptive":
                     raise UsageError(
-                        f"--{name} does not go with --suite `{self.suite}`, which says it for each of its tasks; leave one of them out"
+                        f"--adaptive does not go with --suite `{self.suite}`, for it shares its samples out among the cells of one task; "
+                        "leave it out, or type --task for one of the suite's tasks"
                     )
+                raise UsageError(
+                    f"--{name} does not go with --suite `{self.suite}`, which says it for each of its tasks; leave one of them out"
+                )
             return
         defaults = {"task": "passkey", "lengths": "1k-8k", "depths": "0-100:11", "trials": _TRIALS}
         if self.task and self.task.startswith(PROMPTS):

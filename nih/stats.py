@@ -209,8 +209,14 @@ class EffectiveLength:
     def __str__(self) -> str:
         if not self.measured:
             return "unknown, no scored samples"
-        low, high = self._name(self.low), self._name(self.high)
-        return f"{self._name(self.length)} [{low}, {high}] at accuracy >= {self.threshold:g}"
+        return f"{self.span} at accuracy >= {self.threshold:g}"
+
+    @property
+    def span(self) -> str:
+        """The length and its interval, for where the threshold stands elsewhere; "" if there is no scored sample."""
+        if not self.measured:
+            return ""
+        return f"{self._name(self.length)} [{self._name(self.low)}, {self._name(self.high)}]"
 
     def _name(self, length: int | None) -> str:
         if length is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -20,12 +20,15 @@ from matplotlib.figure import Figure
 
 from nih import stats
 from nih.grid import format_length
+from nih.page import Tasks, Value
 from nih.store import StoredRun
 from nih.terminal import sanitize
 
 AVERAGE = "average"
 ALL = "all lengths"
 _DRAWS = 9999
+_LONGEST = 36
+"""Letters of a name in a figure."""
 
 
 class Entry(NamedTuple):
@@ -47,28 +50,36 @@ def table(run: StoredRun) -> pd.DataFrame:
     The values of lengths are `Entry`. A task's average counts the lengths it was asked at; the average's entry at a length is over the
     tasks that have scores there, and that of all lengths over the tasks' own.
     """
-    tasks = stats.tasks(run.manifest, run.rows)
-    lengths = sorted({int(n) for task in tasks for n in stats.grid_of(run.manifest, task)["lengths"]})
+    scores, lengths = scores_of(run), lengths_of(run)
     effective = stats.effective_lengths(run.manifest, run.rows)
-    scores = {
-        task: {
-            n: _scores(row for row in run.rows if row["task"] == task and row["length"] == n) for n in lengths
-        }
-        for task in tasks
-    }
     records = [
         {
             "task": task,
-            **{format_length(n): _entry([scores[task][n]]) for n in lengths},
-            ALL: _entry([[s for n in lengths for s in scores[task][n]]]),
+            **{format_length(n): entry([own.get(n, [])]) for n in lengths},
+            ALL: entry([[s for n in lengths for s in own.get(n, [])]]),
             "effective_length": effective[task],
         }
-        for task in tasks
+        for task, own in scores.items()
     ]
-    average = {format_length(n): _entry([scores[task][n] for task in tasks]) for n in lengths}
-    everything = _entry([[s for n in lengths for s in scores[task][n]] for task in tasks])
+    average = {format_length(n): entry([own.get(n, []) for own in scores.values()]) for n in lengths}
+    everything = entry([[s for n in lengths for s in own.get(n, [])] for own in scores.values()])
     records.append({"task": AVERAGE, **average, ALL: everything, "effective_length": ""})
     return pd.DataFrame(records)
+
+
+def lengths_of(run: StoredRun) -> list[int]:
+    """Every length that some task of the run was to be asked at."""
+    tasks = stats.tasks(run.manifest, run.rows)
+    return sorted({int(n) for task in tasks for n in stats.grid_of(run.manifest, task)["lengths"]})
+
+
+def scores_of(run: StoredRun) -> dict[str, dict[int, list[float]]]:
+    """Scores of each task at each length that has any, in a fixed order: sums of floats must not depend on how samples came."""
+    found: dict[str, dict[int, list[float]]] = {task: {} for task in stats.tasks(run.manifest, run.rows)}
+    for row in run.rows:
+        if row["score"] is not None:
+            found[row["task"]].setdefault(int(row["length"]), []).append(float(row["score"]))
+    return {task: {n: sorted(own[n]) for n in sorted(own)} for task, own in found.items()}
 
 
 def csv(found: pd.DataFrame) -> bytes:
@@ -92,6 +103,26 @@ def markdown(found: pd.DataFrame) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def on_page(found: pd.DataFrame) -> Tasks:
+    """The table as the page shows it."""
+    lengths = list(found.columns[1:-1])
+    effective = [value for value in found["effective_length"] if isinstance(value, stats.EffectiveLength)]
+    threshold = f" at accuracy >= {effective[0].threshold:g}" if effective else ""
+    rows = [
+        (str(task), [*map(value, entries), Value(end.span if isinstance(end, stats.EffectiveLength) else "")])
+        for task, *entries, end in found.itertuples(index=False)
+    ]
+    caption = (
+        f"Accuracy at all depths by length in tokens, with 95 % intervals. The {AVERAGE} weighs tasks alike."
+    )
+    return Tasks(caption, [*lengths, f"effective length{threshold}"], rows)
+
+
+def value(found: Entry) -> Value:
+    """An accuracy on the page."""
+    return Value(str(found), found.accuracy if found.n else None)
+
+
 def headline(run: StoredRun) -> str:
     """The average over tasks, in words."""
     found = table(run)
@@ -100,7 +131,8 @@ def headline(run: StoredRun) -> str:
 
 def image(run: StoredRun, found: pd.DataFrame) -> bytes:
     """PNG of task (rows) x length (columns), with accuracy on a scale fixed from 0 to 1."""
-    shown = found.set_index("task").drop(columns="effective_length")
+    # Before anything is drawn: names are not ours, and seaborn draws them at once.
+    shown = found.assign(task=found["task"].map(label)).set_index("task").drop(columns="effective_length")
     values = shown.map(lambda entry: entry.accuracy).astype(float)
     labels = values.map(lambda value: "" if math.isnan(value) else f"{value:.2f}")
     size = (1.0 * values.shape[1] + 3.4, 0.42 * values.shape[0] + 1.6)
@@ -113,10 +145,8 @@ def image(run: StoredRun, found: pd.DataFrame) -> bytes:
             values, ax=ax, vmin=0, vmax=1, cmap="viridis", annot=labels, fmt="", linewidths=0.4, cbar_kws=bar
         )
         ax.set(xlabel="length (tokens)", ylabel="", facecolor="#e0e0e0")
-        ax.set_yticklabels(
-            [sanitize(name, lines=False).replace("$", r"\$") for name in values.index], rotation=0
-        )
-        ax.set_title(sanitize(str(run.manifest.get("model", "")), lines=False).replace("$", r"\$"))
+        ax.tick_params(axis="y", labelrotation=0)
+        ax.set_title(label(str(run.manifest.get("model", ""))))
         ax.axhline(len(values) - 1, color="white", linewidth=3)
         ax.axvline(values.shape[1] - 1, color="white", linewidth=3)
         png = io.BytesIO()
@@ -124,12 +154,15 @@ def image(run: StoredRun, found: pd.DataFrame) -> bytes:
     return png.getvalue()
 
 
-def _scores(rows: Iterable[stats.Row]) -> list[float]:
-    """In a fixed order: sums of floats must not depend on the order in which samples came."""
-    return sorted(float(row["score"]) for row in rows if row["score"] is not None)
+def label(name: str) -> str:
+    """A name as a figure's label: not too long, and nothing that mathtext reads."""
+    clean = sanitize(name, lines=False)
+    if len(clean) > _LONGEST:
+        clean = f"{clean[: _LONGEST // 2]}…{clean[-(_LONGEST // 2) :]}"
+    return clean.replace("$", r"\$")
 
 
-def _entry(groups: Sequence[Sequence[float]]) -> Entry:
+def entry(groups: Sequence[Sequence[float]]) -> Entry:
     """Mean over tasks of each one's mean score; one task's has the interval of all other tables."""
     scored = [group for group in groups if group]
     if not scored:

@@ -46,6 +46,12 @@ def sanitize(text: str, *, lines: bool = True) -> str:
     return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hostile})
 
 
+def markdown_text(text: str) -> str:
+    """Text inside a Markdown table: no bar may part it, no angle bracket may open an element."""
+    meant = {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{c: f"\\{c}" for c in "\\`*_|[]"}}
+    return "".join(meant.get(c, c) for c in sanitize(text, lines=False))
+
+
 def _hostile(character: str) -> bool:
     # The last two code points of each plane are no characters, and no XML may hold them.
     return unicodedata.category(character) in _INVISIBLE or ord(character) & 0xFFFE == 0xFFFE

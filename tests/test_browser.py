@@ -331,13 +331,57 @@ def test_two_runs_are_compared(browser: Browser, both: Path) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks, one of a hostile name."""
+    made = rows("mamba")
+    second = [{**r, "id": f"h{r['id']}", "task": HOSTILE} for r in rows("mamba", {2048, 4096})]
+    path = run(
+        tmp_path_factory.mktemp("suite") / "run",
+        "mamba",
+        [*made, *second],
+        tasks=[{"name": name, "score": "contains"} for name in ("passkey", HOSTILE)],
+    )
+    report.write(path)
+    return path / "report.html"
+
+
+def test_the_table_of_tasks_leads_to_their_maps(browser: Browser, suite: Path, single: Path) -> None:
+    browser.open(suite)
+    assert browser.one("#tasks caption").text.startswith("Accuracy at all depths")
+    heads = [e.text for e in browser.all("#tasks thead th[scope=col]")]
+    assert heads == ["task", "1k", "2k", "4k", "8k", "all lengths", "effective length at accuracy >= 0.856"]
+    assert [e.text for e in browser.all("#tasks th[scope=row]")] == ["passkey", HARMLESS, "average"]
+    values = [
+        [e.text for e in line.find_elements("css selector", "td")] for line in browser.all("#tasks tbody tr")
+    ]
+    assert values[0][0].startswith("1.00 [") and values[1][1].startswith("0.33 [") and values[1][3] == ""
+    assert len(browser.all("#tasks a")) == 2, "the average has no map"
+    assert browser.driver.execute_script("return [window.hit, document.querySelectorAll('main script, main img').length]") == [None, 0]  # fmt: skip
+    link = browser.all("#tasks a")[1]
+    assert link.value_of_css_property("text-decoration-line") == "underline"
+    browser.driver.execute_script("arguments[0].focus()", link)
+    from selenium.webdriver.common.keys import Keys
+
+    browser.keys(Keys.ENTER)
+    assert browser.count == "33 of 66 samples"
+    target = browser.driver.execute_script("return document.querySelector(':target')")
+    assert target.find_element("css selector", "h3").text == HARMLESS
+    assert target.is_displayed() and browser.one("#count").is_displayed()
+    top = "return arguments[0].getBoundingClientRect().top"
+    browser.until("return document.querySelector(':target').getBoundingClientRect().top < innerHeight")
+    assert 0 <= browser.driver.execute_script(top, browser.one("#count")) < 900, "samples stay in sight"
+    browser.open(single)
+    assert not browser.one("#tasks").is_displayed()
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [None, 390])
 def test_it_fits_the_screen_and_text_stands_out_in_both_themes(
-    browser: Browser, single: Path, both: Path, dark: bool, width: int | None
+    browser: Browser, single: Path, both: Path, suite: Path, dark: bool, width: int | None
 ) -> None:
     browser.emulate(dark=dark, width=width)
-    for path in (single, both):
+    for path in (single, both, suite):
         browser.open(path)
         browser.cell(4096, 50.0).click()
         wide, room = browser.driver.execute_script(
@@ -354,7 +398,7 @@ const parse = (c) => c.match(/[\\d.]+/g).map(Number);
 const luminance = (c) => c.slice(0, 3).map((v) => v / 255).map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
   .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
 const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] === 1) return c; } return [255, 255, 255]; };
-return [...document.querySelectorAll('h1, h2, h3, p, dt, dd, td, th, label, summary span, button, select, mark, figcaption')]
+return [...document.querySelectorAll('h1, h2, h3, p, dt, dd, td, th, caption, #tasks a, label, summary span, button, select, mark, figcaption')]
   .filter((e) => e.offsetParent && e.textContent.trim() && !e.matches('.missing'))
   .map((e) => { const [a, b] = [luminance(parse(getComputedStyle(e).color)), luminance(ground(e))]; return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); });
 """

@@ -468,6 +468,16 @@ def test_accuracy_stands_against_seconds_and_bytes(tmp_path: Path) -> None:
     assert first_line(ratios)[0] == pytest.approx([1, 2])
 
 
+def test_lengths_at_equal_cost_are_named_side_by_side(tmp_path: Path) -> None:
+    """Two runs of the same points: eight labels at two places, and none covers another."""
+    figure = cost_against_accuracy([priced_run(tmp_path / name, name) for name in ("a", "b", "c", "d")])
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    for ax in figure.axes:
+        boxes = [text.get_window_extent(renderer) for text in ax.texts if text.get_text()]
+        assert len(boxes) == 8
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_two_runs_of_one_model_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     runs = [priced_run(tmp_path / name, "m") for name in ("first", "second")]
     named = legend(cost_against_accuracy(runs).axes[0])

@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "nih.store": {"nih"},
     "nih.peak": set(),
     "nih.cost": {"nih.grid", "nih.peak"},
-    "nih.cost_figure": {"nih.score", "nih.terminal"},
+    "nih.label_places": set(),
+    "nih.cost_figure": {"nih.label_places", "nih.score", "nih.terminal"},
     "nih.run": {
         "nih.adaptive",
         "nih.cost",
@@ -70,7 +71,8 @@ MAY_IMPORT = {
         "nih.workers",
     },
     "nih.terminal": {"nih.score"},
-    "nih.suite_report": {"nih.grid", "nih.stats", "nih.store", "nih.terminal"},
+    "nih.suite_report": {"nih.grid", "nih.page", "nih.stats", "nih.store", "nih.terminal"},
+    "nih.suite_compare": {"nih.page", "nih.report", "nih.suite_report", "nih.terminal"},
     "nih.report": {
         "nih.cost_figure",
         "nih.grid",
@@ -94,6 +96,7 @@ MAY_IMPORT = {
         "nih.report",
         "nih.stats",
         "nih.store",
+        "nih.suite_compare",
         "nih.terminal",
     },
     "nih.doctor": {"nih", "nih.kernels", "nih.registry"},

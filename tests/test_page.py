@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nih import compare, page, report
+from nih import compare, page, report, store, suite_report
 from nih.errors import StoreError
 from nih.terminal import sanitize
 from tests.journal_rows import grid, make_run, row
@@ -195,6 +195,28 @@ def test_the_needle_is_marked_in_its_surroundings(
 ) -> None:
     (sample,) = samples(written(make_run(tmp_path, [row(around=around, needle=needle)])).data["runs"][0])
     assert (sample["before"], sample["needle"], sample["after"]) == parts
+
+
+def test_a_suite_has_a_table_of_tasks_and_one_task_has_none(tmp_path: Path) -> None:
+    names = ["passkey", BAD]
+    rows = [
+        row(f"{i}-{n}", task=t, length=n, score=float(i)) for i, t in enumerate(names) for n in (1024, 2048)
+    ]
+    tasks = [{"name": name, "score": "contains"} for name in names]
+    path = make_run(tmp_path / "two", rows, tasks=tasks, grid=grid([1024, 2048], [50.0]))
+    found = written(path).data["tasks"]
+    table = suite_report.table(store.read(path))
+    assert found["columns"] == ["1k", "2k", "all lengths", "effective length at accuracy >= 0.856"]
+    assert [line["task"] for line in found["rows"]] == ["passkey", VISIBLE, "average"]
+    for line, record in zip(found["rows"], table.to_dict("records"), strict=True):
+        for cell, name in zip(line["values"], ("1k", "2k", "all lengths"), strict=False):
+            assert cell == {"text": str(record[name]), "share": record[name].accuracy}
+    assert [line["values"][-1]["text"].split(" [")[0] for line in found["rows"]] == [
+        "below 1k",
+        "at least 2k",
+        "",
+    ]
+    assert "tasks" not in written(make_run(tmp_path / "one", [row()])).data
 
 
 def test_cost_is_read_where_it_was_measured(tmp_path: Path) -> None:

@@ -484,3 +484,12 @@ def test_sanitized_text_holds_nothing_that_a_terminal_obeys(text: str) -> None:
 )
 def test_length_labels(tokens: int, label: str) -> None:
     assert terminal.length_label(tokens) == label
+
+
+@pytest.mark.parametrize("answer", ["=1+1", "+1", "-5", "@SUM(A1)", '=HYPERLINK("http://x","a")'])
+def test_answers_in_the_table_are_not_changed_for_spreadsheets(tmp_path: Path, answer: str) -> None:
+    """What README says of samples.csv; a tab or a carriage return, which also begin formulas, is an escape."""
+    path = make_run(tmp_path, [row("a", answer=answer), row("b", trial=1, answer=f"\t\r{answer}")])
+    report.write(path)
+    found = pd.read_csv(path / "samples.csv", dtype=str).set_index("id")["answer"]
+    assert found["a"] == answer and found["b"] == f"\\t\\r{answer}"

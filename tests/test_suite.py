@@ -246,7 +246,10 @@ def test_a_wrong_suite_says_what_is_wrong(text: str, told: str, tmp_path: Path) 
         ({"suite": "quik"}, "unknown suite `quik`; did you mean `quick`"),
         ({"suite": "absent.yaml"}, "there is no suite `absent.yaml`"),
         ({"suite": "quick", "task": "fact"}, "--task does not go with --suite"),
-        ({"suite": "quick", "adaptive": True}, "--adaptive does not go with --suite"),
+        (
+            {"suite": "quick", "adaptive": True},
+            "--adaptive does not go with --suite `quick`, for it shares its samples out among the cells of one task",
+        ),
         ({"suite": "quick", "haystack": "noise"}, "--haystack does not go with --suite"),
         ({"suite": "quick", "set": ("keys=3",)}, "option of task `quick` or model `echo` `keys`"),
     ],

@@ -262,6 +262,20 @@ def test_packed_prompts_are_equal_up_to_the_question(task: str) -> None:
     assert made.label == f"{task} (multi-key, 11 packed)"
 
 
+@pytest.mark.parametrize(
+    ("task", "before"),
+    [("multikey", "da13913c37bb4d64"), ("mqar", "e27d9a5c9ca197f7"), ("fact", "739db7cad1fb187d")],
+)
+def test_one_depth_packs_nothing_and_keeps_the_id_it_had(task: str, before: str) -> None:
+    """`before`: from when it was labelled `(multi-key, 1 packed)`."""
+    made = make(task, {}, packed=(50.0,))
+    sample = made.sample(Cell(1024, 50.0), 0)
+    assert made.label == sample.task == task
+    assert sample.id == before
+    alone = make(task, {}).sample(Cell(1024, 50.0), 0)
+    assert len(sample.needles) == len(alone.needles), "as many others as without --packed"
+
+
 @pytest.mark.parametrize("task", sorted({name for name, _ in CASES} - set(PACKED)))
 def test_what_cannot_be_packed_says_so(task: str) -> None:
     with pytest.raises(UsageError, match="cannot be packed"):
