@@ -205,3 +205,20 @@ def direct_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tenso
         h = (dt[t, :, None] * a).exp() * h + (dt[t] * x[t])[:, None] * b[t, ..., None]
         out.append((h * c[t, ..., None]).sum(1))
     return torch.stack(out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_grown_network_begins_as_the_saved_one(name: str, tmp_path: Path) -> None:
+    run(name, tmp_path, "--steps", "3", "--batch", "400", "--config", json.dumps(TINY[name]))
+    saved = load_file(tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    ids = torch.randint(0, 256, (2, 50), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for more in (0, 2):
+        net, body, head = train.network(config | {"num_hidden_layers": config["num_hidden_layers"] + more})
+        train._begin_with(net, saved)
+        with torch.no_grad():
+            logits.append(head(body(ids)))
+    torch.testing.assert_close(*logits)
+    with pytest.raises(ValueError, match="--start"):
+        train._begin_with(net, {key: value for key, value in saved.items() if "embed" not in key})

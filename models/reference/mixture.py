@@ -41,6 +41,10 @@ _FACT = 320
 _SAID = re.compile(rb"The ((?:number|code) of [^.]*?) is (\d+)\.")
 
 
+_WORDS, _PROBES = 1, 3
+"""A probe stays short three times as long: nothing is learnt from a long one before a short one is answered."""
+
+
 class Recipe(NamedTuple):
     """How one task is trained."""
 
@@ -51,6 +55,8 @@ class Recipe(NamedTuple):
     """Options of the task for a text of a length."""
     asked: int = 1
     """Most questions of a text."""
+    patience: int = _WORDS
+    """How many times `Mixture.opening` steps it takes until all lengths are let in anyway."""
 
 
 def _up_to(*counts: int, bytes_each: int, fixed: int) -> Callable[[Random, int], int]:
@@ -80,9 +86,9 @@ RECIPES: Mapping[str, Recipe] = {
         1.5, (448, 768, 1024), lambda rng, length: {"distractors": _near(rng, length)}, asked=3
     ),
     "needles": Recipe(0.8, (256, 512, 1024), lambda rng, length: {}, asked=4),
-    "induction": Recipe(0.6, (32, 64, 128, 256, 512, 1024), lambda rng, length: {}),
-    "mqar": Recipe(1.2, (32, 64, 128, 256, 512, 1024), _mqar),
-    "copy": Recipe(1.0, (48, 64, 128, 256, 512, 1024), lambda rng, length: {}),
+    "induction": Recipe(1.0, (16, 32, 64, 128, 256, 512, 1024), lambda rng, length: {}, patience=_PROBES),
+    "mqar": Recipe(1.5, (16, 32, 64, 128, 256, 512, 1024), _mqar, patience=_PROBES),
+    "copy": Recipe(1.2, (48, 64, 128, 256, 512, 1024), lambda rng, length: {}, patience=_PROBES),
 }
 
 
@@ -227,11 +233,11 @@ class Mixture:
 
     def batch(self, rng: Random, step: int) -> tuple[str, int, list[Text]]:
         """Task, level and texts of equal length (shorter ones are padded)."""
-        (task,) = rng.choices(list(RECIPES), [recipe.weight for recipe in RECIPES.values()])
+        (task,) = rng.choices(list(RECIPES), [self._weight(task) for task in RECIPES])
         levels = RECIPES[task].levels
         opened = len(levels) - 1
-        if step < self.opening:
-            opened = len(levels) * step // self.opening
+        if step < (opening := self.opening * RECIPES[task].patience):
+            opened = len(levels) * step // opening
         self.level[task] = max(self.level.get(task, 0), opened)
         level = rng.randint(0, self.level[task])
         # Half of the texts have the level's own length, for sweeps ask there.
@@ -242,6 +248,12 @@ class Mixture:
             texts.append(mixed_text(task, length, TRAIN_SEED * (1 + self.seed) + self.count))
             self.count += 1
         return task, level, padded(texts)
+
+    def _weight(self, task: str) -> float:
+        """What is known is asked less often."""
+        last = [part for (name, _), parts in self.recent.items() if name == task for part in parts]
+        known = sum(last) / len(last) if last else 0.0
+        return RECIPES[task].weight * (1 - 0.75 * known)
 
     def note(self, task: str, level: int, right: list[float]) -> None:
         """Record the parts of the answers that were right, and go up a level if due."""

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -220,6 +221,27 @@ def _use_native(net: nn.Module) -> None:
             module.wkv = native_wkv
 
 
+_OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj.weight", "output.weight", "value.weight")
+"""Ends of the names of the matrices through which a block adds to what passes it by."""
+
+
+def _begin_with(net: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Saved weights; layers that they lack begin silent, so that a grown network begins as the saved one.
+
+    Raises RuntimeError for weights of another shape, and ValueError where more is lacking than layers at the end.
+    """
+    lacking = net.load_state_dict(saved, strict=False)
+    layer = re.compile(r"\.(\d+)\.")
+    first = 1 + max(int(m[1]) for m in map(layer.search, saved) if m)
+    places = [layer.search(name) for name in lacking.missing_keys]
+    if lacking.unexpected_keys or not all(m and int(m[1]) >= first for m in places):
+        raise ValueError("the weights of --start are not those of a shallower network of this kind")
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name in lacking.missing_keys and name.endswith(_OUTPUTS):
+                parameter.zero_()
+
+
 def train(args: argparse.Namespace) -> float:
     """Train and save; the mean loss of the last 20 steps."""
     torch.manual_seed(args.seed)
@@ -232,7 +254,7 @@ def train(args: argparse.Namespace) -> float:
     if args.native:
         _use_native(net)
     if args.start:
-        net.load_state_dict(load_file(Path(args.start) / "model.safetensors"))
+        _begin_with(net, load_file(Path(args.start) / "model.safetensors"))
     rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
     optimizer = optimizer_of(net, rate, 0.0 if args.model == "rwkv" else 0.01)
     begin, top, least = (LEVELS.index(length) for length in (args.begin, args.length, args.shortest))
@@ -331,7 +353,7 @@ def parser() -> argparse.ArgumentParser:
     add("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has them")
     add("--native", action="store_true", help="the recurrences in C++, compiled at the start")
     add("--half", action="store_true", help="store the matrices in bfloat16: half the file")
-    add("--start", help="folder of weights to begin with")
+    add("--start", help="folder of weights to begin with; may have fewer layers")
     add("--config", default="{}", help="JSON of entries that override config.json")
     add("--evaluate", help="lengths in bytes: no training, the accuracy of --out")
     add("--task", default="passkey", choices=("passkey", "fact"))
