@@ -118,7 +118,7 @@ def test_a_text_is_its_seeds(task: str, data: st.DataObject, seed: int) -> None:
 def test_batches_hold_equally_long_texts_and_open_up_with_time() -> None:
     mixture = Mixture(seed=0, bytes=2000, opening=100)
     rng = Random(0)
-    for step in (0, 40, 120):
+    for step in (0, 40, 320):
         for _ in range(40):
             task, level, texts = mixture.batch(rng, step)
             assert len({len(text.ids) for text in texts}) == 1
