@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,9 @@ def test_the_plan_tells_what_the_split_costs() -> None:
     assert "workers" not in run.cost(run.prepare(RunOptions.of(model="echo", **GRID)))
 
 
-@pytest.fixture(scope="module")
-def cluster(plugin: None) -> Iterator[str]:
-    """Address of a Ray of two nodes with a core each."""
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """Address of a Ray of two nodes with a core each, on this machine."""
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}.items():
         os.environ.setdefault(name, value)
     from ray.cluster_utils import Cluster
@@ -164,6 +165,12 @@ def cluster(plugin: None) -> Iterator[str]:
         yield str(made.address)
     finally:
         made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(plugin: None) -> Iterator[str]:
+    with two_nodes() as address:
+        yield address
 
 
 @ray_needed

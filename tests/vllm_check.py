@@ -18,19 +18,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
-
-import numpy as np
 
 from nih.models import smollm2, transformer
 from nih.models.vllm import VllmEngine
 from nih.run import prepare
+from nih.score import score_answer
 from nih.settings import RunOptions
 from nih.store import read
 from nih.submit import tree_order
 from nih.types import Sample
+from nih.walk import Asker, Clock, Walk
 
 GRID = ("--lengths", "512-2k", "--depths", "0-100:5", "--trials", "2")
 EAGER = {"enforce_eager": "true", "kv_cache_memory_bytes": str(10**9)}
@@ -40,6 +40,9 @@ TIGHT = "20"
 """Blocks of the small cache: little more than one prompt of the longest length, at a CPU's 128 tokens a block."""
 NATS = 1e-3
 """Most that a mean log-likelihood may differ: float32 in another order of summation."""
+
+SHORT = "512"
+"""Lengths of the grid where a session answers in this process."""
 
 Rows = dict[str, dict[str, Any]]
 
@@ -82,10 +85,24 @@ def cache_hits(folder: Path) -> bool:
     return bool(hit >= 0.9 * planned > 0)
 
 
-def order_pays(model: str) -> bool:
-    """Answer along the tree and shuffled, with a cache that holds little more than one prompt: hits, and the ratio of times.
+class Pass(NamedTuple):
+    """What answering all samples once took."""
 
-    Both are measured twice, the second time in the other order, so that a machine that slows down favours neither.
+    hit: int
+    """Prompt tokens that the cache, empty at first, came to hold."""
+    computed: int
+    steps: int
+    """Forward passes: of prompts, and many more that only add a token to each open answer."""
+    seconds: float
+    worked: float
+    """Seconds of all threads."""
+
+
+def order_pays(model: str) -> bool:
+    """Answer along the tree and shuffled, with a cache that holds little more than one prompt: tokens, passes, and the ratio of times.
+
+    Both are measured twice, the second time in the other order, so that a machine that slows down favours neither. The
+    shortest prompts go first, so that what is loaded or compiled at first use, several prompts a pass included, counts for neither.
     """
     job = prepare(
         RunOptions.of(
@@ -101,30 +118,53 @@ def order_pays(model: str) -> bool:
     engine = job.engine
     assert isinstance(engine, VllmEngine)
     ordered = tree_order(job.samples)
+    shortest = min(job.grid.lengths)
     engine.start()
     try:
-        _answered(engine, ordered[:1])  # what is loaded or compiled at the first request
+        _answered(engine, [s for s in ordered if s.cell.length == shortest])
         shuffled = random.Random(0).sample(ordered, len(ordered))
         passes = [_answered(engine, samples) for samples in (ordered, shuffled, shuffled, ordered)]
     finally:
         engine.close()
-    tree, other = (np.add(*pair) for pair in ((passes[0], passes[3]), (passes[1], passes[2])))
+    tree, other = passes[0::3], passes[1:3]
+    for name, measured in (("along the tree", tree), ("shuffled", other)):
+        print(
+            f"order, cache of {TIGHT} blocks, {name}: {measured[0].hit:,} tokens hit, {measured[0].computed:,} computed, "
+            f"{measured[0].steps} forward passes, {' and '.join(f'{p.seconds:.1f}' for p in measured)} s, "
+            f"{' and '.join(f'{p.worked:.1f}' for p in measured)} s of the processor",
+            flush=True,
+        )
     print(
-        f"order, cache of {TIGHT} blocks: {tree[0] / 2:,.0f} tokens hit along the tree, {other[0] / 2:,.0f} shuffled; "
-        f"shuffled takes {other[1] / tree[1]:.2f} times as long, {other[2] / tree[2]:.2f} times the processor's time",
+        f"order: shuffled computes {_ratio(other, tree, 'computed'):.2f} times the tokens, "
+        f"takes {_ratio(other, tree, 'seconds'):.2f} times as long, {_ratio(other, tree, 'worked'):.2f} times the processor's time",
         flush=True,
     )
-    return bool(tree[0] > other[0])
+    return all(a.computed < b.computed for a in tree for b in other)
 
 
-def _answered(engine: VllmEngine, samples: Sequence[Sample]) -> tuple[int, float, float]:
-    """Prompt tokens that the emptied cache came to hold, seconds, and seconds of all threads."""
+def _ratio(ours: Sequence[Pass], theirs: Sequence[Pass], of: str) -> float:
+    return float(sum(getattr(p, of) for p in ours) / sum(getattr(p, of) for p in theirs))
+
+
+def _answered(engine: VllmEngine, samples: Sequence[Sample]) -> Pass:
+    """Answer all samples, from an empty prefix cache."""
+    vllm = engine.llm.llm_engine
     engine.llm.reset_prefix_cache()
+    step, steps = vllm.step, 0
+
+    def counted() -> Any:
+        nonlocal steps
+        steps += 1
+        return step()
+
+    vllm.step = counted
     start, worked = time.monotonic(), time.process_time()
     answers = list(engine.answers(samples, likelihood=False, timeout=None))
+    seconds, worked = time.monotonic() - start, time.process_time() - worked
+    vllm.step = step
     assert len(answers) == len(samples)
-    held = sum(a.usage.cached_tokens or 0 for a in answers if a.usage)
-    return held, time.monotonic() - start, time.process_time() - worked
+    hit = sum(a.usage.cached_tokens or 0 for a in answers if a.usage)
+    return Pass(hit, sum(len(s.prompt) for s in samples) - hit, steps, seconds, worked)
 
 
 @contextmanager
@@ -188,6 +228,31 @@ def behind_a_server(folder: Path) -> Iterator[bool]:
         yield agree("completions of token ids and session", ids, plain)
         with_prefix = run(folder / "chat", "smollm2", *openai, "--chat", "--set", "prefix=assistant")
         yield agree("chat and session with --chat", with_prefix, chat)
+        hosted = run(folder / "chat-user", "smollm2", *openai, "--chat", "--lengths", SHORT)
+        told = (
+            "chat with the prefix in the question, and a session given the prompts that were counted for it"
+        )
+        yield agree(told, hosted, counted(url, source))
+
+
+def counted(url: str, source: str) -> Rows:
+    """What a session answers to the prompts whose tokens `--engine openai --chat` counts, where the server lays them out itself.
+
+    No `nih run` of a session is like it: a session begins the assistant's turn with the answer prefix.
+    """
+    grid = {"lengths": SHORT, "depths": "0-100:5", "trials": 2}
+    openai = {"engine": "openai", "base_url": url, "tokenizer": source, "chat": True}
+    job = prepare(RunOptions.of(model="smollm2", **grid, **openai))
+    model = smollm2.open_model("smollm2", "smollm2", transformer.Options(device="cpu", dtype="float32"))
+    walk = Walk(Asker(model.session(), model.tokenizer, likelihood=False, timeout=None), Clock())
+    samples = {sample.id: sample for sample in job.samples}
+    return {
+        a.sample_id: {
+            "answer": a.text,
+            "score": score_answer(a, samples[a.sample_id].expected, job.parts[0].score),
+        }
+        for a in walk.answers(job.plan)
+    }
 
 
 def main(model: str, kept: str | None = None) -> int:
