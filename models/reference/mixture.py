@@ -80,7 +80,7 @@ def _mqar(rng: Random, length: int) -> dict[str, Any]:
 
 RECIPES: Mapping[str, Recipe] = {
     "passkey": Recipe(1.0, (160, 256, 512, 1024), lambda rng, length: {}),
-    "fact": Recipe(2.5, (352, 512, 1024), lambda rng, length: {}, asked=3),
+    "fact": Recipe(3.5, (352, 512, 1024), lambda rng, length: {}, asked=3),
     "multikey": Recipe(2.0, (256, 512, 1024), lambda rng, length: {"keys": _keys(rng, length)}, asked=4),
     "distractor": Recipe(
         1.5, (448, 768, 1024), lambda rng, length: {"distractors": _near(rng, length)}, asked=3
