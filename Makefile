@@ -80,8 +80,8 @@ bench-prefill: $(VENV)/installed
 	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
 
 architectures: $(VENV)/installed
-	for model in rwkv mamba transformer; do \
-	  $(BIN)/nih run --model $$model-mix --suite architectures --trials 10 --fresh --out $(RUNS)/architectures-$$model || [ $$? -eq 3 ] || exit 1; done
+	for model in rwkv mamba transformer; do rm -rf $(RUNS)/architectures-$$model && \
+	  $(BIN)/nih run --model $$model-mix --suite architectures --trials 10 --out $(RUNS)/architectures-$$model || exit 1; done
 	$(BIN)/nih report $(RUNS)/architectures-rwkv $(RUNS)/architectures-mamba $(RUNS)/architectures-transformer --out $(RUNS)/architectures
 	mkdir -p results/examples/architectures
 	cp $(RUNS)/architectures/tasks.png $(RUNS)/architectures/tasks.svg $(RUNS)/architectures/tasks.csv $(RUNS)/architectures/tasks.md results/examples/architectures/

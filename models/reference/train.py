@@ -350,7 +350,11 @@ def parser() -> argparse.ArgumentParser:
     add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
     add("--mix", action="store_true", help="texts of all tasks of mixture.py, up to 1024 bytes")
     add("--open", type=int, default=1500, help="steps after which --mix has texts of all lengths")
-    add("--bf16", action="store_true", help="matrix products in bfloat16: faster on some CPUs, slower on others")
+    add(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16: faster on some CPUs, slower on others",
+    )
     add("--native", action="store_true", help="the recurrences in C++, compiled at the start")
     add("--half", action="store_true", help="store the matrices in bfloat16: half the file")
     add("--start", help="folder of weights to begin with; may have fewer layers")
