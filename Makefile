@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: architectures help demo demo-smollm2 test check gate baselines bench bench-prefill wheel vllm-check ray-check clean
+.PHONY: architectures help demo demo-smollm2 test check gate baselines bench bench-prefill wheel vllm-check llama-check ray-check clean
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
 	@echo "make architectures  what three small models recall, task by task and length by length, into results/examples/architectures"
 	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
+	@echo "make llama-check  llama.cpp's own server (xllamacpp) against sessions: SmolLM2 on 512, completions and chat"
 	@echo "make ray-check  two Ray nodes on this machine against one process: RWKV on 1k-16k; a worker killed, a run resumed"
 	@echo "make wheel  build sdist and wheel into dist/"
 
@@ -91,6 +92,10 @@ vllm-check: MODEL ?= smollm2
 vllm-check:
 	@tests/vllm_env.sh .venv-vllm; made=$$?; if [ $$made -eq 3 ]; then exit 0; elif [ $$made -ne 0 ]; then exit $$made; fi; \
 	  .venv-vllm/bin/python -m tests.vllm_check $(MODEL)
+
+llama-check: $(VENV)/installed
+	@$(BIN)/pip install --quiet --only-binary :all: xllamacpp==2026.10.11549 || echo "== xllamacpp cannot be had here"
+	$(BIN)/python -m tests.llama_check
 
 ray-check: $(VENV)/installed
 	$(BIN)/python -m tests.ray_check

@@ -127,7 +127,11 @@ class Dialect:
         return text, len(ids) if np.array_equal(again, ids) else len(again)
 
     def read(self, sample: Sample, likelihood: bool, response: Any) -> Reply:
-        """Take a response apart. Raises Retry if it is not what the protocol says."""
+        """Take a response apart. Raises Retry if it is not what the protocol says, EngineError if it is that of another one."""
+        if isinstance(response, Mapping) and "choices" not in response and "tokens_evaluated" in response:
+            raise EngineError(
+                "the server answers in llama.cpp's own form and not in OpenAI's; type a --base-url that ends in /v1"
+            )
         choice = _first(_get(response, "choices"), "choices")
         usage = _usage(response)
         model, fingerprint = (str(response.get(k) or "") for k in ("model", "system_fingerprint"))
@@ -142,6 +146,9 @@ class Dialect:
             text = _get(message, "content")
             reasoned = text is None and bool(message.get("reasoning_content") or message.get("reasoning"))
             text = "" if text is None else text
+            if self.prefix == "assistant" and isinstance(text, str):
+                # llama.cpp repeats what it was given of the assistant's turn; vLLM does not.
+                text = text.removeprefix(sample.answer_prefix)
         if not isinstance(text, str):
             raise Retry("response has an answer that is no text")
         return Reply(cut(text, sample.stop), usage, model, fingerprint, reasoned=reasoned)

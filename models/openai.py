@@ -29,6 +29,8 @@ from nih.types import Answer, Sample, Status, Tokenizer, Usage
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
 """Samples that may end in errors one after the other before the run stops."""
+LLAMA_CPP = "llamacpp"
+"""Who owns the models of a llama.cpp server, which answers with the one it holds, whatever name is asked for."""
 _LOOK_SECONDS = 10.0
 _CANCEL_AGAIN = 0.5
 """Seconds between two attempts to end a worker."""
@@ -86,8 +88,8 @@ class OpenAIEngine:
 
     @property
     def limit(self) -> int | None:
-        """As `--set limit` says, else what the server tells at the start (vLLM does)."""
-        told = self.served.get("max_model_len")
+        """As `--set limit` says, else what the server tells at the start (vLLM does, and llama.cpp for one of its slots)."""
+        told = self.served.get("max_model_len", self._meta().get("n_ctx"))
         return self.options.limit or (told if isinstance(told, int) else None)
 
     @property
@@ -96,7 +98,11 @@ class OpenAIEngine:
         return self.options.prefix == "assistant" or self.options.prompt == "ids"
 
     def start(self) -> None:
-        """Ask the server for its models. Raises EngineError if there is no server, or it wants another key."""
+        """Ask the server for its models.
+
+        Raises EngineError if there is no server, it wants another key, is still loading, or would answer with a model that was not
+        named.
+        """
         try:
             response = httpx.get(
                 f"{self.base_url}/models", headers=authorization(self.sender.key), timeout=_LOOK_SECONDS
@@ -109,9 +115,32 @@ class OpenAIEngine:
             return  # the first sample will tell
         if response.status_code == 401:
             self.sender.decoded(response)
+        if response.status_code == 503:
+            self._loaded(response)
         listed = self._listed(response)
         self.sender.known_models = tuple(str(entry.get("id")) for entry in listed)
-        self.served = dict(next((entry for entry in listed if entry.get("id") == self.name), {}))
+        self.served = dict(next((entry for entry in listed if _is_called(entry, self.name)), {}))
+        if not self.served and any(entry.get("owned_by") == LLAMA_CPP for entry in listed):
+            names = ", ".join(f"`{self.sender.quoted(name)}`" for name in self.sender.known_models[:8])
+            raise EngineError(
+                f"the llama.cpp server at `{self.base_url}` has no model `{self.name}` but would answer all the same; type --model "
+                f"with one of its names ({names}), or start it with `--alias {self.name}`"
+            )
+
+    def _loaded(self, response: httpx.Response) -> None:
+        """Raise EngineError if a server that is not available says that it loads its model; another may soon be back."""
+        try:
+            self.sender.decoded(response)
+        except Retry as error:
+            if "loading" in str(error).lower():
+                raise EngineError(
+                    f"the server at `{self.base_url}` is not ready ({error}); type the command again when it is"
+                ) from error
+
+    def _meta(self) -> Mapping[str, Any]:
+        """What llama.cpp tells of its model: `n_ctx` (positions of a slot), `ftype` (quantisation) and sizes."""
+        told = self.served.get("meta")
+        return told if isinstance(told, Mapping) else {}
 
     def _listed(self, response: httpx.Response) -> list[Mapping[str, Any]]:
         """Entries of a list of models; none where a server has no such list."""
@@ -125,6 +154,7 @@ class OpenAIEngine:
     def identity(self) -> Mapping[str, Any]:
         """Where and what was asked. A server does not tell its weights."""
         told = {key: self.served[key] for key in ("owned_by", "root", "max_model_len") if key in self.served}
+        told |= {key: self._meta()[key] for key in ("ftype", "n_params", "n_ctx") if key in self._meta()}
         return {
             "engine": "openai",
             "base_url": self.base_url,
@@ -257,6 +287,12 @@ class _Sweep:
                 "command goes on"
             )
         return Answer(sample.id, status, error=why, usage=Usage(requests=tally.requests))
+
+
+def _is_called(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether an entry of a list of models is the one of this name; llama.cpp's have aliases."""
+    aliases = entry.get("aliases")
+    return entry.get("id") == name or (isinstance(aliases, list) and name in aliases)
 
 
 async def _end(workers: Sequence[asyncio.Task[None]]) -> None:

@@ -601,6 +601,118 @@ def test_chat_gives_no_likelihood(server: FakeServer, tmp_path: Path, chat_token
     assert not server.requests
 
 
+# llama.cpp's server, as it really answers
+
+
+LLAMA_MODEL: dict[str, Any] = {
+    "id": "m", "aliases": ["m", "small"], "object": "model", "owned_by": "llamacpp",
+    "meta": {"vocab_type": 2, "n_ctx": 700, "n_ctx_train": 8192, "n_params": 134515008, "ftype": "Q4_1"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def llama(server: FakeServer) -> FakeServer:
+    """Its list of models has slots of 700 positions."""
+    server.models = Reply(200, {"object": "list", "data": [LLAMA_MODEL]})
+    return server
+
+
+def llama_reply(request: Request, choice: dict[str, Any]) -> Reply:
+    count = len(request.prompt)
+    usage = {"completion_tokens": 7, "prompt_tokens": count, "total_tokens": count + 7}
+    body = {
+        "choices": [{"index": 0, "finish_reason": "length", **choice}], "model": "m", "system_fingerprint": "b1-unknown",
+        "usage": usage, "timings": {"cache_n": 34, "prompt_n": count - 34},
+    }  # fmt: skip
+    return Reply(200, body)
+
+
+def test_the_positions_of_a_llama_cpp_slot_are_the_limit(llama: FakeServer, tmp_path: Path) -> None:
+    stored = go(llama, tmp_path / "r")
+    assert {(r["length"], r["status"]) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
+    assert len(llama.requests) == SAMPLES // 2 and stored.manifest["limit"] == 700
+    assert stored.manifest["identity"]["server"] == {
+        "owned_by": "llamacpp", "ftype": "Q4_1", "n_params": 134515008, "n_ctx": 700,
+    }  # fmt: skip
+
+
+def test_llama_cpp_calls_a_prompt_too_long_and_is_not_asked_again(llama: FakeServer, tmp_path: Path) -> None:
+    llama.models = Reply(200, {"data": [{**LLAMA_MODEL, "meta": None}]})
+    said = "request (1016 tokens) exceeds the available context size (700 tokens), try increasing it"
+    refusal = error(400, said, type="exceed_context_size_error", code=400, n_prompt_tokens=1016, n_ctx=700)
+    llama.fault = lambda r: refusal if len(r.prompt) > 700 else None
+    stored = go(llama, tmp_path / "r")
+    assert {(r["length"], r["status"], r["error"]) for r in stored.rows} == {
+        (512, "ok", ""),
+        (1024, "over_limit", f"400: {said}"),
+    }
+    assert len(llama.requests) == SAMPLES
+
+
+def test_an_alias_of_llama_cpp_is_a_name(llama: FakeServer, tmp_path: Path) -> None:
+    assert go(llama, tmp_path / "r", model="small").manifest["limit"] == 700
+
+
+def test_llama_cpp_is_not_asked_for_a_model_that_it_does_not_hold(llama: FakeServer, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"no model `other` .* \(`m`\), or start it with `--alias other`"):
+        go(llama, tmp_path / "r", model="other")
+    assert not llama.requests
+
+
+def test_a_model_that_is_still_loading_is_said_before_the_first_request(
+    llama: FakeServer, tmp_path: Path
+) -> None:
+    llama.models = error(503, "Loading model", type="unavailable_error", code=503)
+    with pytest.raises(EngineError, match=r"is not ready \(503: Loading model\)"):
+        go(llama, tmp_path / "r")
+    assert not llama.requests
+
+
+def test_a_server_whose_list_is_away_for_a_moment_is_asked_all_the_same(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.models = error(503, "busy")
+    assert len(go(server, tmp_path / "r").rows) == SAMPLES
+
+
+def test_the_own_form_of_llama_cpp_is_told_from_a_broken_response(llama: FakeServer, tmp_path: Path) -> None:
+    llama.fault = lambda r: Reply(
+        200, {"index": 0, "content": " 1", "id_slot": 0, "stop": True, "tokens_evaluated": 9}
+    )
+    with pytest.raises(EngineError, match="--base-url that ends in /v1"):
+        go(llama, tmp_path / "r")
+    assert len(llama.requests) == 1
+
+
+def test_tokens_that_llama_cpp_held_are_read_from_its_timings(llama: FakeServer, tmp_path: Path) -> None:
+    llama.fault = lambda r: llama_reply(r, {"text": f" {key_of(r.prompt)}", "logprobs": None})
+    rows = go(llama, tmp_path / "r", lengths="512").rows
+    assert {(r["score"], r["usage_cached_tokens"]) for r in rows} == {(1.0, 34)}
+
+
+@pytest.mark.parametrize("repeated", ["The pass key is", ""])
+def test_what_was_begun_of_the_assistants_turn_is_no_part_of_the_answer(
+    llama: FakeServer, tmp_path: Path, chat_tokenizer: str, repeated: str
+) -> None:
+    """llama.cpp repeats it, vLLM does not."""
+    llama.models = Reply(200, {"data": [{**LLAMA_MODEL, "meta": {"n_ctx": 2048}}]})
+    llama.fault = lambda r: llama_reply(
+        r, {"message": {"role": "assistant", "content": f"{repeated} {key_of(r.prompt)}"}}
+    )
+    stored = go(llama, tmp_path / "r", tokenizer=chat_tokenizer, chat=True, set={"prefix": "assistant"})
+    assert {r["answer"] for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}
+
+
+def test_llama_cpp_rates_only_what_it_generates(llama: FakeServer, tmp_path: Path) -> None:
+    rated = {
+        "id": 253, "token": " a", "bytes": [32, 97], "logprob": -1.17, "top_logprobs": [{"id": 253, "logprob": -1.17}],
+    }  # fmt: skip
+    llama.fault = lambda r: llama_reply(r, {"text": " a", "logprobs": {"content": [rated]}})
+    with pytest.raises(EngineError, match="--score likelihood cannot be had"):
+        go(llama, tmp_path / "r", score="likelihood")
+    assert len(llama.requests) == 1
+
+
 # What is typed
 
 
