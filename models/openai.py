@@ -153,14 +153,14 @@ class OpenAIEngine:
 
     def identity(self) -> Mapping[str, Any]:
         """Where and what was asked. A server does not tell its weights."""
-        told = {key: self.served[key] for key in ("owned_by", "root", "max_model_len") if key in self.served}
-        told |= {key: self._meta()[key] for key in ("ftype", "n_params", "n_ctx") if key in self._meta()}
+        told = {**self._meta(), **self.served}
+        kept = ("owned_by", "root", "max_model_len", "ftype", "n_params", "n_ctx")
         return {
             "engine": "openai",
             "base_url": self.base_url,
             "endpoint": self.dialect.path,
             "model": self.name,
-            "server": told,
+            "server": {key: told[key] for key in kept if key in told},
             "weights": None,
         }
 
