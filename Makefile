@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: help demo demo-smollm2 test check gate baselines bench bench-prefill wheel vllm-check llama-check ray-check clean
+.PHONY: architectures help demo demo-smollm2 test check gate baselines bench bench-prefill wheel vllm-check llama-check ray-check clean
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
@@ -14,6 +14,7 @@ help:
 	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
 	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
+	@echo "make architectures  what three small models recall, task by task and length by length, into results/examples/architectures"
 	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
 	@echo "make llama-check  llama.cpp's own server (xllamacpp) against sessions: SmolLM2 on 512, completions and chat"
 	@echo "make ray-check  two Ray nodes on this machine against one process: RWKV on 1k-16k; a worker killed, a run resumed"
@@ -78,6 +79,13 @@ bench-prefill: $(VENV)/installed
 	$(BIN)/nih run --model mamba --lengths 1k-128k --cost --out $(RUNS)/mamba-cost
 	$(BIN)/nih run --model transformer --lengths 1k-8k --cost --out $(RUNS)/transformer-cost
 	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
+
+architectures: $(VENV)/installed
+	for model in rwkv mamba transformer; do rm -rf $(RUNS)/architectures-$$model && \
+	  $(BIN)/nih run --model $$model-mix --suite architectures --trials 10 --out $(RUNS)/architectures-$$model || exit 1; done
+	$(BIN)/nih report $(RUNS)/architectures-rwkv $(RUNS)/architectures-mamba $(RUNS)/architectures-transformer --out $(RUNS)/architectures
+	mkdir -p results/examples/architectures
+	cp $(RUNS)/architectures/tasks.png $(RUNS)/architectures/tasks.svg $(RUNS)/architectures/tasks.csv $(RUNS)/architectures/tasks.md results/examples/architectures/
 
 # MODEL=transformer is the small one, which CI runs; what cannot be had here is said and left out.
 vllm-check: MODEL ?= smollm2

@@ -74,13 +74,18 @@ def locate(name: str, revision: str | None) -> Source:
     return Source(name, folder, folder.name)
 
 
+def is_reference(name: str, adapter: str) -> bool:
+    """Whether a name stands for a model in the box: `mamba`, or `mamba-mix`."""
+    return name in (adapter, f"{adapter}-mix")
+
+
 def reference(name: str) -> Source:
     """A model that ships with the package. Raises ModelError if this installation lacks it."""
     folder = REFERENCE / name
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"the reference model `{name}` is not in this installation (no `{folder}`); reinstall `nih`, "
-            f"or train it: `python -m nih.models.reference.train {name}`"
+            f"or train it: `python -m nih.models.reference.train {name.replace('-', ' --')}`"
         )
     return Source(name, folder)
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.selective_scan import selective_scan
-from nih.models._loading import Source, Tensors, locate, open_tensors, reference
+from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
     Options,
@@ -44,8 +44,8 @@ _SILU = ("silu", "swish")
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read config and tokeniser of a folder or hub id; `mamba` is the model in the box. Raises ModelError."""
-    place = reference(source) if source == "mamba" else locate(source, options.revision)
+    """Read config and tokeniser of a folder or hub id; `mamba` and `mamba-mix` are in the box. Raises ModelError."""
+    place = reference(source) if is_reference(source, "mamba") else locate(source, options.revision)
     config = place.config()
     state_spaces = "model_type" not in config and "ssm_cfg" in config
     try:

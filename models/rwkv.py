@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from nih.errors import ModelError
 from nih.kernels.wkv4 import wkv4
-from nih.models._loading import Source, Tensors, locate, open_tensors, reference
+from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
     Options,
@@ -58,13 +58,13 @@ _TO_BLINKDL = (
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read config and tokeniser of a folder, hub id or .pth file; `rwkv` is the model in the box. Raises ModelError."""
+    """Read config and tokeniser of a folder, hub id or .pth file; `rwkv` and `rwkv-mix` are in the box. Raises ModelError."""
     path = Path(source).expanduser()
     if path.suffix == ".pth":
         checkpoint = _blinkdl(source, path)
     else:
         checkpoint = _hugging_face(
-            reference(source) if source == "rwkv" else locate(source, options.revision)
+            reference(source) if is_reference(source, "rwkv") else locate(source, options.revision)
         )
     return open_recurrent(checkpoint, name, options)
 

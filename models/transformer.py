@@ -42,7 +42,7 @@ from nih.models._cache import (
     snapshot_at,
     unknown_layers,
 )
-from nih.models._loading import fingerprint, pick_device, pick_dtype, reference
+from nih.models._loading import fingerprint, is_reference, pick_device, pick_dtype, reference
 from nih.models._session import ForwardSession
 from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
 from nih.types import TokenIds, Tokenizer
@@ -90,8 +90,8 @@ class Options:
 
 def open_model(source: str, name: str, options: Options) -> TransformerModel:
     """Read config and tokeniser of a folder, hub id or .gguf file; the weights wait for `session`. Raises ModelError."""
-    if source == "transformer":
-        source = str(reference("transformer").folder)
+    if is_reference(source, "transformer"):
+        source = str(reference(source).folder)
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)

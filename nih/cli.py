@@ -238,7 +238,7 @@ def list_() -> None:
 
     for kind in ("models", "engines", "tasks"):
         for name in names(kind):
-            typer.echo(f"{kind[:-1]:9} {name:12} {first_line(kind, name)}")
+            typer.echo(f"{kind[:-1]:9} {name:16} {first_line(kind, name)}")
     for name in suites():
         typer.echo(f"{'suite':9} {name:12} {read_suite(name).about}")
     for name, score in SCORES.items():

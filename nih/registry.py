@@ -22,6 +22,9 @@ _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 
 
+MIXED = {"rwkv-mix": "rwkv", "mamba-mix": "mamba", "transformer-mix": "transformer"}
+"""Models in the box that were trained on many tasks -> adapter. Those named like their adapter know passkey."""
+
 ENGINES = ("openai", "vllm")
 """Modules of models/ that are typed after `--engine`, not `--model`."""
 
@@ -44,7 +47,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> ModuleType:
     """Import the module that `name` stands for. Raises UnknownName."""
     if name in _builtin(kind):
-        return import_module(f"nih.{_FOLDERS.get(kind, kind)}.{name}")
+        return import_module(f"nih.{_FOLDERS.get(kind, kind)}.{MIXED.get(name, name)}")
     plugins = _plugins(kind)
     if name not in plugins:
         raise UnknownName.of(kind.removesuffix("s"), name, names(kind))
@@ -74,6 +77,8 @@ def resolve_model(spec: str) -> ModelSource:
 
 def first_line(kind: str, name: str) -> str:
     """First line of a module's docstring, for `nih list`."""
+    if kind == "models" and name in MIXED:
+        return f"The reference model of `{MIXED[name]}` for `--suite architectures`: trained on all of its tasks."
     return (load(kind, name).__doc__ or "").strip().partition("\n")[0]
 
 
@@ -137,7 +142,9 @@ def _builtin(kind: str) -> set[str]:
     found = {
         m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg
     }
-    return found & set(ENGINES) if kind == "engines" else found - set(ENGINES)
+    if kind == "engines":
+        return found & set(ENGINES)
+    return found - set(ENGINES) | set(MIXED if kind == "models" else ())
 
 
 def _plugins(kind: str) -> dict[str, EntryPoint]:

@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from nih.errors import UnknownName, UsageError
 from nih.types import Answer
@@ -171,7 +172,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     method: str
-    """`wilson` or `bootstrap`."""
+    """`wilson` or `gaffke`."""
 
 
 def wilson(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -192,14 +193,21 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> tuple[float, flo
 def interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     """Interval of the mean of scores in [0, 1]; it depends on the scores only, not on their order.
 
-    Wilson where all are 0 or 1, and where all are equal: no variable in [0, 1] varies more than a coin of the same mean,
-    while a bootstrap of equal scores would claim certainty. Otherwise a seeded percentile bootstrap over samples.
+    Wilson where all are 0 or 1, and where all are equal: no variable in [0, 1] varies more than a coin of the same mean.
+    Otherwise Gaffke's bounds: the samples under random (Dirichlet) weights, with one more sample that is 0 for the lower bound and 1 for the
+    upper one, so that few samples do not look certain (Gaffke 2005; Learned-Miller and Thomas 2020, arXiv 1905.06208). For a coin these
+    are Clopper and Pearson's.
     """
     values, counts = np.unique(np.asarray(scores, float), return_counts=True)
     if len(values) <= 1 or set(values.tolist()) <= {0.0, 1.0}:
         return Interval(*wilson(math.fsum(scores), len(scores), confidence), "wilson")
-    n = int(counts.sum())
-    draws = np.random.default_rng(0).multinomial(n, counts / n, size=_RESAMPLES)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(draws @ values / n, [tail, 1 - tail])
-    return Interval(float(low), float(high), "bootstrap")
+    low, high = _gaffke(values, counts, 0.0, tail), _gaffke(values, counts, 1.0, 1 - tail)
+    mean = math.fsum(scores) / len(scores)
+    return Interval(min(low, mean), max(high, mean), "gaffke")
+
+
+def _gaffke(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], end: float, at: float) -> float:
+    """Quantile of the mean of the values (K,), each `counts` times there, and of `end`, under random weights."""
+    weights = np.random.default_rng(0).dirichlet([*counts, 1], _RESAMPLES)
+    return float(np.quantile(weights @ [*values, end], at))

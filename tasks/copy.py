@@ -4,7 +4,7 @@ needle    k
 question  |
 answer    | | cbkapomfdeaghhbn
 
-Sixteen letters out of sixteen stand among dots. The cell's depth is that of one of them; the others stand by `--set placement=`, `spread` over the
+Sixteen letters out of sixteen stand among dots; sixteen random ones would score 0.30. The cell's depth is that of one of them; the others stand by `--set placement=`, `spread` over the
 haystack as in the Mamba paper (Gu & Dao 2023, section 4.1.1), which takes 4,096 tokens. For models that read bytes.
 """
 

@@ -29,6 +29,7 @@ SUBJECTS = [
 ]
 """Shape, kernels, and the stretches that a call is cut into."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+TRAINED = ["mamba-trained", "mamba-mix-trained"]
 
 
 def open_(path: Path, **options: Any) -> RecurrentModel:
@@ -69,13 +70,15 @@ def test_text_is_that_of_transformers(name: str, rows: int, base: Path) -> None:
     assert recurrent.generates_the_same(name, base, range(2, 42, 4), rows) == 10 * rows
 
 
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_trained_weights(dtype: torch.dtype, base: Path) -> None:
-    recurrent.agrees_with_the_truth("mamba-trained", base, dtype)
+def test_trained_weights(dtype: torch.dtype, name: str, base: Path) -> None:
+    recurrent.agrees_with_the_truth(name, base, dtype)
 
 
-def test_trained_text(base: Path) -> None:
-    assert recurrent.generates_the_same("mamba-trained", base, range(100, 200, 20), rows=4) == 20
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_text(name: str, base: Path) -> None:
+    assert recurrent.generates_the_same(name, base, range(100, 200, 20), rows=4) == 20
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba-gelu", "falcon_mamba"])

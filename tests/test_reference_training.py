@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nih.kernels.wkv4 import wkv4_reference
-from nih.models.reference import train
+from nih.models.reference import texts, train
 from nih.models.reference.native import NativeScan, native_wkv
 from nih.models.reference.nets import SelectiveScan, wkv
 from nih.tokenizer import ByteTokenizer
@@ -103,7 +103,7 @@ def test_a_run_can_begin_with_saved_weights(name: str, tmp_path: Path) -> None:
 def test_a_whole_text_is_a_prompt_and_its_answer(
     task: str, haystack: str, length: int, depth: float, number: int
 ) -> None:
-    text = train.whole_text(task, haystack, length, depth, train.TRAIN_SEED + number)
+    text = texts.whole_text(task, haystack, length, depth, texts.TRAIN_SEED + number)
     assert len(text.ids) == len(text.kind) == length
     check_marks(task, text)
 
@@ -116,17 +116,17 @@ def test_a_whole_text_is_a_prompt_and_its_answer(
 )
 @settings(max_examples=40, deadline=None)
 def test_a_short_text_asks_the_same(task: str, depth: float, more: int, number: int) -> None:
-    length = (train.FACT_LEVELS if task == "fact" else train.LEVELS)[0] + more
-    text = train.short_text(task, "noise", length, depth, train.TRAIN_SEED + number)
+    length = (texts.FACT_LEVELS if task == "fact" else texts.LEVELS)[0] + more
+    text = texts.short_text(task, "noise", length, depth, texts.TRAIN_SEED + number)
     assert len(text.ids) == length
     check_marks(task, text)
 
 
-def check_marks(task: str, text: train.Text) -> None:
+def check_marks(task: str, text: texts.Text) -> None:
     """The answer is marked whole, was said before, and what is marked as said again was too."""
     spelled = ByteTokenizer().decode(text.ids)
-    answer = "".join(c for c, kind in zip(spelled, text.kind, strict=True) if kind == train.ANSWER)
-    before = spelled[: int((text.kind == train.ANSWER).argmax())]
+    answer = "".join(c for c, kind in zip(spelled, text.kind, strict=True) if kind == texts.ANSWER)
+    before = spelled[: int((text.kind == texts.ANSWER).argmax())]
     assert answer.startswith(" ")
     assert answer.endswith(".")
     assert answer[1:-1] in before
@@ -134,17 +134,17 @@ def check_marks(task: str, text: train.Text) -> None:
     assert spelled[: len(before) + len(answer)] == before + answer
     if task == "passkey":
         assert before.endswith("\nWhat is the pass key? The pass key is")
-        assert (text.kind == train.AGAIN).sum() == 5
-    assert (text.kind == train.AGAIN).any()
+        assert (text.kind == texts.AGAIN).sum() == 5
+    assert (text.kind == texts.AGAIN).any()
 
 
 def test_training_and_test_seeds_do_not_meet() -> None:
-    builders = train._builder
+    builders = texts.builder_of
     builders.cache_clear()
     task = {s: builders("passkey", "noise", s).sample(Cell(512, 50), 0).id for s in (0, 1, 10**6, 10**9)}
     assert len(set(task.values())) == len(task)
     curriculum = train.Curriculum(seed=900, top=0, facts=0.0, prose=0.0)
-    assert train.TRAIN_SEED * (1 + curriculum.seed) + 10**6 <= train.TEST_SEED
+    assert texts.TRAIN_SEED * (1 + curriculum.seed) + 10**6 <= texts.TEST_SEED
 
 
 @pytest.mark.parametrize("steps", [1, 63, 64, 65, 200])
@@ -205,3 +205,20 @@ def direct_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tenso
         h = (dt[t, :, None] * a).exp() * h + (dt[t] * x[t])[:, None] * b[t, ..., None]
         out.append((h * c[t, ..., None]).sum(1))
     return torch.stack(out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_grown_network_begins_as_the_saved_one(name: str, tmp_path: Path) -> None:
+    run(name, tmp_path, "--steps", "3", "--batch", "400", "--config", json.dumps(TINY[name]))
+    saved = load_file(tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    ids = torch.randint(0, 256, (2, 50), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for more in (0, 2):
+        net, body, head = train.network(config | {"num_hidden_layers": config["num_hidden_layers"] + more})
+        train._begin_with(net, saved)
+        with torch.no_grad():
+            logits.append(head(body(ids)))
+    torch.testing.assert_close(*logits)
+    with pytest.raises(ValueError, match="--start"):
+        train._begin_with(net, {key: value for key, value in saved.items() if "embed" not in key})

@@ -228,7 +228,7 @@ def test_rescoring_leaves_the_journal_alone_and_says_its_name(tmp_path: Path) ->
 
 def test_fractional_scores_get_a_bootstrap(tmp_path: Path) -> None:
     path = make_run(tmp_path, [row(str(i), trial=i, score=s) for i, s in enumerate([0.5, 1.0, 0.25, 0.5])])
-    assert report.write(path)["interval"] == "bootstrap"
+    assert report.write(path)["interval"] == "gaffke"
     total = report.overall(path)
     assert total.n == 4 and total.accuracy == 0.5625 and total.interval.low < 0.5625 < total.interval.high
 

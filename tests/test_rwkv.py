@@ -27,6 +27,7 @@ SUBJECTS = [
 ]
 """Shape, kernels, and the stretches that a call is cut into."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+TRAINED = ["rwkv-trained", "rwkv-mix-trained"]
 
 
 def open_(path: Path, **options: Any) -> RecurrentModel:
@@ -74,13 +75,15 @@ def test_text_is_that_of_transformers(base: Path) -> None:
     assert recurrent.generates_the_same("rwkv-narrow", base, range(1, 41, 4), rows=5) == 50
 
 
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_trained_weights(dtype: torch.dtype, base: Path) -> None:
-    recurrent.agrees_with_the_truth("rwkv-trained", base, dtype)
+def test_trained_weights(dtype: torch.dtype, name: str, base: Path) -> None:
+    recurrent.agrees_with_the_truth(name, base, dtype)
 
 
-def test_trained_text(base: Path) -> None:
-    assert recurrent.generates_the_same("rwkv-trained", base, range(100, 200, 20), rows=4) == 20
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_text(name: str, base: Path) -> None:
+    assert recurrent.generates_the_same(name, base, range(100, 200, 20), rows=4) == 20
 
 
 @pytest.mark.parametrize("name", ["rwkv", "rwkv-narrow"])

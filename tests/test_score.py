@@ -225,7 +225,7 @@ def test_an_interval_holds_the_mean_and_ignores_order(scores: list[float], chanc
     assert 0 <= found.low <= np.mean(scores) + 1e-12 and np.mean(scores) - 1e-12 <= found.high <= 1
     chance.shuffle(scores)
     assert interval(scores) == found
-    assert found.method == ("wilson" if set(scores) <= {0.0, 1.0} or len(set(scores)) == 1 else "bootstrap")
+    assert found.method == ("wilson" if set(scores) <= {0.0, 1.0} or len(set(scores)) == 1 else "gaffke")
     if found.method == "wilson":
         assert found[:2] == wilson(sum(scores), len(scores))
 
@@ -234,9 +234,32 @@ def test_equal_scores_do_not_look_certain() -> None:
     assert interval([0.5] * 5).high - interval([0.5] * 5).low > 0.5
 
 
-def test_the_bootstrap_is_as_wide_as_theory_says() -> None:
+@pytest.mark.parametrize(("correct", "n"), [(1, 5), (4, 5), (7, 9), (30, 80)])
+def test_gaffkes_bounds_of_a_coin_are_clopper_and_pearsons(correct: int, n: int) -> None:
+    near = 1 - 1e-9  # a fraction that is as good as 1, for coins themselves get Wilson's interval
+    found = interval([near] * correct + [0.0] * (n - correct))
+    exact = binomtest(correct, n).proportion_ci(0.95, "exact")
+    assert found.method == "gaffke"
+    assert found[:2] == pytest.approx((exact.low, exact.high), abs=0.01)
+
+
+@pytest.mark.parametrize("n", [3, 5, 9, 30])
+@pytest.mark.parametrize("chances", [(0.9, 0.05, 0.05), (0.1, 0.2, 0.7), (0.05, 0.9, 0.05), (0.3, 0.4, 0.3)])
+def test_an_interval_of_fractions_covers_the_mean_even_of_few(n: int, chances: tuple[float, ...]) -> None:
+    draw = np.random.default_rng(n)
+    values = np.array([0.001, 1 / 8, 0.999])  # none is 0 or 1, for Wilson's interval holds a little less
+    truth = float(values @ chances)
+    rounds = 400
+    held = 0
+    for scores in draw.choice(values, (rounds, n), p=chances):
+        found = interval(scores.tolist())
+        held += found.low <= truth <= found.high
+    assert held / rounds > 0.95 - 3 * (0.05 * 0.95 / rounds) ** 0.5  # three standard errors of the simulation
+
+
+def test_an_interval_of_many_fractions_is_as_wide_as_theory_says() -> None:
     scores = [0.0, 0.25, 0.5, 0.75, 1.0] * 80
     found = interval(scores)
     standard_error = float(np.std(scores)) / len(scores) ** 0.5
-    assert found.high - found.low == pytest.approx(2 * 1.96 * standard_error, rel=0.03)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * standard_error, rel=0.04)
     assert interval([]) == (0.0, 1.0, "wilson")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _CHUNK = 64
+_QUERIES = 128
 _SCAN_CHUNK_BYTES = 1 << 18
 """States that one pass of the scan touches: small enough to stay in the cache of a core."""
 
@@ -55,6 +56,30 @@ def _decays(w: Tensor, size: int) -> Tensor:
     at = torch.arange(size, device=w.device, dtype=w.dtype)
     gap = at[:, None] - 1 - at
     return torch.where(gap >= 0, (-w[:, None, None] * gap.clamp(min=0)).exp(), 0.0)
+
+
+def causal_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of q, k, v (B, H, T, D) as transformers calls it: (B, T, H, D). It is causal whatever the mask says, so nothing may be padded on the left.
+
+    A block of queries at a time, against the keys up to its end: at these small widths the scores cost most, and so they stay in the cache.
+    """
+    steps, out = query.shape[2], []
+    later = torch.ones(_QUERIES, _QUERIES, dtype=torch.bool, device=query.device).triu(1)
+    for start in range(0, steps, _QUERIES):
+        stop = min(start + _QUERIES, steps)
+        scores = (query[:, :, start:stop] * scaling) @ key[:, :, :stop].mT
+        own = later[: stop - start, : stop - start]
+        scores = torch.cat((scores[..., :start], scores[..., start:].masked_fill(own, -torch.inf)), -1)
+        out.append(scores.softmax(-1) @ value[:, :, :stop])
+    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 
 class TimeMix(nn.Module):

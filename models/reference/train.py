@@ -6,6 +6,7 @@ A batch is texts of one length: a prompt of `passkey` or `fact` as a sweep asks 
 plus that of words which the text says a second time (it teaches copying early), plus a little of the whole text's. The curriculum
 lets longer texts in once the longest so far are answered. Seeds begin at 10**6, far from those that sweeps use.
 On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes).
+SIGTERM ends a run after its step and saves; at a constant rate (--decay 0) that is the run of so many --steps.
 """
 
 from __future__ import annotations
@@ -15,50 +16,42 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nih.haystack import open_source
+from nih.models.reference.mixture import Mixture
 from nih.models.reference.native import NativeScan, native_wkv
-from nih.models.reference.nets import Mamba, MambaMixer, Rwkv, TimeMix
-from nih.prompt import Builder, frame_of
+from nih.models.reference.nets import Mamba, MambaMixer, Rwkv, TimeMix, causal_attention
+from nih.models.reference.texts import (
+    AGAIN,
+    ANSWER,
+    FACT_LEVELS,
+    LEVELS,
+    TEST_SEED,
+    TEXT,
+    TRAIN_SEED,
+    Text,
+    builder_of,
+    marked,
+    short_text,
+    whole_text,
+)
 from nih.score import wilson
-from nih.tasks import fact, passkey
-from nih.tokenizer import ByteTokenizer
-from nih.types import Cell, Sample
-
-TRAIN_SEED = 10**6
-"""Training texts have seeds from here on; each run has a million of its own."""
-TEST_SEED = 10**9
-"""Seeds of the accuracy that the card states."""
-LEVELS = (160, 256, 512, 1024, 2048, 4096, 8192)
-"""Text lengths in bytes; the first two are too short for whole prompts, so their texts go without the intro."""
-FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096, 8192)
-NOTHING, TEXT, ANSWER, AGAIN = -1, 0, 1, 2
-"""Classes of a byte as a target: padding, text, the answer, words that the needle said before."""
-_TOKENIZER = ByteTokenizer()
-_STREAMS = 128
-
-
-class Text(NamedTuple):
-    """Bytes (L,) and the class of each as a target (L,)."""
-
-    ids: npt.NDArray[np.int64]
-    kind: npt.NDArray[np.int64]
+from nih.types import Cell
 
 
 def config_of(name: str) -> dict[str, Any]:
@@ -75,69 +68,11 @@ def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tenso
     if config["model_type"] == "mamba":
         mamba = Mamba(config)
         return mamba, mamba, mamba.lm_head
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
-    # Its flash attention is slow at such small widths.
-    llama = LlamaForCausalLM(LlamaConfig(**config | {"attn_implementation": "eager"}))
+    AttentionInterface.register("nih_causal", causal_attention)
+    llama = LlamaForCausalLM(LlamaConfig(**config | {"attn_implementation": "nih_causal"}))
     return llama, lambda ids: llama.model(input_ids=ids, use_cache=False).last_hidden_state, llama.lm_head
-
-
-@cache
-def _builder(task: str, haystack: str, seed: int) -> Builder:
-    made = fact.Fact(fact.Options()) if task == "fact" else passkey.Passkey(passkey.Options())
-    frame = frame_of(_TOKENIZER, False, "", {})
-    return Builder(made, task, _TOKENIZER, open_source(haystack), frame, seed=seed, one_haystack=True)
-
-
-def whole_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
-    """A prompt as sweeps ask it, `length` bytes with the room for its answer, and the answer in that room."""
-    # Texts share some haystacks, for prose is slow to make; needles and their places are fresh all the same.
-    sample = _builder(task, haystack, TRAIN_SEED + seed % _STREAMS).sample(
-        Cell(length, depth), seed, max(LEVELS)
-    )
-    return _marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
-
-
-def short_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
-    """The same without intro, for lengths at which a whole prompt would hold no haystack: an easier beginning."""
-    whole = _builder(task, haystack, TRAIN_SEED).sample(Cell(4096, 50), seed, max(LEVELS))
-    text = bytes(whole.prompt.ids().astype(np.uint8))
-    needle = f" {whole.needle}".encode()
-    asked = f"\n{whole.question} {whole.answer_prefix}".encode()
-    left = length - len(needle) - len(asked) - whole.room
-    hay = text[whole.needle_at + len(needle) : len(text) - len(asked)]
-    start = Random(seed).choice([m.end() for m in re.finditer(rb"[.]", hay[: len(hay) // 2])])
-    hay = hay[start : start + left]
-    edges = [0, *(m.end() for m in re.finditer(rb"[.]", hay))]
-    edge = min(edges, key=lambda e: abs(e - depth / 100 * left))
-    return _marked(hay[:edge] + needle + hay[edge:] + asked, whole, whole.room)
-
-
-def _marked(prompt: bytes, sample: Sample, room: int) -> Text:
-    answer = f" {sample.expected[0]}.".encode()
-    text = prompt + answer
-    kind = np.full(len(prompt) + room, NOTHING)
-    kind[: len(prompt)] = TEXT
-    for start, stop in _said_again(text, prompt, sample):
-        kind[start:stop] = AGAIN
-    kind[len(prompt) : len(text)] = ANSWER
-    return Text(np.frombuffer(text.ljust(len(kind), b"\n"), np.uint8).astype(np.int64), kind)
-
-
-def _said_again(text: bytes, prompt: bytes, sample: Sample) -> Iterator[tuple[int, int]]:
-    """Where the needle says its key a second time, and the words of the question and prefix that the needle said."""
-    needle = sample.needle.encode()
-    key = sample.expected[0].encode()
-    at = prompt.index(needle)
-    second = needle.find(key, needle.index(key) + 1)
-    if second >= 0:
-        yield at + second, at + second + len(key)
-    if sample.task == "fact":
-        words = set(re.findall(rb"[\w-]+", needle))
-        asked = len(f"\n{sample.question} {sample.answer_prefix}".encode())
-        for match in re.finditer(rb"[\w-]+", prompt[-asked:]):
-            if match.group() in words:
-                yield len(prompt) - asked + match.start(), len(prompt) - asked + match.end()
 
 
 @dataclass
@@ -154,6 +89,8 @@ class Curriculum:
     """Facts are learnt word by word, so a lower bar lets longer texts in while the shortest are still being learnt."""
     window: int = 64
     begin: int = 0
+    least: int = 0
+    """Lowest level that is still drawn, once it is let in."""
     count: int = 0
     recent: dict[tuple[str, int], deque[bool]] = field(default_factory=dict)
     level: dict[str, int] = field(default_factory=dict)
@@ -162,10 +99,10 @@ class Curriculum:
         # Facts are learnt late, so they begin short even where passkey goes on.
         self.level = {"passkey": self.begin, "fact": 0}
 
-    def batch(self, rng: Random) -> tuple[str, int, list[Text]]:
-        """Task, level and texts of equal length."""
+    def batch(self, rng: Random, step: int) -> tuple[str, int, list[Text]]:
+        """Task, level and texts of equal length. What is let in depends on the answers, not on the step."""
         task = "fact" if rng.random() < self.facts else "passkey"
-        level = rng.randint(0, self.level[task])
+        level = rng.randint(min(self.least, self.level[task]), self.level[task])
         levels = FACT_LEVELS if task == "fact" else LEVELS
         # Half of the texts have the level's own length: sweeps ask there, and the early depths of the longest are the hardest.
         shortest = levels[max(level - 1, 0)] if rng.random() < 0.5 else levels[level]
@@ -179,10 +116,10 @@ class Curriculum:
             texts.append(make(task, haystack, length, rng.uniform(0, 100), seed))
         return task, level, texts
 
-    def note(self, task: str, level: int, right: list[bool]) -> None:
+    def note(self, task: str, level: int, right: list[float]) -> None:
         """Record answers, and go up a level if due."""
         last = self.recent.setdefault((task, level), deque(maxlen=self.window))
-        last.extend(right)
+        last.extend(part == 1 for part in right)
         due = level == self.level[task] and len(last) == self.window
         bar = self.facts_pass_at if task == "fact" else self.pass_at
         if due and level < self.top and sum(last) >= bar * self.window:
@@ -197,8 +134,8 @@ class Curriculum:
 
 def losses(
     body: Callable[[Tensor], Tensor], head: nn.Module, texts: list[Text], bf16: bool
-) -> tuple[Tensor, Tensor, list[bool]]:
-    """Loss, the answer's cross-entropy, and whether each text's answer was right (greedily)."""
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Loss, the answers' cross-entropy, and the part of each text's answer bytes that were right (greedily)."""
     ids = torch.from_numpy(np.stack([t.ids for t in texts]))
     kind = torch.from_numpy(np.stack([t.kind for t in texts]))[:, 1:]
     # A fourth of the plain text is enough for its small part of the loss.
@@ -208,9 +145,13 @@ def losses(
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = head(body(ids[:, :-1]).flatten(0, 1).index_select(0, at)).float()
     nll = F.cross_entropy(logits, target, reduction="none")
-    answer, again, text = (nll[kind == k].mean() for k in (ANSWER, AGAIN, TEXT))
-    wrong = set(row[(kind == ANSWER) & (logits.argmax(-1) != target)].tolist())
-    return answer + again + 0.05 * text, answer, [i not in wrong for i in range(len(texts))]
+    # A batch may have no word that is said again.
+    answer, again, text = (
+        nll[kind == k].sum() / max(int((kind == k).sum()), 1) for k in (ANSWER, AGAIN, TEXT)
+    )
+    answered = torch.bincount(row[kind == ANSWER], minlength=len(texts))
+    hit = torch.bincount(row[(kind == ANSWER) & (logits.argmax(-1) == target)], minlength=len(texts))
+    return answer + again + 0.05 * text, answer, (hit / answered).tolist()
 
 
 @torch.no_grad()
@@ -226,19 +167,19 @@ def accuracy(
     """Right answers of `count` unseen samples of each depth."""
     right = []
     for depth in depths:
-        hits: list[bool] = []
+        hits: list[float] = []
         for first in range(0, count, max(16384 // length, 1)):
             size = min(max(16384 // length, 1), count - first)
             texts = [_test_text(task, haystack, length, depth, first + i) for i in range(size)]
             hits += losses(body, head, texts, False)[2]
-        right.append(sum(hits))
+        right.append(sum(part == 1 for part in hits))
     return right
 
 
 def _test_text(task: str, haystack: str, length: int, depth: float, trial: int) -> Text:
-    builder = _builder(task, haystack, TEST_SEED + trial % 64)
+    builder = builder_of(task, haystack, TEST_SEED + trial % 64)
     sample = builder.sample(Cell(length, depth), trial, length)
-    return _marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
+    return marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
 
 
 def optimizer_of(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
@@ -256,11 +197,17 @@ def optimizer_of(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
 
-def save(net: nn.Module, config: dict[str, Any], folder: Path) -> None:
-    """config.json and model.safetensors, complete or not at all."""
+def save(net: nn.Module, config: dict[str, Any], folder: Path, half: bool = False) -> None:
+    """config.json and model.safetensors, complete or not at all. `half` stores the matrices in bfloat16; whoever reads them
+    computes in the config's dtype all the same.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors.part"
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights, {"format": "pt"})
+    state = {
+        name: value.to(torch.bfloat16) if half and value.dim() == 2 and "A_log" not in name else value
+        for name, value in net.state_dict().items()
+    }
+    save_file({name: value.contiguous() for name, value in state.items()}, weights, {"format": "pt"})
     weights.chmod(0o644)
     os.replace(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -272,6 +219,27 @@ def _use_native(net: nn.Module) -> None:
             module.scan = NativeScan
         if isinstance(module, TimeMix):
             module.wkv = native_wkv
+
+
+_OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj.weight", "output.weight", "value.weight")
+"""Ends of the names of the matrices through which a block adds to what passes it by."""
+
+
+def _begin_with(net: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Saved weights; layers that they lack begin silent, so that a grown network begins as the saved one.
+
+    Raises RuntimeError for weights of another shape, and ValueError where more is lacking than layers at the end.
+    """
+    lacking = net.load_state_dict(saved, strict=False)
+    layer = re.compile(r"\.(\d+)\.")
+    first = 1 + max(int(m[1]) for m in map(layer.search, saved) if m)
+    places = [layer.search(name) for name in lacking.missing_keys]
+    if lacking.unexpected_keys or not all(m and int(m[1]) >= first for m in places):
+        raise ValueError("the weights of --start are not those of a shallower network of this kind")
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name in lacking.missing_keys and name.endswith(_OUTPUTS):
+                parameter.zero_()
 
 
 def train(args: argparse.Namespace) -> float:
@@ -286,25 +254,36 @@ def train(args: argparse.Namespace) -> float:
     if args.native:
         _use_native(net)
     if args.start:
-        net.load_state_dict(load_file(Path(args.start) / "model.safetensors"))
+        _begin_with(net, load_file(Path(args.start) / "model.safetensors"))
     rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
     optimizer = optimizer_of(net, rate, 0.0 if args.model == "rwkv" else 0.01)
-    begin, top = (LEVELS.index(length) for length in (args.begin, args.length))
-    curriculum = Curriculum(
-        args.seed, top, args.facts, args.prose, args.batch, begin=begin, facts_pass_at=args.facts_pass_at
+    begin, top, least = (LEVELS.index(length) for length in (args.begin, args.length, args.shortest))
+    curriculum: Curriculum | Mixture = Curriculum(
+        args.seed,
+        top,
+        args.facts,
+        args.prose,
+        args.batch,
+        begin=begin,
+        least=least,
+        facts_pass_at=args.facts_pass_at,
     )
+    if args.mix:
+        curriculum = Mixture(args.seed, args.batch, opening=args.open)
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     rng = Random(args.seed)
     began = saved = time.monotonic()
     last: deque[float] = deque(maxlen=20)
-    read = 0
+    read = steps = 0
     for step in range(args.steps):
         spent = (time.monotonic() - began) / 60
         left = 1 - max(step / args.steps, spent / args.minutes)
-        if left <= 0:
+        if left <= 0 or stopped:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate * min((step + 1) / 50, left / args.decay if args.decay else 1, 1)
-        task, level, texts = curriculum.batch(rng)
+        task, level, texts = curriculum.batch(rng, step)
         loss, answer, right = losses(body, head, texts, args.bf16)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -312,6 +291,7 @@ def train(args: argparse.Namespace) -> float:
         optimizer.step()
         curriculum.note(task, level, right)
         read += sum(len(t.ids) for t in texts)
+        steps += 1
         last.append(loss.item())
         if step % 50 == 49:
             print(
@@ -322,10 +302,9 @@ def train(args: argparse.Namespace) -> float:
         if time.monotonic() - saved > 120:
             save(net, config, Path(args.out))
             saved = time.monotonic()
-    save(net, config, Path(args.out))
-    print(
-        f"done: {step + 1} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True
-    )
+    save(net, config, Path(args.out), args.half)
+    signal.signal(signal.SIGTERM, before)
+    print(f"done: {steps} steps, {read / 1e6:.1f} MB, {(time.monotonic() - began) / 60:.1f} min", flush=True)
     return float(np.mean(last))
 
 
@@ -365,12 +344,20 @@ def parser() -> argparse.ArgumentParser:
     add("--length", type=int, default=2048, choices=LEVELS, help="longest texts")
     add("--batch", type=int, default=8192, help="bytes of a batch")
     add("--begin", type=int, default=LEVELS[0], choices=LEVELS, help="longest texts at the beginning")
+    add("--shortest", type=int, default=LEVELS[0], choices=LEVELS, help="leave out shorter texts than these")
     add("--facts", type=float, default=0.0, help="part of the batches that are `fact`")
     add("--facts-pass-at", type=float, default=0.9, help="accuracy at which longer facts are let in")
     add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
-    add("--bf16", action="store_true", help="matrix products in bfloat16: faster where the CPU has them")
+    add("--mix", action="store_true", help="texts of all tasks of mixture.py, up to 1024 bytes")
+    add("--open", type=int, default=1500, help="steps after which --mix has texts of all lengths")
+    add(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16: faster on some CPUs, slower on others",
+    )
     add("--native", action="store_true", help="the recurrences in C++, compiled at the start")
-    add("--start", help="folder of weights to begin with")
+    add("--half", action="store_true", help="store the matrices in bfloat16: half the file")
+    add("--start", help="folder of weights to begin with; may have fewer layers")
     add("--config", default="{}", help="JSON of entries that override config.json")
     add("--evaluate", help="lengths in bytes: no training, the accuracy of --out")
     add("--task", default="passkey", choices=("passkey", "fact"))

@@ -1,0 +1,95 @@
+"""Training texts: prompts of `passkey` and `fact` as a sweep asks them, their answers, and which bytes the loss counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nih.haystack import open_source
+from nih.prompt import Builder, frame_of
+from nih.tasks import fact, passkey
+from nih.tokenizer import ByteTokenizer
+from nih.types import Cell, Sample
+
+TRAIN_SEED = 10**6
+"""Training texts have seeds from here on; each run has a million of its own."""
+TEST_SEED = 10**9
+"""Seeds of the accuracy that the card states."""
+LEVELS = (160, 256, 512, 1024, 2048, 4096, 8192)
+"""Text lengths in bytes; the first two are too short for whole prompts, so their texts go without the intro."""
+FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096, 8192)
+NOTHING, TEXT, ANSWER, AGAIN = -1, 0, 1, 2
+"""Classes of a byte as a target: padding, text, the answer, words that the needle said before."""
+TOKENIZER = ByteTokenizer()
+_STREAMS = 128
+
+
+class Text(NamedTuple):
+    """Bytes (L,) and the class of each as a target (L,)."""
+
+    ids: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64]
+
+
+@cache
+def builder_of(task: str, haystack: str, seed: int) -> Builder:
+    made = fact.Fact(fact.Options()) if task == "fact" else passkey.Passkey(passkey.Options())
+    frame = frame_of(TOKENIZER, False, "", {})
+    return Builder(made, task, TOKENIZER, open_source(haystack), frame, seed=seed, one_haystack=True)
+
+
+def whole_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
+    """A prompt as sweeps ask it, `length` bytes with the room for its answer, and the answer in that room."""
+    # Texts share some haystacks, for prose is slow to make; needles and their places are fresh all the same.
+    sample = builder_of(task, haystack, TRAIN_SEED + seed % _STREAMS).sample(
+        Cell(length, depth), seed, max(LEVELS)
+    )
+    return marked(bytes(sample.prompt.ids().astype(np.uint8)), sample, sample.room)
+
+
+def short_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:
+    """The same without intro, for lengths at which a whole prompt would hold no haystack: an easier beginning."""
+    whole = builder_of(task, haystack, TRAIN_SEED).sample(Cell(4096, 50), seed, max(LEVELS))
+    text = bytes(whole.prompt.ids().astype(np.uint8))
+    needle = f" {whole.needle}".encode()
+    asked = f"\n{whole.question} {whole.answer_prefix}".encode()
+    left = length - len(needle) - len(asked) - whole.room
+    hay = text[whole.needle_at + len(needle) : len(text) - len(asked)]
+    start = Random(seed).choice([m.end() for m in re.finditer(rb"[.]", hay[: len(hay) // 2])])
+    hay = hay[start : start + left]
+    edges = [0, *(m.end() for m in re.finditer(rb"[.]", hay))]
+    edge = min(edges, key=lambda e: abs(e - depth / 100 * left))
+    return marked(hay[:edge] + needle + hay[edge:] + asked, whole, whole.room)
+
+
+def marked(prompt: bytes, sample: Sample, room: int) -> Text:
+    answer = f" {sample.expected[0]}.".encode()
+    text = prompt + answer
+    kind = np.full(len(prompt) + room, NOTHING)
+    kind[: len(prompt)] = TEXT
+    for start, stop in _said_again(text, prompt, sample):
+        kind[start:stop] = AGAIN
+    kind[len(prompt) : len(text)] = ANSWER
+    return Text(np.frombuffer(text.ljust(len(kind), b"\n"), np.uint8).astype(np.int64), kind)
+
+
+def _said_again(text: bytes, prompt: bytes, sample: Sample) -> Iterator[tuple[int, int]]:
+    """Where the needle says its key a second time, and the words of the question and prefix that the needle said."""
+    needle = sample.needle.encode()
+    key = sample.expected[0].encode()
+    at = prompt.index(needle)
+    second = needle.find(key, needle.index(key) + 1)
+    if second >= 0:
+        yield at + second, at + second + len(key)
+    if sample.task == "fact":
+        words = set(re.findall(rb"[\w-]+", needle))
+        asked = len(f"\n{sample.question} {sample.answer_prefix}".encode())
+        for match in re.finditer(rb"[\w-]+", prompt[-asked:]):
+            if match.group() in words:
+                yield len(prompt) - asked + match.start(), len(prompt) - asked + match.end()
