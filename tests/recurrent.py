@@ -278,7 +278,11 @@ def _library_text(name: str, prompts: TokenIds, new: int) -> list[list[int]]:
 
 
 def rows_are_alone(name: str, base: Path) -> None:
-    """A batch equals its rows alone: of equal length, ragged, with and without a state, which stays as it was."""
+    """A batch equals its rows alone: of equal length, ragged, with and without a state, which stays as it was.
+
+    How far they may be apart is what parity allows: twice what the row alone is off the truth, plus 1e-5. (One row of one token is another
+    product than four, and such wild models make much of the last bit.)
+    """
     session = open_folder(name, folder(name, base), tokenizer="byte").session()
     network = session._network
     rng = np.random.default_rng(0)
@@ -293,13 +297,18 @@ def rows_are_alone(name: str, base: Path) -> None:
             for i in range(4):
                 stop = 37 if ends is None else int(ends[i])
                 alone, own = network(ids[i : i + 1, :stop])
-                torch.testing.assert_close(logits[i : i + 1], alone, rtol=1e-4, atol=1e-4)
-                torch.testing.assert_close(
-                    later[i : i + 1], network(more[i : i + 1], own, 5)[0], rtol=1e-4, atol=1e-4
-                )
+                exact = truth(name, torch.cat((ids[i, :stop], more[i])).numpy().astype(np.int32))
+                assert_near(logits[i], alone[0], exact[stop - 1 : stop])
+                assert_near(later[i], network(more[i : i + 1], own, 5)[0][0], exact[-5:])
                 for whole, single in zip(_flat(state), _flat(own), strict=True):
                     torch.testing.assert_close(whole[i : i + 1], single, rtol=1e-4, atol=1e-4)
             assert all(torch.equal(a, b) for a, b in zip(_flat(state), _flat(before), strict=True))
+
+
+def assert_near(found: torch.Tensor, expected: torch.Tensor, exact: Wide) -> None:
+    """Two ways to the same logits (T, V) are at most twice as far apart as one of them is off the truth, plus 1e-5."""
+    allowed = 2 * float(np.abs(expected.numpy() - exact).max()) + 1e-5
+    assert (found - expected).abs().max() <= allowed
 
 
 def _flat(state: Any) -> list[torch.Tensor]:
