@@ -26,7 +26,7 @@ from nih.haystack import open_source
 from nih.plan import common_prefix, plan
 from nih.prompt import Builder, frame_of
 from nih.registry import build_options, load, names
-from nih.score import SCORES
+from nih.score import SCORES, ordered
 from nih.types import Cell, OwnHaystack, Packs, Sample, Shares
 from tests.readers import READERS
 from tests.vocabularies import TOKENIZERS, tokenizer
@@ -480,3 +480,11 @@ RECORDED = [
     "b1d0326dab46043e b6721267762a9f08",
 ]
 """By case. They must not change between versions of Python, numpy or nih unless a task's `version` does."""
+
+
+def test_what_guesses_score_in_copy_is_what_is_said() -> None:
+    """README, the task and the suite say 0.30."""
+    rng = Random(0)
+    letters = "abcdefghijklmnop"
+    guesses = [ordered("".join(rng.choices(letters, k=16)), rng.choices(letters, k=16)) for _ in range(3000)]
+    assert np.mean(guesses) == pytest.approx(0.30, abs=0.01)

@@ -2,7 +2,7 @@
 
 A text is a prompt as a sweep asks it and its answer. Where the prompt says more than was asked for, further questions follow, each with its
 answer, in the same words: the haystack is read once for all of them, and a step sees several times as many answers.
-The tasks and their shares are those of `nih run --suite architectures`.
+The tasks are those of `nih run --suite architectures`; their shares follow what is known already.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _WHOLE = 420
 _FACT = 320
 """Bytes that leave room for a fact, its question and some haystack."""
 _SAID = re.compile(rb"The ((?:number|code) of [^.]*?) is (\d+)\.")
-
+_FRESH = ("induction", "needles")
+"""Tasks with a new haystack in each text, for it could be learnt by heart; prose is slow to make, so texts share some of it."""
 
 _WORDS, _PROBES = 1, 3
 """A probe stays short three times as long: nothing is learnt from a long one before a short one is answered."""
@@ -106,9 +107,7 @@ def mixed_text(task: str, length: int, seed: int) -> Text:
         return make(task, haystack, length, rng.uniform(0, 100), seed)
     recipe = RECIPES[task]
     options = recipe.options(rng, length)
-    # Prose is slow to make, so texts share some haystacks; sequences of letters are fresh each time.
-    own = task in ("induction", "needles")
-    stream = TRAIN_SEED + (seed if own else seed % _STREAMS)
+    stream = TRAIN_SEED + (seed if task in _FRESH else seed % _STREAMS)
     count = rng.choice([1, *(n for n in (2, 3) if n * _FACT <= length)]) if task == "fact" else 1
     depths = tuple(rng.uniform(0, 100) for _ in range(count))
     builder = _builder(task, tuple(options.items()), haystack, stream, depths if count > 1 else ())
@@ -187,7 +186,7 @@ def _builder(
     own = isinstance(made, OwnHaystack)
     source = made.source() if own else _source(haystack)
     key = f"{task}|{options}"
-    shared = {} if seed >= TRAIN_SEED + _STREAMS else _haystacks(task if own else haystack)
+    shared = {} if task in _FRESH else _haystacks(task if own else haystack)
     return Builder(
         made,
         key,
