@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from nih.run import Job, prepare
+from nih.job import Job, prepare
 from nih.settings import RunOptions
 from nih.types import Answer, Engine, Oracle, Sample
 from nih.walk import Asker, Clock, Walk, one_by_one

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from nih.errors import UsageError
+from nih.job import prepare
 from nih.registry import names
-from nih.run import prepare
 from nih.settings import RunOptions
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from nih import cost
 from nih.errors import AnswerFailure, UsageError
+from nih.job import prepare
 from nih.peak import gauge
-from nih.run import prepare
 from nih.settings import RunOptions
 
 

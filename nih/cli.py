@@ -123,7 +123,8 @@ def run(options: RunOptions) -> None:
 @_with_run_options
 def plan(options: RunOptions) -> None:
     """Say what a run would cost, without loading the model."""
-    from nih.run import cost, prepare
+    from nih.forecast import cost
+    from nih.job import prepare
 
     typer.echo(json.dumps(cost(prepare(options)), indent=2))
 
@@ -138,7 +139,7 @@ def show(
     ] = False,
 ) -> None:
     """Show a sample: its prompt, built again byte for byte, and what was answered."""
-    from nih.run import shown
+    from nih.job import shown
 
     row, text = shown(folder, sample)
     if prompt:

@@ -14,8 +14,9 @@ import pytest
 
 from nih import evaluate, registry, store
 from nih.errors import EngineError, ModelError, SettingsDiffer, UnknownName, UsageError
+from nih.forecast import cost
+from nih.job import prepare
 from nih.plan import common_prefix, plan
-from nih.run import cost, prepare
 from nih.settings import RunOptions
 from nih.submit import tree_order
 from nih.tokenizer import ByteTokenizer

@@ -21,10 +21,11 @@ import pytest
 
 from nih import evaluate, store
 from nih.errors import EngineError, SettingsDiffer, UsageError
+from nih.forecast import cost
+from nih.job import prepare
 from nih.models import openai
 from nih.models._background import from_background
 from nih.plan import common_prefix, plan
-from nih.run import cost, prepare
 from nih.settings import RunOptions
 from tests.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
 
@@ -755,11 +756,11 @@ def test_a_key_that_no_header_may_hold_is_not_repeated(
 def test_a_prompt_of_a_run_through_a_server_is_built_again_without_it(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    from nih import run
+    from nih import job
 
     stored = go(server, tmp_path / "r")
     before = len(server.requests), server.looked
-    _, text = run.shown(stored.path, stored.rows[0]["id"])
+    _, text = job.shown(stored.path, stored.rows[0]["id"])
     assert text in server.prompts and (len(server.requests), server.looked) == before
 
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from nih import store
 from nih.errors import NihError
-from nih.run import cost, evaluate, prepare, shown
+from nih.forecast import cost
+from nih.job import prepare, shown
+from nih.run import evaluate
 from nih.score import substring, substring_any
 from nih.settings import RunOptions
 

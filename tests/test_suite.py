@@ -13,8 +13,10 @@ import pytest
 
 from nih import store, suite, suite_report
 from nih.errors import NihError, SettingsDiffer, UsageError
+from nih.forecast import cost
 from nih.gate import Limits, gate
-from nih.run import Run, cost, evaluate, prepare, shown
+from nih.job import prepare, shown
+from nih.run import Run, evaluate
 from nih.settings import RunOptions
 from nih.suite import read_suite
 

@@ -10,7 +10,8 @@ import pytest
 
 from nih import store
 from nih.errors import NihError
-from nih.run import evaluate, prepare, shown
+from nih.job import prepare, shown
+from nih.run import evaluate
 from nih.settings import RunOptions
 from nih.task_file import read_task
 

@@ -329,7 +329,7 @@ def test_packed_runs_plan_a_fifth_of_the_tokens_and_are_labelled_in_every_output
     for name in ("cells.csv", "samples.csv", "heatmap.svg", "report.html"):
         assert label in (packed.path / name).read_text(), name
     assert all(len(r["needles"]) == 11 for r in packed.rows)
-    from nih.run import shown
+    from nih.job import shown
 
     row, text = shown(packed.path, packed.rows[5]["id"])
     assert row["id"] == packed.rows[5]["id"] and all(n[0] in text for n in row["needles"])

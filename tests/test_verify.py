@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nih import evaluate, registry, store
-from nih.run import rebuild
+from nih.job import rebuild
 from nih.verify import rounding_noise
 from tests.tiny import model, session
 

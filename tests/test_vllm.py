@@ -13,8 +13,9 @@ import pytest
 
 from nih import evaluate, store
 from nih.errors import EngineError, SettingsDiffer, UnknownName, UsageError
+from nih.forecast import cost
+from nih.job import prepare
 from nih.models import _vllm_arguments, transformer, vllm
-from nih.run import cost, prepare
 from nih.settings import RunOptions
 from nih.submit import tree_order
 from nih.types import Answer, Sample

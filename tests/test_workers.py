@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from nih import evaluate, run, store
+from nih import evaluate, store
 from nih.errors import ModelError, UsageError
+from nih.forecast import cost
+from nih.job import open_again, prepare
 from nih.settings import RunOptions
 from nih.split import Packed, packed
 from nih.workers import News, Work, Worker, _sizes
@@ -57,8 +59,8 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def worker(**more: Any) -> tuple[Worker, Packed]:
     """A worker in this process, which has said hello, and a share for it."""
-    job = run.prepare(RunOptions.of(**{"model": "echo", **GRID, **more}))
-    made = Worker(Work(partial(run.open_again, job.options, max(job.grid.lengths)), False, None, os.getcwd()))
+    job = prepare(RunOptions.of(**{"model": "echo", **GRID, **more}))
+    made = Worker(Work(partial(open_again, job.options, max(job.grid.lengths)), False, None, os.getcwd()))
     made.hello()
     return made, packed(job.samples)
 
@@ -78,7 +80,7 @@ def test_a_worker_answers_its_share_once_and_verifies_some_of_it() -> None:
     assert len(chosen) >= 3
     assert all(c.passed for n in news for c in n.comparisons)
     read = sum(tokens for n in news for kind, tokens, _, _ in n.steps if kind == "prefill")
-    assert read == run.prepare(RunOptions.of(model="echo", **GRID)).plan.planned_tokens
+    assert read == prepare(RunOptions.of(model="echo", **GRID)).plan.planned_tokens
 
 
 def test_a_stopped_worker_ends_after_the_answer_under_way() -> None:
@@ -142,12 +144,12 @@ def test_without_ray_one_sentence_says_what_to_install(
 
 
 def test_the_plan_tells_what_the_split_costs() -> None:
-    told = run.cost(run.prepare(RunOptions.of(model="echo", workers=3, **GRID)))
+    told = cost(prepare(RunOptions.of(model="echo", workers=3, **GRID)))
     workers = told["workers"]
     assert workers["asked"] == workers["shares"] == 3
     assert workers["planned_tokens_one"] == told["planned_tokens"] < workers["planned_tokens_split"]
     assert workers["planned_tokens_split"] < told["naive_tokens"]
-    assert "workers" not in run.cost(run.prepare(RunOptions.of(model="echo", **GRID)))
+    assert "workers" not in cost(prepare(RunOptions.of(model="echo", **GRID)))
 
 
 @contextmanager
@@ -288,7 +290,7 @@ def test_where_sharing_fails_all_workers_read_prompts_whole(tmp_path: Path, clus
 def test_a_sample_that_kills_its_workers_is_an_error_and_the_rest_is_answered(
     tmp_path: Path, cluster: str
 ) -> None:
-    job = run.prepare(RunOptions.of(model="unsteady", **GRID))
+    job = prepare(RunOptions.of(model="unsteady", **GRID))
     position = len(job.samples[0].prompt)
     fatal = {s.id for s in job.samples if len(s.prompt) == position}
     more = {"lengths": "512-2k", "depths": "50", "trials": 1}

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from nih.job import prepare
 from nih.models import smollm2, transformer
 from nih.models.vllm import VllmEngine
-from nih.run import prepare
 from nih.score import score_answer
 from nih.settings import RunOptions
 from nih.store import read
