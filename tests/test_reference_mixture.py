@@ -129,6 +129,17 @@ def test_batches_hold_equally_long_texts_and_open_up_with_time() -> None:
     assert all(mixture.level[task] == len(RECIPES[task].levels) - 1 for task in mixture.level)
 
 
+def test_weights_say_what_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    parse = train.parser().parse_args
+    only = {task: float(task == "copy") for task in RECIPES}
+    args = parse(["rwkv", "--mix", "--out", "x", "--weights", json.dumps(only)])
+    mixture, rng = Mixture(seed=0, bytes=100, weights=args.weights), Random(0)
+    assert {mixture.batch(rng, 0)[0] for _ in range(30)} == {"copy"}
+    with pytest.raises(SystemExit):
+        parse(["rwkv", "--mix", "--out", "x", "--weights", '{"mqr": 2}'])
+    assert "mqr" in capsys.readouterr().err
+
+
 def test_a_level_is_passed_by_right_answers() -> None:
     mixture = Mixture(seed=0, opening=10**6)
     mixture.batch(Random(1), 0)

@@ -226,6 +226,8 @@ class Mixture:
     bytes: int = 8192
     pass_at: float = 0.8
     opening: int = 1500
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of tasks that are to be drawn more often, or less, than their recipes say; 0 leaves one out."""
     window: int = 64
     count: int = 0
     recent: dict[tuple[str, int], deque[float]] = field(default_factory=dict)
@@ -253,7 +255,7 @@ class Mixture:
         """What is known is asked less often."""
         last = [part for (name, _), parts in self.recent.items() if name == task for part in parts]
         known = sum(last) / len(last) if last else 0.0
-        return RECIPES[task].weight * (1 - 0.75 * known)
+        return self.weights.get(task, RECIPES[task].weight) * (1 - 0.75 * known)
 
     def note(self, task: str, level: int, right: list[float]) -> None:
         """Record the parts of the answers that were right, and go up a level if due."""

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nih.models.reference.mixture import Mixture
+from nih.models.reference.mixture import RECIPES, Mixture
 from nih.models.reference.native import NativeScan, native_wkv
 from nih.models.reference.nets import Mamba, MambaMixer, Rwkv, TimeMix, causal_attention
 from nih.models.reference.texts import (
@@ -269,7 +269,7 @@ def train(args: argparse.Namespace) -> float:
         facts_pass_at=args.facts_pass_at,
     )
     if args.mix:
-        curriculum = Mixture(args.seed, args.batch, opening=args.open)
+        curriculum = Mixture(args.seed, args.batch, opening=args.open, weights=args.weights)
     stopped: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     rng = Random(args.seed)
@@ -328,6 +328,13 @@ def evaluate(args: argparse.Namespace) -> None:
         )
 
 
+def _weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = json.loads(text)
+    if unknown := set(weights) - set(RECIPES):
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)} are not among {sorted(RECIPES)}")
+    return weights
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description="Train a reference model, or evaluate one with --evaluate LENGTHS."
@@ -350,6 +357,12 @@ def parser() -> argparse.ArgumentParser:
     add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
     add("--mix", action="store_true", help="texts of all tasks of mixture.py, up to 1024 bytes")
     add("--open", type=int, default=1500, help="steps after which --mix has texts of all lengths")
+    add(
+        "--weights",
+        type=_weights,
+        default={},
+        help='what --mix draws more or less often: \'{"mqar": 9, "copy": 0}\'',
+    )
     add(
         "--bf16",
         action="store_true",
