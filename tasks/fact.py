@@ -154,6 +154,12 @@ class Fact:
         return tuple(replace(_needle(kind, each), others=others) for each in slots[:count])
 
 
+def drawn(rng: Random) -> tuple[Needle, _Slots]:
+    """A fact, and the names in it."""
+    kind, slots = rng.choice(_KINDS), _draw(rng)
+    return _needle(kind, slots), slots
+
+
 def _needle(kind: _Kind, slots: _Slots) -> Needle:
     words = slots._asdict()
     return Needle(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -136,6 +138,40 @@ def check_marks(task: str, text: texts.Text) -> None:
         assert before.endswith("\nWhat is the pass key? The pass key is")
         assert (text.kind == texts.AGAIN).sum() == 5
     assert (text.kind == texts.AGAIN).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    haystack=st.sampled_from(["prose", "noise"]),
+    length=st.integers(352, 700),
+    gap=st.sampled_from(texts.GAPS),
+    seed=st.integers(0, 2**31),
+)
+def test_what_is_repeated_was_said_a_gap_ago(haystack: str, length: int, gap: int, seed: int) -> None:
+    text = texts.repeats(haystack, length, gap, seed)
+    assert text.ids.shape == text.kind.shape == (length,)
+    assert set(text.kind.tolist()) <= {texts.NOTHING, texts.TEXT, texts.ANSWER}
+    said = bytes(text.ids.astype("uint8"))
+    edges = [0, *(torch.tensor(text.kind).diff().nonzero().flatten() + 1).tolist(), length]
+    for start, stop in itertools.pairwise(edges):
+        if text.kind[start] == texts.ANSWER:
+            before = said.rfind(said[start:stop].rstrip(b"\n"), 0, start)
+            # At most the gap, the rest of a fact, and the sentence that says it again.
+            assert before >= 0 and start - before <= gap + 250
+    assert (text.kind == texts.ANSWER).any()
+    again = texts.repeats(haystack, length, gap, seed)
+    assert (again.ids == text.ids).all() and (again.kind == text.kind).all()
+
+
+def test_wider_gaps_are_let_in_by_right_bytes() -> None:
+    made = train.Curriculum(0, 4, 0.5, 0.5, repeats=1.0)
+    task, level, drawn = made.batch(random.Random(0), 0)
+    assert (task, level) == ("repeat", 0) and {len(t.ids) for t in drawn} == {texts.FACT_LEVELS[0]}
+    made.note("repeat", 0, [0.93] * 64)
+    assert made.level["repeat"] == 0
+    for level in range(len(texts.GAPS)):
+        made.note("repeat", level, [0.96] * 64)
+    assert made.level == {"passkey": 0, "fact": 0, "repeat": len(texts.GAPS) - 1}
 
 
 def test_training_and_test_seeds_do_not_meet() -> None:

@@ -26,6 +26,7 @@ from nih.models.reference.texts import (
     TOKENIZER,
     TRAIN_SEED,
     Text,
+    joined,
     short_text,
     whole_text,
 )
@@ -143,7 +144,7 @@ def _spelled(prompt: bytes, sample: Sample, asked: list[_Asked]) -> Text:
     for one in asked:
         parts += _question(one)
         parts.append((f" {one.target}.".encode(), ANSWER))
-    return _joined(parts)
+    return joined(parts)
 
 
 def _cut(prompt: bytes, first: _Asked) -> bytes:
@@ -166,17 +167,11 @@ def _question(one: _Asked) -> Iterator[tuple[bytes, int]]:
 
 def _bare(prompt: bytes, sample: Sample) -> Text:
     """Token by token: of `qkMabXqk` the values are known, and the answer."""
-    text = _joined([(prompt, TEXT), (sample.target.encode(), ANSWER)])
+    text = joined([(prompt, TEXT), (sample.target.encode(), ANSWER)])
     if sample.task == "mqar":
         end = len(prompt)
         text.kind[end - len(sample.question) + 2 : end : 3] = AGAIN
     return text
-
-
-def _joined(parts: list[tuple[bytes, int]]) -> Text:
-    ids = np.frombuffer(b"".join(part for part, _ in parts), np.uint8).astype(np.int64)
-    kind = np.repeat([kind for _, kind in parts], [len(part) for part, _ in parts])
-    return Text(ids, kind)
 
 
 def _builder(

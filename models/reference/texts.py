@@ -15,7 +15,7 @@ from nih.haystack import open_source
 from nih.prompt import Builder, frame_of
 from nih.tasks import fact, passkey
 from nih.tokenizer import ByteTokenizer
-from nih.types import Cell, Sample
+from nih.types import Cell, Needle, Sample
 
 TRAIN_SEED = 10**6
 """Training texts have seeds from here on; each run has a million of its own."""
@@ -26,8 +26,11 @@ LEVELS = (160, 256, 512, 1024, 2048, 4096, 8192)
 FACT_LEVELS = (352, 400, 512, 1024, 2048, 4096, 8192)
 NOTHING, TEXT, ANSWER, AGAIN = -1, 0, 1, 2
 """Classes of a byte as a target: padding, text, the answer, words that the needle said before."""
+GAPS = (0, 4, 8, 16, 32, 64, 128, 256)
+"""Most bytes of haystack between a fact and what is repeated of it."""
 TOKENIZER = ByteTokenizer()
 _STREAMS = 128
+_WORD = re.compile(rb"[\w-]+")
 
 
 class Text(NamedTuple):
@@ -68,6 +71,61 @@ def short_text(task: str, haystack: str, length: int, depth: float, seed: int) -
     return marked(hay[:edge] + needle + hay[edge:] + asked, whole, whole.room)
 
 
+def repeats(haystack: str, length: int, gap: int, seed: int) -> Text:
+    """Facts, each followed by up to `gap` bytes of haystack and then by names that it said: copying alone, before questions are asked.
+
+    What is repeated is one name on a line of its own, or the sentence that a sweep's answer would end. Names of several parts, the towns
+    above all, are copied late and only from here: from whole prompts no model learnt how they go on.
+    """
+    rng = Random(seed)
+    hay = _cut_haystack(haystack, seed % _STREAMS)
+    parts: list[tuple[bytes, int]] = []
+    left = length
+    while True:
+        needle, names = fact.drawn(rng)
+        name = rng.choice([names.town] * 4 + [names.person, names.thing]).encode()
+        form = rng.random()
+        said, again = needle.text.encode(), list(_answered(needle))
+        if form < 0.25:
+            said, again = name, [(name + b"\n", ANSWER)]
+        elif form < 0.6:
+            again = [(names.town.encode() + b"\n", ANSWER)]
+        least = len(said) + 1 + sum(len(part) for part, _ in again)
+        if least > left:
+            return joined([*parts, (b"\n" * left, NOTHING)])
+        wide = min(rng.randint(0, gap), left - least)
+        start = rng.randrange(len(hay) - wide)
+        parts += [(said + hay[start : start + wide] + b"\n", TEXT), *again]
+        left -= least + wide
+
+
+def _answered(needle: Needle) -> Iterator[tuple[bytes, int]]:
+    """The answer's sentence; the needle's words in it count as answers."""
+    words = set(_WORD.findall(needle.text.encode()))
+    sentence = f"{needle.answer_prefix} {needle.expected[0]}.\n".encode()
+    end = 0
+    for match in _WORD.finditer(sentence):
+        if match.group() in words:
+            yield sentence[end : match.start()], TEXT
+            yield match.group(), ANSWER
+            end = match.end()
+    yield sentence[end:], TEXT
+
+
+@cache
+def _cut_haystack(haystack: str, stream: int) -> bytes:
+    """Some of the haystack of a stream, from within a prompt."""
+    sample = builder_of("fact", haystack, TRAIN_SEED + stream).sample(Cell(4096, 50), stream, max(LEVELS))
+    return bytes(sample.prompt.ids().astype(np.uint8))[600:1500]
+
+
+def joined(parts: list[tuple[bytes, int]]) -> Text:
+    """Pieces of a text and the class of each."""
+    ids = np.frombuffer(b"".join(part for part, _ in parts), np.uint8).astype(np.int64)
+    kind = np.repeat([kind for _, kind in parts], [len(part) for part, _ in parts])
+    return Text(ids, kind)
+
+
 def marked(prompt: bytes, sample: Sample, room: int) -> Text:
     answer = f" {sample.expected[0]}.".encode()
     text = prompt + answer
@@ -88,8 +146,8 @@ def _said_again(text: bytes, prompt: bytes, sample: Sample) -> Iterator[tuple[in
     if second >= 0:
         yield at + second, at + second + len(key)
     if sample.task == "fact":
-        words = set(re.findall(rb"[\w-]+", needle))
+        words = set(_WORD.findall(needle))
         asked = len(f"\n{sample.question} {sample.answer_prefix}".encode())
-        for match in re.finditer(rb"[\w-]+", prompt[-asked:]):
+        for match in _WORD.finditer(prompt[-asked:]):
             if match.group() in words:
                 yield len(prompt) - asked + match.start(), len(prompt) - asked + match.end()

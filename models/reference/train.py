@@ -40,6 +40,7 @@ from nih.models.reference.texts import (
     AGAIN,
     ANSWER,
     FACT_LEVELS,
+    GAPS,
     LEVELS,
     TEST_SEED,
     TEXT,
@@ -47,6 +48,7 @@ from nih.models.reference.texts import (
     Text,
     builder_of,
     marked,
+    repeats,
     short_text,
     whole_text,
 )
@@ -75,6 +77,10 @@ def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tenso
     return llama, lambda ids: llama.model(input_ids=ids, use_cache=False).last_hidden_state, llama.lm_head
 
 
+_LEVELS = {"passkey": LEVELS, "fact": FACT_LEVELS, "repeat": GAPS}
+_REPEATS_PASS_AT = 0.94
+
+
 @dataclass
 class Curriculum:
     """Draws the batches. Level i is let in when the last `window` texts of level i - 1 were answered well enough."""
@@ -83,6 +89,7 @@ class Curriculum:
     top: int
     facts: float
     prose: float
+    repeats: float = 0.0
     bytes: int = 8192
     pass_at: float = 0.9
     facts_pass_at: float = 0.9
@@ -92,15 +99,17 @@ class Curriculum:
     least: int = 0
     """Lowest level that is still drawn, once it is let in."""
     count: int = 0
-    recent: dict[tuple[str, int], deque[bool]] = field(default_factory=dict)
+    recent: dict[tuple[str, int], deque[float]] = field(default_factory=dict)
     level: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Facts are learnt late, so they begin short even where passkey goes on.
-        self.level = {"passkey": self.begin, "fact": 0}
+        self.level = {"passkey": self.begin, "fact": 0, "repeat": 0}
 
     def batch(self, rng: Random, step: int) -> tuple[str, int, list[Text]]:
         """Task, level and texts of equal length. What is let in depends on the answers, not on the step."""
+        if self.repeats and rng.random() < self.repeats:
+            return self._repeats(rng)
         task = "fact" if rng.random() < self.facts else "passkey"
         level = rng.randint(min(self.least, self.level[task]), self.level[task])
         levels = FACT_LEVELS if task == "fact" else LEVELS
@@ -116,18 +125,31 @@ class Curriculum:
             texts.append(make(task, haystack, length, rng.uniform(0, 100), seed))
         return task, level, texts
 
+    def _repeats(self, rng: Random) -> tuple[str, int, list[Text]]:
+        """Texts as long as the shortest facts, with one of the widest three gaps so far."""
+        level = rng.randint(max(0, self.level["repeat"] - 2), self.level["repeat"])
+        length, texts = FACT_LEVELS[0], []
+        for _ in range(max(self.bytes // length, 1)):
+            haystack = "prose" if rng.random() < 0.8 else "noise"
+            seed = TRAIN_SEED * (1 + self.seed) + self.count
+            texts.append(repeats(haystack, length, GAPS[level], seed))
+            self.count += 1
+        return "repeat", level, texts
+
     def note(self, task: str, level: int, right: list[float]) -> None:
         """Record answers, and go up a level if due."""
         last = self.recent.setdefault((task, level), deque(maxlen=self.window))
-        last.extend(part == 1 for part in right)
+        # A text of repeats has many answers, so the part of its bytes that were right counts.
+        last.extend(right if task == "repeat" else [float(part == 1) for part in right])
         due = level == self.level[task] and len(last) == self.window
-        bar = self.facts_pass_at if task == "fact" else self.pass_at
-        if due and level < self.top and sum(last) >= bar * self.window:
+        bar = {"fact": self.facts_pass_at, "repeat": _REPEATS_PASS_AT}.get(task, self.pass_at)
+        top = len(GAPS) - 1 if task == "repeat" else self.top
+        if due and level < top and sum(last) >= bar * self.window:
             self.level[task] += 1
 
     def accuracies(self) -> str:
         return " ".join(
-            f"{task[0]}{(FACT_LEVELS if task == 'fact' else LEVELS)[level]}={sum(last) / max(len(last), 1):.2f}"
+            f"{task[0]}{_LEVELS[task][level]}={sum(last) / max(len(last), 1):.2f}"
             for (task, level), last in sorted(self.recent.items())
         )
 
@@ -263,6 +285,7 @@ def train(args: argparse.Namespace) -> float:
         top,
         args.facts,
         args.prose,
+        args.repeats,
         args.batch,
         begin=begin,
         least=least,
@@ -354,6 +377,12 @@ def parser() -> argparse.ArgumentParser:
     add("--shortest", type=int, default=LEVELS[0], choices=LEVELS, help="leave out shorter texts than these")
     add("--facts", type=float, default=0.0, help="part of the batches that are `fact`")
     add("--facts-pass-at", type=float, default=0.9, help="accuracy at which longer facts are let in")
+    add(
+        "--repeats",
+        type=float,
+        default=0.0,
+        help="part of the batches that repeat names of facts, no question asked",
+    )
     add("--prose", type=float, default=0.0, help="part of the batches whose haystack is prose")
     add("--mix", action="store_true", help="texts of all tasks of mixture.py, up to 1024 bytes")
     add("--open", type=int, default=1500, help="steps after which --mix has texts of all lengths")
