@@ -357,7 +357,10 @@ def test_an_interrupt_keeps_what_came_and_the_same_command_goes_on(tmp_path: Pat
             "--out", str(tmp_path / "r"),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        signal.signal(signal.SIGINT, before)
         while not (tmp_path / "r/samples.jsonl").exists() or len(journal(tmp_path / "r")) < 5:
             assert child.poll() is None
             time.sleep(0.01)
