@@ -108,7 +108,7 @@ def _prepare(
     x, w, b, state = op.rows(x), op.plain(w), op.plain_or_none(b), op.plain_or_none(state)
     lengths = op.whole_numbers(lengths)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    end = torch.empty(batch, taps - 1, channels, device=x.device)
+    end = torch.empty(batch, taps - 1, channels, dtype=torch.float32, device=x.device)
     args = ConvArgs(
         *map(op.pointer, (x, w, b, y, state, end, lengths)),
         *(batch, steps, channels, taps),

@@ -254,7 +254,7 @@ def _prepare(
     )
     lengths = op.whole_numbers(lengths)
     y = torch.empty(u.shape, dtype=dtype, device=u.device)
-    end = torch.empty(batch, states, channels, device=u.device)
+    end = torch.empty(batch, states, channels, dtype=torch.float32, device=u.device)
     args = ScanArgs(
         *map(op.pointer, (u, delta, z, A, B, C, D, delta_bias, y, state, end, lengths, None)),
         *(batch, steps, channels, states),
@@ -282,7 +282,7 @@ def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     whole, chunks = steps // CHUNK, -(-steps // CHUNK)
     with cuda_loader.module("selective_scan", u.device, NIH_STATES=states) as module:
         if whole:
-            scratch = torch.empty(batch, chunks, states + 1, channels, device=u.device)
+            scratch = torch.empty(batch, chunks, states + 1, channels, dtype=torch.float32, device=u.device)
             call.args.scratch = scratch.data_ptr()
             module.launch(call, "summarise", channels, whole, batch)
             module.launch(call, "fold", channels, states, batch)

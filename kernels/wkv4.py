@@ -29,7 +29,7 @@ _TORCH_CHUNK = 64
 
 def initial_state(batch: int, channels: int, device: torch.device | str = "cpu") -> Tensor:
     """State (B, 3, C), float32, of rows that have read nothing."""
-    state = torch.zeros(batch, 3, channels, device=device)
+    state = torch.zeros(batch, 3, channels, dtype=torch.float32, device=device)
     state[:, 2] = LOWEST
     return state
 
@@ -189,7 +189,7 @@ def _prepare(
     w, u, state, lengths = op.plain(w), op.plain(u), op.plain_or_none(state), op.whole_numbers(lengths)
     k, v = op.rows(k.to(dtype)), op.rows(v.to(dtype))
     y = torch.empty(k.shape, dtype=dtype, device=k.device)
-    end = torch.empty(batch, 3, channels, device=k.device)
+    end = torch.empty(batch, 3, channels, dtype=torch.float32, device=k.device)
     args = Wkv4Args(
         *map(op.pointer, (w, u, k, v, y, state, end, lengths, None)),
         *(batch, steps, channels),
@@ -215,7 +215,7 @@ def _run_cuda(
     whole, chunks = steps // CHUNK, -(-steps // CHUNK)
     with cuda_loader.module("wkv4", k.device) as module:
         if whole:
-            scratch = torch.empty(batch, chunks, 3, channels, device=k.device)
+            scratch = torch.empty(batch, chunks, 3, channels, dtype=torch.float32, device=k.device)
             call.args.scratch = scratch.data_ptr()
             module.launch(call, "summarise", channels, whole, batch)
             module.launch(call, "fold", channels, 1, batch)

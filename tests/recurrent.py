@@ -214,7 +214,7 @@ def subject(name: str, base: Path, form: str, tile: int | None = None) -> Iterat
         if tile is not None:
             patch.setattr(_recurrent, "TILE", tile)
         device = "cuda" if form == "cuda" else "cpu"
-        model = open_folder(name, folder(name, base), tokenizer="byte", chunk=16, device=device)
+        model = open_folder(name, folder(name, base), tokenizer="byte", chunk=16, device=device, dtype="float32")
         yield Subject(model.session, lambda ids: library_logits(name, ids), VOCABULARY)
 
 
