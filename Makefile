@@ -55,7 +55,7 @@ check: $(VENV)/installed
 	@echo "== mypy --strict"
 	@$(BIN)/mypy
 	@echo "== import rules"
-	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_packaging.py
+	@$(BIN)/python -m pytest -q tests/repo/test_imports.py tests/repo/test_packaging.py
 
 gate: $(VENV)/installed
 	@echo "== nih run and nih gate, for each reference model"
@@ -90,15 +90,15 @@ architectures: $(VENV)/installed
 # MODEL=transformer is the small one, which CI runs; what cannot be had here is said and left out.
 vllm-check: MODEL ?= smollm2
 vllm-check:
-	@tests/vllm_env.sh .venv-vllm; made=$$?; if [ $$made -eq 3 ]; then exit 0; elif [ $$made -ne 0 ]; then exit $$made; fi; \
-	  .venv-vllm/bin/python -m tests.vllm_check $(MODEL)
+	@tests/live/vllm_env.sh .venv-vllm; made=$$?; if [ $$made -eq 3 ]; then exit 0; elif [ $$made -ne 0 ]; then exit $$made; fi; \
+	  .venv-vllm/bin/python -m tests.live.vllm_check $(MODEL)
 
 llama-check: $(VENV)/installed
 	@$(BIN)/pip install --quiet --only-binary :all: xllamacpp==2026.10.11549 || echo "== xllamacpp cannot be had here"
-	$(BIN)/python -m tests.llama_check
+	$(BIN)/python -m tests.live.llama_check
 
 ray-check: $(VENV)/installed
-	$(BIN)/python -m tests.ray_check
+	$(BIN)/python -m tests.live.ray_check
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

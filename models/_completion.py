@@ -14,7 +14,8 @@ import numpy as np
 
 from nih.errors import EngineError
 from nih.models._http import Refused, Retry
-from nih.types import Sample, TokenIds, Tokenizer, Usage
+from nih.protocols import Tokenizer
+from nih.types import Sample, TokenIds, Usage
 
 OPTIONAL = frozenset({"max_tokens", "temperature", "stop"})
 """Parameters that a server may refuse, and the run still goes on: under another name, or without."""

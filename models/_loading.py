@@ -20,10 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nih.errors import ModelError
-from nih.rwkv_vocabulary import WORLD_FILE, WorldTokenizer
-from nih.tokenizer import ByteTokenizer, HubTokenizer, open_tokenizer, reason
-from nih.types import Tokenizer
+from nih.errors import ModelError, reason
+from nih.protocols import Tokenizer
+from nih.tokenizers.byte import ByteTokenizer
+from nih.tokenizers.huggingface import HubTokenizer, open_tokenizer
+from nih.tokenizers.rwkv_world import WORLD_FILE, WorldTokenizer
 
 REFERENCE = Path(__file__).parent / "reference"
 """Folder of the models that ship with the package, one folder each."""

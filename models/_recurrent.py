@@ -18,7 +18,7 @@ from nih.errors import ModelError
 from nih.kernels import backend
 from nih.models._loading import Source, find_tokenizer, fingerprint, pick_device, pick_dtype, read_json
 from nih.models._session import ForwardSession
-from nih.types import Tokenizer
+from nih.protocols import Tokenizer
 
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple a layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""

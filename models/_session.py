@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from nih.errors import AnswerTimeout, ModelError, OutOfMemory
-from nih.types import Generation, Likelihood, TokenIds, Tokenizer
+from nih.protocols import Tokenizer
+from nih.types import Generation, Likelihood, TokenIds
 
 T = TypeVar("T")
 

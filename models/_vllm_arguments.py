@@ -10,8 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from nih.errors import EngineError, UnknownName, UsageError
-from nih.tokenizer import reason
+from nih.errors import EngineError, UnknownName, UsageError, reason
 
 FIRST, BEFORE = (0, 30), (0, 33)
 """Releases of vLLM whose API this is written for: from FIRST on, before BEFORE."""

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import AnswerTimeout, ModelError
-from nih.tokenizer import ByteTokenizer
-from nih.types import Generation, Likelihood, Sample, TokenIds, Tokenizer
+from nih.protocols import Tokenizer
+from nih.tokenizers.byte import ByteTokenizer
+from nih.types import Generation, Likelihood, Sample, TokenIds
 
 CHUNK = 4096
 
@@ -152,6 +153,6 @@ def open_model(source: str, name: str, options: Options) -> Echo:
         raise ModelError(f"model `echo` has no device `{options.device}`; leave --device out")
     if options.tokenizer is None:
         return Echo(name, ByteTokenizer(), options)
-    from nih.tokenizer import open_tokenizer
+    from nih.tokenizers.huggingface import open_tokenizer
 
     return Echo(name, open_tokenizer(options.tokenizer), options)

@@ -23,8 +23,9 @@ from nih.models._background import from_background
 from nih.models._completion import OPTIONAL, Dialect, Reply, Wanted
 from nih.models._http import BudgetSpent, Refused, Retry, Sender, Tally, Unsupported, authorization
 from nih.models._usage import TRUNCATED, Log
-from nih.tokenizer import open_tokenizer
-from nih.types import Answer, Sample, Status, Tokenizer, Usage
+from nih.protocols import Tokenizer
+from nih.tokenizers.huggingface import open_tokenizer
+from nih.types import Answer, Sample, Status, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20

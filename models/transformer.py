@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from nih.errors import ModelError
+from nih.errors import ModelError, reason
 from nih.models._cache import (
     CacheMark,
     Footprint,
@@ -44,8 +44,10 @@ from nih.models._cache import (
 )
 from nih.models._loading import fingerprint, is_reference, pick_device, pick_dtype, reference
 from nih.models._session import ForwardSession
-from nih.tokenizer import ByteTokenizer, locate, open_tokenizer, reason
-from nih.types import TokenIds, Tokenizer
+from nih.protocols import Tokenizer
+from nih.tokenizers.byte import ByteTokenizer
+from nih.tokenizers.huggingface import locate, open_tokenizer
+from nih.types import TokenIds
 
 log = logging.getLogger(__name__)
 _AutoConfig: Any = transformers.AutoConfig

@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nih.blocks import block_hits
-from nih.errors import EngineError
+from nih.errors import EngineError, reason
+from nih.inference.prefix_cache import block_hits
 from nih.models import smollm2, transformer
 from nih.models._vllm_arguments import check_taken, installed, names, typed, vllm
-from nih.tokenizer import HubTokenizer, reason
-from nih.types import Answer, Prompt, Sample, TokenIds, Tokenizer, Usage
+from nih.protocols import Tokenizer
+from nih.tokenizers.huggingface import HubTokenizer
+from nih.types import Answer, Prompt, Sample, TokenIds, Usage
 
 _CONCURRENCY = 64
 """Enough to fill a batch: prompts are long, so few are read at a time, and the others only wait in vLLM's queue."""

@@ -8,13 +8,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nih.version import __version__
 
 if TYPE_CHECKING:
-    from nih.report import cells, heatmap
-    from nih.run import Run, evaluate
+    from nih.report.write import cells, heatmap
+    from nih.run.evaluate import Run, evaluate
 
-_HOME = {"Run": "nih.run", "evaluate": "nih.run", "cells": "nih.report", "heatmap": "nih.report"}
+_HOME = {
+    "Run": "nih.run.evaluate",
+    "evaluate": "nih.run.evaluate",
+    "cells": "nih.report.write",
+    "heatmap": "nih.report.write",
+}
 
 __all__ = ["Run", "__version__", "cells", "evaluate", "heatmap"]
 

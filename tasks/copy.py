@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from random import Random
 
-from nih.haystack import Source, symbols
+from nih.prompts.haystack import Source, symbols
 from nih.tasks._draw import Drawn, within
 from nih.types import Needle
 

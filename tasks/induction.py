@@ -17,7 +17,7 @@ from itertools import count
 from random import Random
 from string import ascii_lowercase
 
-from nih.haystack import Source, symbols
+from nih.prompts.haystack import Source, symbols
 from nih.tasks._draw import within
 from nih.types import Needle
 

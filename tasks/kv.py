@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from nih.haystack import Source, records
+from nih.prompts.haystack import Source, records
 from nih.tasks._draw import LONGEST, Drawn, distinct, uuid
 from nih.types import Needle
 

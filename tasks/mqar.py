@@ -18,7 +18,7 @@ from itertools import product, repeat
 from random import Random
 from string import ascii_lowercase, ascii_uppercase
 
-from nih.haystack import Source, symbols
+from nih.prompts.haystack import Source, symbols
 from nih.tasks._draw import Drawn, within
 from nih.types import Needle
 

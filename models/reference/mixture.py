@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nih.haystack import open_source
 from nih.models.reference.texts import (
     AGAIN,
     ANSWER,
@@ -30,9 +29,11 @@ from nih.models.reference.texts import (
     short_text,
     whole_text,
 )
-from nih.prompt import Builder, frame_of
+from nih.prompts.builder import Builder, frame_of
+from nih.prompts.haystack import open_source
+from nih.protocols import OwnHaystack
 from nih.registry import load
-from nih.types import Cell, OwnHaystack, Sample
+from nih.types import Cell, Sample
 
 _STREAMS = 128
 _WHOLE = 420

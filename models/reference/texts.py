@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nih.haystack import open_source
-from nih.prompt import Builder, frame_of
+from nih.prompts.builder import Builder, frame_of
+from nih.prompts.haystack import open_source
 from nih.tasks import fact, passkey
-from nih.tokenizer import ByteTokenizer
+from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Cell, Needle, Sample
 
 TRAIN_SEED = 10**6

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import AnswerTimeout
-from nih.tokenizer import ByteTokenizer
-from nih.types import Generation, Likelihood, TokenIds, Tokenizer
+from nih.protocols import Tokenizer
+from nih.tokenizers.byte import ByteTokenizer
+from nih.types import Generation, Likelihood, TokenIds
 
 
 @dataclass(frozen=True)

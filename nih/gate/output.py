@@ -1,0 +1,148 @@
+"""A gate's outcome for people and machines: lines, JUnit XML, Markdown.
+
+Names of models and tasks and the words of errors are not ours: in XML they are escaped, in Markdown each character that could mean
+something is a numeric reference, and control characters are escapes like `\\x1b`.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from nih.errors import UsageError
+from nih.gate.rules import Outcome
+from nih.text import sanitize
+
+_WIDTH = 9
+_PLAIN = " ,()="
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """One line a rule: how it ended, its name, what was found."""
+    width = max([_WIDTH, *(len(v.rule) for v in outcome.verdicts)])
+    return [
+        sanitize(
+            f"{v.state.upper() if v.state == 'fail' else v.state:4}  {v.rule:{width}}  {v.detail}",
+            lines=False,
+        )
+        for v in outcome.verdicts
+    ]
+
+
+def headline(outcome: Outcome) -> str:
+    """The outcome in one line."""
+    failed = [v.rule for v in outcome.failed]
+    if not failed:
+        return f"gate passed: {len(outcome.verdicts)} rules"
+    return sanitize(
+        f"gate failed: {', '.join(failed)} ({len(failed)} of {len(outcome.verdicts)} rules)", lines=False
+    )
+
+
+def junit(outcome: Outcome) -> bytes:
+    """JUnit XML: one suite, one test case a rule, what was found as its output, failure or reason for skipping."""
+    count = {state: str(sum(v.state == state for v in outcome.verdicts)) for state in ("fail", "skip")}
+    totals = {
+        "tests": str(len(outcome.verdicts)),
+        "failures": count["fail"],
+        "errors": "0",
+        "skipped": count["skip"],
+        "time": "0",
+    }
+    root = ET.Element(
+        "testsuites", {"name": "nih gate", **{k: v for k, v in totals.items() if k != "skipped"}}
+    )
+    suite = ET.SubElement(root, "testsuite", {"name": _clean(f"nih gate {outcome.model}"), **totals})
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _facts(outcome):
+        ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
+    for verdict in outcome.verdicts:
+        case = ET.SubElement(
+            suite, "testcase", {"classname": "nih.gate.rules", "name": _clean(verdict.rule), "time": "0"}
+        )
+        if verdict.state == "fail":
+            ET.SubElement(case, "failure", {"type": "regression", "message": _clean(verdict.detail)})
+        elif verdict.state == "skip":
+            ET.SubElement(case, "skipped", {"message": _clean(verdict.detail)})
+        else:
+            ET.SubElement(case, "system-out").text = _clean(verdict.detail)
+    if outcome.notes:
+        ET.SubElement(suite, "system-out").text = "\n".join(map(_clean, outcome.notes))
+    ET.indent(root)
+    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def markdown(outcome: Outcome) -> str:
+    """A heading, a table with a row a rule, and the notes; GitHub's flavour."""
+    rows = [f"| {_word(v.rule)} | {_MARKS[v.state]} | {_inert(v.detail)} |" for v in outcome.verdicts]
+    facts = [f"- {name}: {_word(value)}" for name, value in _facts(outcome)]
+    notes = [f"- note: {_inert(note)}" for note in outcome.notes]
+    return "\n".join(
+        [
+            f"### {_inert(headline(outcome))}",
+            "",
+            "| rule | outcome | what was found |",
+            "|---|---|---|",
+            *rows,
+            "",
+            *facts,
+            *notes,
+            "",
+        ]
+    )
+
+
+_MARKS = {"pass": "pass", "fail": "**FAIL**", "skip": "not judged"}
+
+
+def _facts(outcome: Outcome) -> list[tuple[str, str]]:
+    limits = outcome.limits
+    facts = [
+        ("model", outcome.model),
+        ("run", str(outcome.run)),
+        ("baseline", str(outcome.baseline)),
+        ("max-drop", f"{limits.max_drop:g}"),
+        ("alpha", f"{limits.alpha:g}"),
+    ]
+    return facts if limits.max_slowdown is None else [*facts, ("max-slowdown", f"{limits.max_slowdown:g}")]
+
+
+def _clean(text: str) -> str:
+    """Without the characters that no XML may hold."""
+    return sanitize(text, lines=False)
+
+
+def _inert(text: str) -> str:
+    """Text that Markdown shows as it stands: entities are never structure."""
+    return "".join(c if c.isalnum() or c in _PLAIN else f"&#{ord(c)};" for c in sanitize(text, lines=False))
+
+
+def _word(text: str) -> str:
+    """A name, set as code: GitHub makes no mention or link of what stands there."""
+    return f"<code>{_inert(text)}</code>"
+
+
+def write(path: Path, content: str | bytes, option: str) -> None:
+    """Replace a file, with its folder if there is none. Raises UsageError."""
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise _unwritable(path, error, option) from error
+
+
+def append(path: Path, content: str) -> None:
+    """Add to the file that `GITHUB_STEP_SUMMARY` names. Raises UsageError."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(content + "\n")
+    except OSError as error:
+        raise _unwritable(path, error, "GITHUB_STEP_SUMMARY") from error
+
+
+def _unwritable(path: Path, error: OSError, option: str) -> UsageError:
+    return UsageError(
+        f"cannot write `{path}`: {error.strerror or error}; give `{option}` a file that you can write to"
+    )

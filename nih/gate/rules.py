@@ -1,0 +1,438 @@
+"""A run against its baseline: what got worse, by how much, and whether that can be chance.
+
+Accuracy has a rule over all samples and one for each length. A rule fails if the drop is more than `max_drop` and a one-sided exact
+test rejects "there is no drop" at `alpha`, with Holm's correction over these rules. So a model that is no worse fails any of
+them with a chance of at most `alpha`, whatever `max_drop` is; `max_drop` only keeps quiet about drops too small to matter. A real
+drop below `max_drop` can fail by chance, for it is a drop.
+
+New errors, missing samples and, where asked, a slow-down have rules of their own, outside the correction.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from nih.errors import UsageError
+from nih.gate.baseline import Baseline, Key, Table, check, failures, is_adaptive, key, open_baseline, rescored
+from nih.prompts.grid import format_length
+from nih.stats import significance
+from nih.stats.significance import Scores
+from nih.store import run as store
+from nih.store.run import StoredRun
+from nih.text import sanitize
+from nih.types import FAILURES
+
+State = Literal["pass", "fail", "skip"]
+BEYOND = 0.1
+"""Power is told for a drop this much larger than `max_drop`: 15 points at the default of 5."""
+_ENOUGH = 0.8
+"""Power of the overall rule below which the user is told."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may lose against its baseline."""
+
+    max_drop: float = 0.05
+    """Of accuracy, as a share of 1."""
+    alpha: float = 0.05
+    max_slowdown: float | None = None
+    """Seconds a sample over the baseline's, by the median; None: not judged."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if not 0 <= self.max_drop < 1:
+            raise UsageError(
+                f"--max-drop {self.max_drop:g} is no share of accuracy; type for example `--max-drop 0.05`"
+            )
+        if not 0 < self.alpha < 1:
+            raise UsageError(
+                f"--alpha {self.alpha:g} is no level of significance; type for example `--alpha 0.05`"
+            )
+        if self.max_slowdown is not None and not self.max_slowdown > 0:
+            raise UsageError(
+                f"--max-slowdown {self.max_slowdown:g} is no ratio; type for example `--max-slowdown 1.5`"
+            )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The scores that one accuracy rule judges: (n,) of the run and (m,) of the baseline, in the same order if `paired`."""
+
+    rule: str
+    run: Scores
+    base: Scores
+    paired: bool
+
+    @property
+    def drop(self) -> float:
+        """Mean score of the baseline less that of the run."""
+        return float(self.base.mean() - self.run.mean()) if len(self.run) and len(self.base) else 0.0
+
+    @property
+    def binary(self) -> bool:
+        """Whether every score is right or wrong."""
+        return bool(np.isin(self.run, (0, 1)).all() and np.isin(self.base, (0, 1)).all())
+
+    @property
+    def lost(self) -> int:
+        """Pairs in which the run scores less."""
+        return int((self.run < self.base).sum())
+
+    @property
+    def won(self) -> int:
+        """Pairs in which the run scores more."""
+        return int((self.run > self.base).sum())
+
+
+class Decision(NamedTuple):
+    """What the test says of one group."""
+
+    p: float
+    """Adjusted by Holm's method: to be held against alpha as it is."""
+    exceeds: bool
+    """Whether the drop is more than max_drop."""
+    fails: bool
+
+
+class Verdict(NamedTuple):
+    """The outcome of one rule."""
+
+    rule: str
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All rules of a gate, and what else the user should know."""
+
+    run: Path
+    baseline: Path
+    model: str
+    limits: Limits
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """The rules that fail the gate."""
+        return tuple(v for v in self.verdicts if v.state == "fail")
+
+
+def gate(
+    run_path: Path, baseline_path: Path, limits: Limits | None = None, score: str | None = None
+) -> Outcome:
+    """Hold a run folder against a baseline: a run folder, or a cells.csv. `score` judges the answers of both anew.
+
+    Raises SettingsDiffer where the two were not asked the same, UsageError and StoreError where they cannot be read or compared.
+    """
+    run, baseline = store.read(run_path), open_baseline(baseline_path)
+    if score is not None:
+        if isinstance(baseline, Table):
+            raise UsageError(
+                f"`--score` needs the answers, and `{baseline_path}` is a table; give the baseline's run folder"
+            )
+        run, baseline = rescored(run, score), rescored(baseline, score)
+    return compare(run, baseline, limits or Limits())
+
+
+def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
+    """The rules, on runs that were read; the order of their rows does not matter. Raises SettingsDiffer, UsageError."""
+    paired, notes = check(run, baseline)
+    groups = _groups(run, baseline, paired)
+    if not _has_scores(baseline):
+        raise UsageError(f"baseline `{baseline.path}` has no scored samples; finish its run, or give another")
+    verdicts = [
+        *judge(groups, limits),
+        _errors(run, baseline),
+        _missing(run, baseline, paired),
+        *([] if limits.max_slowdown is None else [_slowdown(run, baseline, limits)]),
+    ]
+    notes += _weak(groups, limits)
+    notes += [f"{v.rule} was not judged: {v.detail}" for v in verdicts if v.state == "skip"]
+    model = sanitize(str(run.manifest.get("model", "")), lines=False)
+    return Outcome(run.path, baseline.path, model, limits, tuple(verdicts), tuple(notes))
+
+
+# Accuracy
+
+
+def decide(groups: Sequence[Group], max_drop: float, alpha: float) -> list[Decision]:
+    """Test every group and correct for their number. Groups without samples are left out of the correction, with p = 1."""
+    tested = [i for i, group in enumerate(groups) if len(group.run) and len(group.base)]
+    adjusted = dict(zip(tested, significance.holm([_p_value(groups[i]) for i in tested]), strict=True))
+    decisions = []
+    for i, group in enumerate(groups):
+        p = adjusted.get(i, 1.0)
+        exceeds = significance.exceeds(group.drop * len(group.run), len(group.run), max_drop)
+        decisions.append(Decision(p, exceeds, exceeds and p <= alpha))
+    return decisions
+
+
+def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
+    """What to say of a gate with too few samples to see a large drop."""
+    overall = groups[0]
+    if not len(overall.run) or not len(overall.base):
+        return []
+    drop, chance = power(overall, limits, _tests(groups))
+    if chance >= _ENOUGH:
+        return []
+    if drop <= limits.max_drop:
+        return [
+            f"no drop can fail this gate: the baseline's accuracy is {overall.base.mean():.3f}; give a better baseline"
+        ]
+    few = f"{len(overall.run)} samples are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
+    return [f"{few}; measure run and baseline with more `--trials`, or a larger `--budget` if adaptive"]
+
+
+def _tests(groups: Sequence[Group]) -> int:
+    return sum(bool(len(group.run) and len(group.base)) for group in groups)
+
+
+def judge(groups: Sequence[Group], limits: Limits) -> list[Verdict]:
+    """One verdict a group, with the power that its test had."""
+    decisions = decide(groups, limits.max_drop, limits.alpha)
+    return [
+        _verdict(group, decision, limits, _tests(groups))
+        for group, decision in zip(groups, decisions, strict=True)
+    ]
+
+
+def _p_value(group: Group) -> float:
+    if group.paired:
+        if group.binary:
+            return significance.mcnemar(group.lost, group.won)
+        return significance.permutation(group.run, group.base)
+    if group.binary:
+        return significance.fisher(
+            int(group.run.sum()), len(group.run), int(group.base.sum()), len(group.base)
+        )
+    return significance.permutation_unpaired(group.run, group.base)
+
+
+def _verdict(group: Group, decision: Decision, limits: Limits, tests: int) -> Verdict:
+    if not len(group.run) or not len(group.base):
+        return Verdict(group.rule, "skip", "no sample is scored in both")
+    moved = f"{group.base.mean():.3f} -> {group.run.mean():.3f}, drop {group.drop:.3f}"
+    if group.paired:
+        moved += f", {group.lost} lost and {group.won} won of {len(group.run)} pairs"
+    else:
+        moved += f", {len(group.run)} samples against {len(group.base)}"
+    told = f"{moved}, {_test_name(group)} p {_p_text(decision.p)} (Holm)"
+    if decision.exceeds and not decision.fails:
+        told += f": more than {limits.max_drop:g} but not significant"
+    return Verdict(
+        group.rule, "fail" if decision.fails else "pass", f"{told}; {_power_text(group, limits, tests)}"
+    )
+
+
+def _test_name(group: Group) -> str:
+    exact = "McNemar" if group.paired else "Fisher"
+    return exact if group.binary else "permutation"
+
+
+def _p_text(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
+def _power_text(group: Group, limits: Limits, tests: int) -> str:
+    drop, chance = power(group, limits, tests)
+    if drop <= limits.max_drop:
+        return f"cannot fail, the baseline has no more than {limits.max_drop:g} to lose"
+    return f"power {chance:.2f} for a drop of {drop:.2f}"
+
+
+def power(group: Group, limits: Limits, tests: int) -> tuple[float, float]:
+    """A real drop, of `max_drop` and 10 points or of all that the baseline has, and the chance that this rule fails on it; at the
+    level of Holm's first step of `tests`, so the true chance is at least this.
+    """
+    drop = min(limits.max_drop + BEYOND, float(group.base.mean()))
+    return drop, _chance(group, drop, limits.alpha / tests, limits.max_drop)
+
+
+def _chance(group: Group, drop: float, level: float, max_drop: float) -> float:
+    n, base = len(group.run), float(group.base.mean())
+    if not group.binary:
+        # The drop is taken to come from samples that lose all they had: the most that it can vary.
+        noise = (
+            np.var(group.run - group.base) if group.paired else np.var(group.base) * (1 + n / len(group.base))
+        )
+        return significance.permutation_power(n, float(noise) + drop * (1 - drop), drop, level, max_drop)
+    if group.paired:
+        # As many pairs turn right as did here, but no more than can be right after the drop.
+        won = min(group.won / n, max(base - drop, 0.0), 1 - base)
+        return significance.mcnemar_power(n, won, drop, level, max_drop)
+    return significance.fisher_power(n, int(group.base.sum()), len(group.base), drop, level, max_drop)
+
+
+def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
+    """Overall, then each length of each task."""
+    apart = _apart(run, baseline)
+    ours, theirs = _scores(run, baseline) if paired and isinstance(baseline, StoredRun) else apart
+    places = sorted({(task, length) for side in apart for task, length, _ in side})
+    several = len({task for task, _ in places}) > 1
+    groups = [Group("overall", _array(ours, None), _array(theirs, None), paired)]
+    for task, length in places:
+        name = f"{sanitize(task, lines=False)} {format_length(length)}" if several else format_length(length)
+        groups.append(Group(name, _array(ours, (task, length)), _array(theirs, (task, length)), paired))
+    return groups
+
+
+_Scored = list[tuple[str, int, float]]
+"""Task, length, score."""
+
+
+def _array(scored: _Scored, place: tuple[str, int] | None) -> Scores:
+    return np.array([s for task, length, s in scored if place in (None, (task, length))], dtype=np.float64)
+
+
+def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
+    """Scores of the samples that are scored in both, in one order."""
+    there = {row["id"]: row["score"] for row in baseline.rows if row["score"] is not None}
+    both = [row for row in run.rows if row["score"] is not None and row["id"] in there]
+    ours = [(row["task"], row["length"], float(row["score"])) for row in both]
+    return ours, [(row["task"], row["length"], float(there[row["id"]])) for row in both]
+
+
+def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
+    """Scores of each by itself; those of a table are ones and zeros."""
+    if isinstance(baseline, StoredRun):
+        return _own(run), _own(baseline)
+    theirs = [
+        (task, cell.length, float(i < counts.correct))
+        for (task, cell), counts in baseline.cells.items()
+        for i in range(counts.n)
+    ]
+    return _own(run), theirs
+
+
+def _has_scores(baseline: Baseline) -> bool:
+    if isinstance(baseline, Table):
+        return any(counts.n for counts in baseline.cells.values())
+    return any(row["score"] is not None for row in baseline.rows)
+
+
+def _own(run: StoredRun) -> _Scored:
+    return [(r["task"], r["length"], float(r["score"])) for r in run.rows if r["score"] is not None]
+
+
+# Errors and missing samples
+
+
+def _errors(run: StoredRun, baseline: Baseline) -> Verdict:
+    """Samples that failed, more in a cell than in the baseline."""
+    allowed = failures(baseline)
+    seen: Counter[Key] = Counter()
+    new = []
+    for row in sorted(run.rows, key=lambda row: (key(row), row["trial"], row["id"])):
+        if row["status"] in FAILURES:
+            seen[key(row)] += 1
+            if seen[key(row)] > allowed.get(key(row), 0):
+                new.append(row)
+    if not new:
+        return Verdict("errors", "pass", "no new ones")
+    kinds = ", ".join(f"{n} {status}" for status, n in sorted(Counter(row["status"] for row in new).items()))
+    first = sanitize(str(new[0]["error"]), lines=False)
+    return Verdict(
+        "errors",
+        "fail",
+        f"{kinds} at {_at(row['length'] for row in new)}; the first says: {first[:160] or 'nothing'}",
+    )
+
+
+def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
+    """Samples that the baseline answered and the run did not even try, or has no positions for."""
+    tried = [row for row in run.rows if row["status"] != "over_limit"]
+    if paired and isinstance(baseline, StoredRun) and not (is_adaptive(run) or is_adaptive(baseline)):
+        ids = {row["id"] for row in tried}
+        lost = [row["length"] for row in baseline.rows if row["score"] is not None and row["id"] not in ids]
+    else:
+        lost = _missing_by_cell(run, tried, baseline)
+    if not lost:
+        return Verdict("missing", "pass", "every sample of the baseline was tried")
+    return Verdict(
+        "missing", "fail", f"{len(lost)} of the baseline's samples were not answered, at {_at(lost)}"
+    )
+
+
+def _missing_by_cell(run: StoredRun, tried: Sequence[Mapping[str, Any]], baseline: Baseline) -> list[int]:
+    """Lengths of what is missing by number: a sample each, but of an adaptive run only of cells without any."""
+    here = Counter(key(row) for row in tried)
+    if isinstance(baseline, Table):
+        there = {place: counts.n + counts.errors for place, counts in baseline.cells.items()}
+    else:
+        there = dict(Counter(key(row) for row in baseline.rows if row["score"] is not None))
+    adaptive = is_adaptive(run) or (isinstance(baseline, StoredRun) and is_adaptive(baseline))
+    missing = []
+    for place, n in there.items():
+        if not adaptive or not here[place]:
+            missing += [place[1].length] * max(n - here[place], 0)
+    return missing
+
+
+def _at(lengths: Iterable[int]) -> str:
+    return ", ".join(f"{format_length(n)} ({count})" for n, count in sorted(Counter(lengths).items()))
+
+
+# Cost
+
+
+def _slowdown(run: StoredRun, baseline: Baseline, limits: Limits) -> Verdict:
+    """The median of the seconds that each sample took over those of the same sample before, by an exact sign test."""
+    assert limits.max_slowdown is not None
+    if isinstance(baseline, Table):
+        return Verdict(
+            "slowdown", "skip", "a table does not say which machine it was measured on; give the run folder"
+        )
+    if why := _other_machine(run, baseline):
+        return Verdict("slowdown", "skip", why)
+    before = {
+        row["id"]: row["seconds"] for row in baseline.rows if row["status"] == "ok" and row["seconds"] > 0
+    }
+    ratios = [
+        row["seconds"] / before[row["id"]]
+        for row in run.rows
+        if row["status"] == "ok" and row["id"] in before
+    ]
+    if not ratios:
+        return Verdict("slowdown", "skip", "no sample was timed in both")
+    median = statistics.median(ratios)
+    slower = sum(ratio > limits.max_slowdown for ratio in ratios)
+    p = float(stats.binom.sf(slower - 1, len(ratios), 0.5))
+    fails = median > limits.max_slowdown and p <= limits.alpha
+    detail = f"{median:.2f} times the seconds a sample, allowed {limits.max_slowdown:g}, {slower} of {len(ratios)} slower than that, sign test p {_p_text(p)}"
+    return Verdict("slowdown", "fail" if fails else "pass", detail)
+
+
+def _other_machine(run: StoredRun, baseline: StoredRun) -> str:
+    """Why seconds cannot be compared; "" if they can."""
+    if not (run.manifest.get("machine") and baseline.manifest.get("machine")):
+        return "the machine is not known"
+    here, there = _machines(run), _machines(baseline)
+    if len(here) > 1 or len(there) > 1:
+        return "a run was resumed on another machine"
+    ours, theirs = here[0], there[0]
+    names = [n for n in sorted(ours.keys() | theirs.keys()) if ours.get(n) != theirs.get(n)]
+    told = ", ".join(f"{n} is {ours.get(n)} here and {theirs.get(n)} there" for n in names)
+    return sanitize(f"another machine ({told})", lines=False) if told else ""
+
+
+def _machines(run: StoredRun) -> list[dict[str, Any]]:
+    """The different machines that a run was made on, with the device that answered."""
+    manifest = run.manifest
+    device = manifest.get("identity", {}).get("device_name")
+    seen: list[dict[str, Any]] = []
+    for sitting in (*manifest.get("earlier", []), manifest):
+        machine = {**(sitting.get("machine") or {}), "device": device}
+        if machine not in seen:
+            seen.append(machine)
+    return seen

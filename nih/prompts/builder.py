@@ -1,0 +1,388 @@
+"""Prompts of exactly the asked length, in the model's own tokens.
+
+    [opening][intro][haystack ...] [needle] [... haystack][question + answer prefix] | room for the answer
+
+A chat template wraps the words of the user and leaves the answer prefix to the assistant:
+
+    [before][intro][haystack ...] [needle] [... haystack][question][after][answer prefix] | room
+
+With the question at the start it stands before the haystack, and only the answer prefix after it; `both` asks twice.
+Each piece is encoded by itself, so lengths add up; the haystack is cut to what is left of the length, and needles go in
+at the sentence edge nearest to the asked depth.
+
+Packed, one context holds a needle for each depth of the grid. The prompts of all depths are equal up to the question, but
+for the few tokens of haystack that make up for questions of different lengths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nih.errors import PromptError, UsageError
+from nih.options import Question
+from nih.prompts.grid import format_length
+from nih.prompts.haystack import Haystack, Source, build, stream_number
+from nih.prompts.placement import Placement, parse_placement
+from nih.protocols import Packs, Shares, Task, Tokenizer
+from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
+
+AROUND = 200
+"""Characters of haystack kept on each side of the needle in the journal."""
+_REDRAWS = 1000
+_FILLERS = ("\n", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around the user's words: BOS, or the two halves of a chat template."""
+
+    before: TokenIds
+    after: TokenIds
+    chat: bool
+    """Whether the assistant's turn begins with the answer prefix; if not, the prefix follows the question."""
+    repeats: bool = False
+    """Whether the answer may say the prefix again, and has room for it: a chat whose assistant's turn begins with nothing."""
+
+
+def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str, Any]) -> Frame:
+    """The frame for this tokeniser. Raises ModelError if a chat template is asked for and there is none."""
+    if not chat:
+        return Frame(tokenizer.opening, np.empty(0, np.int32), False)
+    before, after = tokenizer.chat_frame(system, options)
+    return Frame(before, after, True)
+
+
+class _Outside(NamedTuple):
+    """What stands around the haystack and its needles."""
+
+    ahead: tuple[TokenIds, ...]
+    behind: tuple[TokenIds, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of all pieces."""
+        return sum(map(len, (*self.ahead, *self.behind)))
+
+
+class _Insert(NamedTuple):
+    """A needle that is put into the haystack before its token `edge`."""
+
+    edge: int
+    ids: TokenIds
+    text: str
+
+
+class _Group(NamedTuple):
+    """The needles of one context that can be asked for, and what stands around the haystack for each; then those that cannot."""
+
+    needles: tuple[Needle, ...]
+    hidden: tuple[TokenIds, ...]
+    outside: tuple[_Outside, ...]
+    distractors: tuple[TokenIds, ...]
+    others: tuple[TokenIds, ...]
+
+    def left(self, tokens: int) -> list[int]:
+        """What is left to the haystack in prompts of `tokens` tokens, by needle."""
+        inside = sum(map(len, (*self.hidden, *self.distractors, *self.others)))
+        return [tokens - inside - outside.tokens for outside in self.outside]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds the samples of one task over a grid. A sample depends on its own cell and trial only, so any can be made alone.
+
+    Raises UsageError for a combination that has no meaning.
+    """
+
+    task: Task
+    task_key: str
+    """Name and options of the task, as text: it seeds the needles."""
+    tokenizer: Tokenizer
+    source: Source
+    frame: Frame
+    seed: int = 0
+    room: int | None = None
+    one_haystack: bool = False
+    question: Question = "end"
+    packed: tuple[float, ...] = ()
+    """Depths that share one context; () if each has its own."""
+    name: str = ""
+    """What a suite calls the task; default: the task's own name."""
+    _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
+    _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if self.packed and not isinstance(self.task, Packs):
+            raise UsageError(
+                f"task `{self.task.name}` cannot be packed, for its needles have no keys to ask for one by; leave out "
+                "--packed, or type for example `--task multikey`"
+            )
+        if self.packed and self.question != "end":
+            raise UsageError(
+                "--packed asks all questions from one state, so they come last; leave out --question"
+            )
+        if (self.question != "end" or self.frame.chat) and self.task.needle(Random(0)).bare:
+            raise UsageError(
+                f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
+            )
+        self._placement()
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the task: its name, and what makes its prompts other than usual."""
+        # A single depth packs nothing: one needle is asked for, among no others than the task itself wants.
+        if len(self.packed) > 1:
+            return self._packed_label
+        name = self.name or self.task.name
+        where = {"end": "", "start": " (question first)", "both": " (question first and last)"}
+        return name + where[self.question]
+
+    @property
+    def _packed_label(self) -> str:
+        return f"{self.name or self.task.name} (multi-key, {len(self.packed)} packed)"
+
+    def samples(self, grid: Grid) -> Iterator[Sample]:
+        """All samples of the grid, by cell, then trial. Raises PromptError, HaystackError."""
+        longest = max(grid.lengths)
+        for cell in grid.cells():
+            for trial in range(grid.trials.at(cell.length)):
+                yield self.sample(cell, trial, longest)
+
+    def sample(self, cell: Cell, trial: int, longest: int | None = None) -> Sample:
+        """One sample. `longest` is the grid's greatest length, so that its haystack is made once."""
+        haystack = self._haystack(trial, longest or cell.length)
+        if self.packed:
+            group = self._pack(cell, trial, haystack)
+            return self._assemble(cell, trial, haystack, group, self.packed.index(cell.depth))
+        return self._assemble(cell, trial, haystack, self._group((self._needle(cell, trial, haystack),)), 0)
+
+    def _placement(self) -> Placement:
+        return parse_placement(self.task.placement if isinstance(self.task, Shares) else "spread")
+
+    def _haystack(self, trial: int, tokens: int) -> Haystack:
+        stream = stream_number(self.seed, 0 if self.one_haystack else trial, self.source)
+        key = (stream, tokens)
+        if key not in self._haystacks:
+            self._haystacks[key] = build(self.source, stream, self.tokenizer, tokens)
+        return self._haystacks[key]
+
+    def _needle(self, cell: Cell, trial: int, haystack: Haystack) -> Needle:
+        """Draw until the haystack does not give the answer away."""
+        for attempt in range(_REDRAWS):
+            own = _rng(f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}")
+            if isinstance(self.task, Shares):
+                needle = self.task.draw(self._shared("shared", cell, trial, attempt), own)
+            else:
+                needle = self.task.needle(own)
+            if not _gives_away(haystack, needle, cell.length):
+                return needle
+        raise self._hopeless()
+
+    def _pack(self, cell: Cell, trial: int, haystack: Haystack) -> _Group:
+        """The needles of all depths of a length and trial."""
+        assert isinstance(self.task, Packs)
+        known = self._packs.get((cell.length, trial))
+        for attempt in range(0 if known else _REDRAWS):
+            needles = self.task.pack(
+                self._shared(f"packed|{self.packed}", cell, trial, attempt), len(self.packed)
+            )
+            if not any(_gives_away(haystack, needle, cell.length) for needle in needles):
+                known = self._packs[cell.length, trial] = self._group(needles)
+                break
+        if known is None:
+            raise self._hopeless()
+        return known
+
+    def _shared(self, what: str, cell: Cell, trial: int, attempt: int = 0) -> Random:
+        """Chance that is the same at all depths of a length and trial."""
+        return _rng(f"{what}|{self.task_key}|{self.seed}|{cell.length}|{trial}|{attempt}")
+
+    def _hopeless(self) -> PromptError:
+        return PromptError(
+            f"haystack `{self.source.name}` holds every answer that task `{self.task.name}` drew in "
+            f"{_REDRAWS} attempts; use another --haystack"
+        )
+
+    def _group(self, needles: tuple[Needle, ...]) -> _Group:
+        def hidden(texts: Iterable[str]) -> tuple[TokenIds, ...]:
+            return tuple(self.tokenizer.encode(needles[0].lead + text) for text in texts)
+
+        return _Group(
+            needles,
+            hidden(needle.text for needle in needles),
+            tuple(map(self._outside, needles)),
+            hidden(needles[0].distractors),
+            hidden(needles[0].others),
+        )
+
+    def _outside(self, needle: Needle) -> _Outside:
+        encode, chat, prefix = self.tokenizer.encode, self.frame.chat, needle.answer_prefix
+        intro, ahead = needle.intro, ""
+        if self.question != "end":
+            intro = needle.intro_start or needle.intro
+            ahead = f"\n{needle.question}" if intro else needle.question
+        behind = needle.question if needle.bare else f"\n{needle.question}"
+        if self.question == "start":
+            behind = "" if chat else "\n"
+        if prefix and not chat:
+            behind += prefix if self.question == "start" else f" {prefix}"
+        return _Outside(
+            (self.frame.before, encode(intro), encode(ahead), encode(needle.opens)),
+            (encode(needle.closes + behind), self.frame.after, encode(prefix if chat else "")),
+        )
+
+    def _again(self, needles: Iterable[Needle]) -> int:
+        """Room for a chat's answer to say the prefix once more, which its turn could not begin with."""
+        prefixes = [needle.answer_prefix for needle in needles if needle.answer_prefix]
+        if not self.frame.repeats:
+            return 0
+        return max((len(self.tokenizer.encode(f"{prefix} ")) for prefix in prefixes), default=0)
+
+    def _assemble(self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int) -> Sample:
+        room = self.room or self.task.room + self._again(group.needles)
+        needle, outside = group.needles[asked], group.outside[asked]
+        lefts = group.left(cell.length - room)
+        # The needles of a packed context stand in what is left to all of its prompts, so in the same places.
+        left, least = lefts[asked], min(lefts)
+        if least < 0:
+            raise PromptError(
+                f"length {format_length(cell.length)} is too short for task `{self.task.name}`: its fixed parts "
+                f"take {cell.length - least - room} tokens and the answer {room}; type --lengths from "
+                f"{cell.length - least} on"
+            )
+        if self.source.whole:
+            least = haystack.edge_near(least, least)
+        body = least if self.source.whole else left
+        # Packed, nothing may depend on what is asked.
+        last = 0 if self.packed else asked
+        inserts = self._inserts(cell, trial, haystack, group, last, least)
+        pieces, starts = _interleave(haystack, inserts, last, body)
+        ahead = sum(map(len, outside.ahead))
+        prompt = Prompt(
+            tuple(p for p in (*outside.ahead, *pieces, self._fill(left - body), *outside.behind) if len(p))
+        )
+        placed = [
+            Placed(insert.text, ahead + start, 100 * insert.edge / body if body else 0.0)
+            for insert, start in zip(inserts, starts, strict=True)
+        ]
+        expected = _in_order(needle, starts) if needle.in_order else needle.expected
+        edge = inserts[asked].edge
+        return Sample(
+            id=identity(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
+            task=self.label,
+            cell=cell,
+            trial=trial,
+            prompt=prompt,
+            room=room,
+            stop=self.task.stop,
+            actual_depth=placed[asked].depth,
+            needle=needle.text,
+            needle_at=placed[asked].at,
+            around=self._around(haystack, edge, body, needle.lead + needle.text),
+            question=needle.question,
+            expected=expected,
+            answer_prefix=needle.answer_prefix,
+            needles=tuple(sorted(placed, key=lambda p: p.at)) if len(placed) > 1 else (),
+            target=needle.target or ("".join(expected) if needle.bare else ""),
+        )
+
+    @property
+    def version(self) -> int:
+        """The task's version; a task without one has its first."""
+        return int(getattr(self.task, "version", 1))
+
+    @property
+    def _versioned(self) -> str:
+        # A first version goes without saying, so that the ids of tasks from before there were versions stay.
+        # A single packed depth was labelled once; its prompts are what they were, and so are its ids.
+        label = self._packed_label if self.packed else self.label
+        return label if self.version == 1 else f"{label} v{self.version}"
+
+    def _inserts(
+        self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int, most: int
+    ) -> list[_Insert]:
+        """Every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
+        depths = self.packed or (cell.depth,)
+        edges = [haystack.edge_near(depth / 100 * most, most) for depth in depths]
+        key = f"places|{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}"
+        scattered = _rng(key)
+        edges += [haystack.edge_near(scattered.random() * most, most) for _ in group.distractors]
+        places = self._shared("others", cell, trial)
+        edges += self._placement().edges(haystack, edges[asked], most, len(group.others), places)
+        texts = [*(n.text for n in group.needles), *group.needles[0].distractors, *group.needles[0].others]
+        ids = [*group.hidden, *group.distractors, *group.others]
+        return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
+
+    def _fill(self, tokens: int) -> TokenIds:
+        """White space in place of a record that would have to be cut. Raises PromptError."""
+        token = next((ids for ids in map(self.tokenizer.encode, _FILLERS) if len(ids) == 1), None)
+        if token is None:
+            raise PromptError(
+                f"{self.tokenizer.name} has no token for white space alone, which task `{self.task.name}` fills its prompts with; "
+                "choose a task with a haystack of text, such as `multikey`"
+            )
+        return np.repeat(token, tokens)
+
+    def _around(self, haystack: Haystack, edge: int, left: int, needle: str) -> str:
+        before = self.tokenizer.decode(haystack.ids[max(edge - AROUND, 0) : edge])[-AROUND:]
+        after = self.tokenizer.decode(haystack.ids[edge : min(edge + AROUND, left)])[:AROUND]
+        return f"{before}{needle}{after}"
+
+
+def _gives_away(haystack: Haystack, needle: Needle, tokens: int) -> bool:
+    return any(haystack.holds(text, tokens) for text in needle.avoid or needle.expected)
+
+
+def _in_order(needle: Needle, starts: Sequence[int]) -> tuple[str, ...]:
+    """The expected texts, each of which belongs to a needle, in the order of the needles' places."""
+    return tuple(needle.expected[i] for i in sorted(range(len(starts)), key=starts.__getitem__))
+
+
+def _interleave(
+    haystack: Haystack, inserts: Sequence[_Insert], asked: int, body: int
+) -> tuple[list[TokenIds], list[int]]:
+    """The first `body` tokens of the haystack with the inserts at their edges.
+
+    Returns the pieces, and the position of each insert in them.
+    """
+    # The asked needle comes last among those at its own edge, so that the haystack follows it as asked.
+    order = sorted(range(len(inserts)), key=lambda i: (inserts[i].edge, i == asked, i))
+    pieces: list[TokenIds] = []
+    starts = [0] * len(inserts)
+    at = position = 0
+    for i in order:
+        edge, ids, _ = inserts[i]
+        position += edge - at
+        starts[i] = position
+        position += len(ids)
+        pieces += [haystack.ids[at:edge], ids]
+        at = edge
+    return [*pieces, haystack.ids[at:body]], starts
+
+
+def _rng(key: str) -> Random:
+    return Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
+
+
+def identity(
+    task: str,
+    cell: Cell,
+    trial: int,
+    prompt: Prompt,
+    room: int,
+    stop: tuple[str, ...],
+    expected: tuple[str, ...],
+) -> str:
+    """A sample's id: a hash of all that decides its prompt and its generation."""
+    head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected))
+    digest = hashlib.blake2b(head.encode(), digest_size=8)
+    for piece in prompt.pieces:
+        digest.update(np.ascontiguousarray(piece, np.int32).tobytes())
+    return digest.hexdigest()

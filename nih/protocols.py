@@ -1,0 +1,243 @@
+"""What plugins implement: tokenizers, models and their sessions, engines, tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from nih.types import Answer, Generation, Likelihood, Needle, Sample, TokenIds
+
+
+class Tokenizer(Protocol):
+    """Text <-> token ids of one model. Pieces are encoded as they stand in the middle of a text: no special token is added or parsed."""
+
+    @property
+    def name(self) -> str:
+        """What the manifest calls it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the vocabulary and rules: equal fingerprints give equal ids."""
+
+    @property
+    def opening(self) -> TokenIds:
+        """What a prompt without chat template begins with: BOS, or nothing."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that must not occur inside a haystack, needle or question."""
+
+    def encode(self, text: str) -> TokenIds:
+        """Ids (T,) of `text` in mid-text; text that spells a special token is encoded as plain characters."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """`encode` of each text, faster than one by one."""
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Text of ids; special tokens are left out, invalid bytes become U+FFFD."""
+
+    def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
+        """Ids before and after the user's words in this model's chat template, generation prompt included.
+
+        Raises ModelError if the tokeniser has no chat template.
+        """
+
+
+class Session(Protocol):
+    """A model that reads tokens and can be taken back to where it was.
+
+    Laws, which tests hold for every adapter: `extend(a + b)` equals `extend(a)` then `extend(b)`; a mark survives all
+    later work and can be rewound to any number of times; `generate`, `likelihood` and `logits` leave the state as it was.
+    Marks nest: rewinding to a mark makes the marks taken after it invalid.
+    Raises OutOfMemory from `extend`, `prefill_whole`, `generate` and `likelihood`; after that `reset` is the only legal call.
+    Raises AnswerTimeout between two forward calls once `time.monotonic()` has passed `deadline`; then too `reset` follows.
+    """
+
+    deadline: float | None
+
+    @property
+    def position(self) -> int:
+        """Tokens read so far."""
+
+    @property
+    def chunk(self) -> int:
+        """Most tokens that `extend` gives to one forward call."""
+
+    @property
+    def crops(self) -> bool:
+        """Whether a mark is a length and nothing else, so that `mark(at)` can name a place that was passed."""
+
+    def reset(self) -> None:
+        """Forget everything, marks too; position 0."""
+
+    def extend(self, pieces: Sequence[TokenIds]) -> None:
+        """Read tokens, in forward calls of at most `chunk` tokens that carry the state."""
+
+    def prefill_whole(self, ids: TokenIds) -> None:
+        """Reset, then read `ids` in a single forward call with no state handed in: the truth that sharing is held against."""
+
+    def mark(self, at: int | None = None) -> Any:
+        """A handle on the present state. For a KV cache it is a position, for a recurrent state a copy.
+
+        Where the session `crops`, on the state after `at` tokens; there are no logits there until something more is read.
+        """
+
+    def rewind(self, mark: Any) -> None:
+        """Back to the marked state. The mark stays valid."""
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Logits (V,) of the next token."""
+
+    def generate(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
+        """Greedy continuation until a stop string, an end-of-text token, or `max_new_tokens`."""
+
+    def likelihood(self, ids: TokenIds) -> Likelihood:
+        """Teacher-forced rating of `ids` (T,) as the continuation."""
+
+
+class Model(Protocol):
+    """A model before its weights are loaded: enough for planning. `session` loads."""
+
+    @property
+    def name(self) -> str:
+        """What the user typed after `--model`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def limit(self) -> int | None:
+        """Most positions it can attend to; None where there is no limit (recurrent models)."""
+
+    @property
+    def training_length(self) -> int | None:
+        """Context length it was trained at, where its files tell."""
+
+    def state_bytes(self, tokens: int) -> int:
+        """Memory of the state after `tokens` tokens, in bytes."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """For the manifest: revision or sha256 of the weights, dtype, device, kernel backend, options."""
+
+    def session(self) -> Session:
+        """Load the weights (once) and start at position 0."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Someone else's scheduler or server, in place of a Model: it reads and shares prompts in its own way.
+
+    A module of an engine has a frozen dataclass `Options` and `open_engine(model, options, longest) -> Engine`, where
+    `longest` is the grid's greatest length (prompt and answer room). Opening reads tokeniser and config at most: it loads
+    no weights, sends no request and needs no engine's package, so that `nih plan` and `nih show` work without one.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user typed after `--model`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def limit(self) -> int | None:
+        """Most positions (prompt and answer); None if there is no limit, or it is not known before or after `start`."""
+
+    @property
+    def training_length(self) -> int | None:
+        """Context length the model was trained at, where its files tell."""
+
+    @property
+    def begins_answers(self) -> bool:
+        """Whether the assistant's turn can begin with the answer prefix; if not, the prefix ends the user's words."""
+
+    def start(self) -> None:
+        """Load, or look for the server; called once, before `identity` and `answers`. Raises EngineError."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """For the manifest, never a secret. `weights` (a hash, a revision; None if unknown) must agree in a resumed run."""
+
+    def answers(self, samples: Sequence[Sample], likelihood: bool, timeout: float | None) -> Iterator[Answer]:
+        """Answer samples, which come in the order of the prefix tree; each exactly once, in any order, as it is ready.
+
+        A sample that cannot be answered is an Answer with its status. Closing the iterator drops what is under way.
+        Raises EngineError for what the user must mend; answers that came before it are kept.
+        """
+
+    def report(self) -> Mapping[str, Any]:
+        """After the answers, for the manifest: usage, drift, hit rate of the prefix cache, retries. `warnings`, a list of
+        sentences, is also said to the user.
+        """
+
+    def close(self) -> None:
+        """Let go of server or device; also after an interrupt, and without `start`."""
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """A model that is handed the expected answers. Only `echo` is one."""
+
+    def teach(self, samples: Sequence[Sample]) -> None:
+        """Learn which prompt has which answer."""
+
+
+class Task(Protocol):
+    """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`.
+
+    A task may also be `Shares`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
+    ids: count it up when the prompts of equal options change.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def score(self) -> str:
+        """Default score's name."""
+
+    @property
+    def haystack(self) -> str:
+        """Default haystack's name; `own` if the task is `OwnHaystack`."""
+
+    @property
+    def room(self) -> int:
+        """Default tokens reserved for the answer."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end an answer."""
+
+    def needle(self, rng: Random) -> Needle:
+        """A fresh needle; all chance comes from `rng` (Python's Mersenne Twister, whose streams do not change)."""
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """A task of several needles. What it draws from `shared` is the same at all depths of a length and trial, so their prompts share a prefix."""
+
+    @property
+    def placement(self) -> str:
+        """Where the needles that are not asked for stand: see nih.prompts.placement."""
+
+    def draw(self, shared: Random, own: Random) -> Needle:
+        """Needles of one sample: `shared` follows length and trial, `own` the depth too. What is asked or answered should come from `own`."""
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A task whose needles have keys, so that several can stand in one context and each can be asked for."""
+
+    def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
+        """`count` needles of distinct keys with equal `intro`, `opens`, `closes`, `lead` and `others`."""
+
+
+@runtime_checkable
+class OwnHaystack(Protocol):
+    """A task that makes its haystack of records instead of text."""
+
+    def source(self) -> Any:
+        """A nih.prompts.haystack.Source of the records."""

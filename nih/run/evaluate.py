@@ -1,0 +1,97 @@
+"""A sweep from its options to its reports: `evaluate` answers it into a run directory and returns the run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nih.cost import measure as costs
+from nih.options import RunOptions
+from nih.run.job import prepare
+from nih.run.loop import Runner
+from nih.store import run as store
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+RUNS = Path("results/runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished (or interrupted) run: its folder, and views on its numbers."""
+
+    path: Path
+    exit_state: str
+    """done, or incomplete if some samples have no score."""
+
+    @property
+    def cells(self) -> pandas.DataFrame:
+        """One row a cell; the columns of cells.csv."""
+        from nih.report.write import cells
+
+        return cells(self.path)
+
+    @property
+    def samples(self) -> pandas.DataFrame:
+        """One row a sample; the columns of samples.csv."""
+        from nih.report.write import samples
+
+        return samples(self.path)
+
+    @property
+    def headline(self) -> list[str]:
+        """Accuracy and effective length in words, with their intervals."""
+        from nih.report.write import headline
+
+        return headline(self.path)
+
+    def heatmap(self, ax: Axes | None = None) -> Axes:
+        """Draw depth x length."""
+        from nih.report.write import heatmap
+
+        return heatmap(store.read(self.path), ax)
+
+
+def evaluate(
+    options: RunOptions | None = None,
+    *,
+    tell: Callable[[str], None] | None = None,
+    quiet: bool | None = None,
+    **arguments: Any,
+) -> Run:
+    """Run a sweep, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
+
+    Takes the options of `nih run` as arguments (or a ready RunOptions). `tell` gets a line for each thing the user should know
+    (default: to stderr), `quiet` hides the progress bar (default: where stderr is no terminal).
+    Raises UsageError and its kin for what the user can mend; KeyboardInterrupt after the journal is safe.
+    """
+    options = options or RunOptions.of(**arguments)
+    say = tell or (lambda line: print(line, file=sys.stderr))
+    hidden = not sys.stderr.isatty() if quiet is None else quiet
+    started = time.perf_counter()
+    job = prepare(options)
+    if options.cost:
+        costs.measurable(job.model)
+    path = (
+        Path(options.out)
+        if options.out
+        else store.default_folder(RUNS, options.model, job.label, job.settings)
+    )
+    with store.RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
+        runner = Runner(job, directory, say, hidden, started)
+        try:
+            state = runner.run()
+            runner.price()
+        except BaseException as error:
+            runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        from nih.report.write import write
+
+        directory.write_manifest(report=write(directory.path))
+        return Run(directory.path, state)

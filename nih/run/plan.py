@@ -1,0 +1,73 @@
+"""What a run would ask and read, before any weights are loaded: what `nih plan` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from nih.inference.prefix_plan import Plan
+from nih.inference.shards import loss, split
+from nih.protocols import Engine, Model
+from nih.run.job import Job
+
+
+def cost(job: Job) -> dict[str, Any]:
+    """What `nih plan` prints: cells, prompts, tokens, and the memory of the states that the walk holds, in bytes."""
+    plan_ = job.plan
+    return {
+        "model": job.options.model,
+        **(_extents(job) if job.suite else {"task": job.parts[0].builder.label}),
+        "lengths": list(job.grid.lengths),
+        "depths": list(job.grid.depths),
+        "cells": sum(len(part.grid.lengths) * len(part.grid.depths) for part in job.parts),
+        "prompts": len(job.samples),
+        **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
+        "over_limit": len(job.samples) - len(plan_.samples),
+        "naive_tokens": plan_.naive_tokens,
+        "planned_tokens": plan_.planned_tokens,
+        "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
+        **_memory(job.model, plan_),
+        **_split(job),
+    }
+
+
+def _split(job: Job) -> dict[str, Any]:
+    """What --workers reads more than one process, as far as no worker dies."""
+    options, plan_ = job.options, job.plan
+    if options.workers is None:
+        return {}
+    shared = options.share != "never"
+    one = plan_.planned_tokens if shared else plan_.naive_tokens
+    return {"workers": {"asked": options.workers, **loss(one, split(plan_, options.workers, shared))}}
+
+
+def _extents(job: Job) -> dict[str, Any]:
+    """What each task of a suite asks."""
+    assert job.suite
+    prompts = Counter(sample.task for sample in job.samples)
+    return {
+        "suite": job.suite.name,
+        "tasks": [
+            {
+                "task": part.builder.label,
+                "lengths": list(part.grid.lengths),
+                "depths": list(part.grid.depths),
+                "prompts": prompts[part.builder.label],
+            }
+            for part in job.parts
+        ],
+    }
+
+
+def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
+    """Marks and states of a walk; an engine sees to its own memory."""
+    if isinstance(model, Engine):
+        return {}
+    state = model.state_bytes
+    # A KV cache is cropped, so a mark costs nothing; a state that does not grow with the prompt is copied into each mark.
+    copied = state(plan_.longest) == state(2 * plan_.longest)
+    return {
+        "most_marks": plan_.most_marks,
+        "deepest_state_bytes": state(plan_.longest) * (1 + (plan_.most_marks if copied else 0)),
+    }

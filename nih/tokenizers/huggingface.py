@@ -1,0 +1,325 @@
+"""Text <-> token ids, as they stand in the middle of a text.
+
+A prompt is put together from pieces, so a piece must not bring what belongs to the beginning of a text: no BOS, no
+invented leading space, no end token. Nor may text that merely spells a special token become one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nih.errors import ModelError, reason
+from nih.protocols import Tokenizer
+from nih.tokenizers.byte import BYTE, ByteTokenizer
+from nih.tokenizers.tiktoken import names_encoding, open_encoding
+from nih.types import TokenIds
+
+_ANCHOR = "\n"
+"""Text that a piece is put behind where a tokeniser treats the beginning of a text in its own way."""
+_MARKER = "XnihXuserXwordsX"
+"""Stands for the user's words while a chat template is rendered: letters only, so that no template alters it."""
+
+
+class HubTokenizer:
+    """A tokeniser of transformers.
+
+    With a backend of the `tokenizers` library (all but a few old or remote ones), pieces go through a copy of it whose
+    rules for the beginning of a text are taken out; without one, behind an anchor whose ids are then cut off.
+    """
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self._tokenizer = tokenizer
+        self._name = name
+        self._coder: _Coder = _Backend(tokenizer) if _backend_of(tokenizer) is not None else _Slow(tokenizer)
+        self._special = frozenset(_special_ids(tokenizer))
+        self._special_array = np.array(sorted(self._special), np.int64)
+        self._opening = _opening(tokenizer)
+
+    @property
+    def name(self) -> str:
+        """Folder, file or hub id."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary and all rules."""
+        return self._coder.fingerprint
+
+    @property
+    def opening(self) -> TokenIds:
+        """What the tokeniser itself puts before a text; what it appends (T5's `</s>`) is left out."""
+        return self._opening
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """BOS, EOS and the like, and every added token that is flagged special."""
+        return self._special
+
+    def encode(self, text: str) -> TokenIds:
+        """Ids (T,) in mid-text. Raises ModelError if the tokeniser cannot encode without its rules for beginnings."""
+        return self._coder.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """`encode` of each text, in one threaded call of the backend."""
+        return self._coder.encode_batch(texts)
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Text of ids without clean-up of spaces; special tokens are left out."""
+        values = np.asarray(ids, np.int64).reshape(-1)
+        return self._coder.decode(values[~np.isin(values, self._special_array)].tolist())
+
+    def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
+        """Ids before and after the user's words; `options` are variables of the template (`enable_thinking`).
+
+        Raises ModelError if there is no template, or if it refuses the system message or does not show the user's
+        words exactly once.
+        """
+        text = _render(self._tokenizer, self._name, system, options)
+        if text.count(_MARKER) != 1:
+            raise ModelError(
+                f"the chat template of `{self._name}` shows the user's words {text.count(_MARKER)} times, "
+                "not once; leave out --chat"
+            )
+        before, _, after = text.partition(_MARKER)
+        # The first half begins the text, so the tokeniser's own rules hold; the second stands in mid-text.
+        head = _ids(self._tokenizer(before, add_special_tokens=False)["input_ids"]) if before else _ids([])
+        return head, self._coder.encode_template(after)
+
+
+def open_tokenizer(
+    source: str, name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> Tokenizer:
+    """The tokeniser of a folder, hub id or .gguf file, `byte`, or an encoding of tiktoken; `name` is what the manifest calls it.
+
+    Raises ModelError.
+    """
+    if source == BYTE:
+        return ByteTokenizer()
+    if names_encoding(source):
+        return open_encoding(source)
+    from transformers import AutoTokenizer
+
+    where, extra = locate(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, revision=revision, trust_remote_code=trust_remote_code, **extra
+        )
+    # transformers raises nearly every built-in class for files that are missing or broken.
+    except Exception as error:
+        raise ModelError(
+            f"no tokeniser in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
+            "for a byte-level model"
+        ) from error
+    return HubTokenizer(tokenizer, name or source)
+
+
+def locate(source: str) -> tuple[str, dict[str, str]]:
+    """What transformers' `from_pretrained` takes for a source: a folder or hub id, and the name of the .gguf file in it."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    return (str(path) if path.exists() else source), {}
+
+
+class _Coder:
+    """Encodes pieces and decodes ids, without the rules for the beginning of a text."""
+
+    fingerprint: str
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        raise NotImplementedError
+
+    def encode_template(self, text: str) -> TokenIds:
+        """Ids of text in mid-text whose special tokens are parsed."""
+        raise NotImplementedError
+
+    def decode(self, ids: list[int]) -> str:
+        raise NotImplementedError
+
+
+class _Backend(_Coder):
+    def __init__(self, tokenizer: Any) -> None:
+        from tokenizers import Tokenizer as RustTokenizer
+
+        original = RustTokenizer.from_str(_backend_of(tokenizer).to_str())
+        original.no_truncation()
+        original.no_padding()
+        text = original.to_str()
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        rules = _mid_text(json.loads(text))
+        self._template = RustTokenizer.from_str(json.dumps(rules, ensure_ascii=False))
+        plain = _without_special_words(rules, _special_ids(tokenizer))
+        self._plain = RustTokenizer.from_str(json.dumps(plain, ensure_ascii=False))
+        self._plain.encode_special_tokens = True
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        encodings = self._plain.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        return [_ids(encoding.ids) for encoding in encodings]
+
+    def encode_template(self, text: str) -> TokenIds:
+        return _ids(self._template.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._plain.decode(ids, skip_special_tokens=False)
+        return text
+
+
+class _Slow(_Coder):
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._anchor = self._raw(_ANCHOR, split_special_tokens=True)
+        self._anchor_text = self._text(self._anchor)
+        rules = (
+            type(tokenizer).__name__,
+            sorted(tokenizer.get_vocab().items()),
+            sorted(_special_ids(tokenizer)),
+        )
+        self.fingerprint = hashlib.sha256(repr(rules).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        return [self._behind_anchor(_valid(text), split_special_tokens=True) for text in texts]
+
+    def encode_template(self, text: str) -> TokenIds:
+        return self._behind_anchor(text, split_special_tokens=False)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._text([*self._anchor, *ids]).removeprefix(self._anchor_text)
+
+    def _behind_anchor(self, text: str, split_special_tokens: bool) -> TokenIds:
+        ids = self._raw(_ANCHOR + text, split_special_tokens) if text else self._anchor
+        if ids[: len(self._anchor)] == self._anchor:
+            return _ids(ids[len(self._anchor) :])
+        # The text begins with what the anchor melts into (a second line break); then nothing is invented before it.
+        alone = self._raw(text, split_special_tokens)
+        if self._text(alone) == text:
+            return _ids(alone)
+        raise ModelError(
+            f"the tokeniser {type(self._tokenizer).__name__} cannot encode a piece of text by itself: what "
+            f"stands before changes it ({text[:20]!r}); name another with `--tokenizer`"
+        )
+
+    def _raw(self, text: str, split_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=split_special_tokens
+        )
+        return ids
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _ids(ids: Iterable[int]) -> TokenIds:
+    return np.array(ids, np.int32)
+
+
+def _valid(text: str) -> str:
+    """Lone surrogates cannot cross into Rust or UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _backend_of(tokenizer: Any) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend if hasattr(backend, "to_str") else None
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
+def _opening(tokenizer: Any) -> TokenIds:
+    probe = "a"
+    bare = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+    full = list(tokenizer(probe, add_special_tokens=True)["input_ids"])
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return _ids(full[:start])
+    raise ModelError(
+        f"the tokeniser {type(tokenizer).__name__} encodes {probe!r} as {bare} and with special tokens as {full}, "
+        "so what it puts before a text is unclear; name another with `--tokenizer`"
+    )
+
+
+def _mid_text(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules of a `tokenizers` JSON without those for the two ends of a text.
+
+    These are sentencepiece's dummy prefix (Metaspace, a Prepend normaliser, and ByteLevel's add_prefix_space), its
+    counterpart in the decoder (which would drop a leading space), and stripping.
+    """
+    return rules | {
+        part: _middle(rules.get(part), part) for part in ("normalizer", "pre_tokenizer", "decoder")
+    }
+
+
+def _middle(rule: Any, part: str) -> Any:
+    if rule is None:
+        return None
+    match rule["type"]:
+        case "Sequence":
+            key = next(k for k in ("normalizers", "pretokenizers", "decoders") if k in rule)
+            inner = [m for m in (_middle(r, part) for r in rule[key]) if m is not None]
+            return rule | {key: inner}
+        case "Metaspace":
+            return rule | {"prepend_scheme": "never"}
+        case "ByteLevel" if part == "pre_tokenizer":
+            return rule | {"add_prefix_space": False}
+        case "Prepend" | "Strip" if part == "normalizer":
+            return None
+        case "Strip" if part == "decoder":
+            return None
+    return rule
+
+
+def _without_special_words(rules: dict[str, Any], special: set[int]) -> dict[str, Any]:
+    """Rules whose vocabulary holds special tokens under names that no text spells.
+
+    `encode_special_tokens` keeps them from being looked for before the model runs; but a Unigram or word model finds
+    `</s>` among its own pieces all the same. BPE does not: no merge leads there.
+    """
+    model = rules["model"]
+    if model["type"] == "Unigram":
+        pieces = [
+            [_unspelt(i) if i in special else piece, score] for i, (piece, score) in enumerate(model["vocab"])
+        ]
+        model = model | {"vocab": pieces}
+    elif model["type"] in ("WordLevel", "WordPiece"):
+        special = special - {model["vocab"].get(model.get("unk_token"))}
+        model = model | {
+            "vocab": {_unspelt(i) if i in special else word: i for word, i in model["vocab"].items()}
+        }
+    else:
+        return rules
+    added = [t | {"content": _unspelt(t["id"])} if t["id"] in special else t for t in rules["added_tokens"]]
+    return rules | {"model": model, "added_tokens": added}
+
+
+def _unspelt(token: int) -> str:
+    return f"\uf8ff{token}\uf8ff"
+
+
+def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"the tokeniser `{name}` has no chat template; leave out --chat, or name one that has with `--tokenizer`"
+        )
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": _MARKER})
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **options
+        )
+    # A template is a program: it raises what its author wrote, or any of Jinja's errors.
+    except Exception as error:
+        raise ModelError(
+            f"the chat template of `{name}` cannot be filled in ({reason(error)})"
+            + ("; leave out --system if it takes no system message" if system else "")
+        ) from error
+    return text

@@ -1,0 +1,177 @@
+"""Every op in every form that this machine has, behind one interface: what the laws of test_kernels.py run over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nih.kernels import backend, causal_conv1d, cpu_loader, cuda_loader, selective_scan, wkv4
+from tests.support import cuda_emulator
+
+Inputs = dict[str, Any]
+Result = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op, its slow truth, and how to make inputs for it."""
+
+    name: str
+    run: Callable[..., Result]
+    reference: Callable[..., Result]
+    torch: Callable[..., Result]
+    make: Callable[..., Inputs]
+    chunk: int
+    timed: tuple[str, ...]
+    """Inputs of shape (B, T, channels)."""
+
+    def part(self, inputs: Inputs, start: int, stop: int | None, **more: Any) -> Inputs:
+        """The inputs of the steps [start, stop)."""
+        return {k: v[:, start:stop] if k in self.timed else v for k, v in inputs.items()} | more
+
+    def row(self, inputs: Inputs, index: int, length: int) -> Inputs:
+        """The inputs of one row of the batch, cut to its own length."""
+        alone = {k: v[index : index + 1, :length] if k in self.timed else v for k, v in inputs.items()}
+        if alone.get("state") is not None:
+            alone["state"] = alone["state"][index : index + 1]
+        return alone
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_wkv4(batch: int, steps: int, channels: int, seed: int = 0, scale: float = 2.0) -> Inputs:
+    """Keys of standard deviation `scale`; decays from 0.0005 to 5 a step, as trained models have them."""
+    g = _generator(seed)
+    w = -torch.exp(torch.rand(channels, generator=g) * 9 - 7.5)
+    u = torch.randn(channels, generator=g)
+    k = torch.randn(batch, steps, channels, generator=g) * scale
+    v = torch.randn(batch, steps, channels, generator=g)
+    return {"w": w, "u": u, "k": k, "v": v}
+
+
+def make_scan(batch: int, steps: int, channels: int, seed: int = 0, states: int = 16) -> Inputs:
+    """Time steps around 0.02 and decay rates up to `states`, as trained models have them."""
+    g = _generator(seed)
+    u, delta, z = (torch.randn(batch, steps, channels, generator=g) for _ in range(3))
+    B, C = (torch.randn(batch, steps, states, generator=g) for _ in range(2))
+    A = -torch.rand(channels, states, generator=g) * states
+    D, bias = torch.randn(channels, generator=g), torch.randn(channels, generator=g) - 4
+    return {"u": u, "delta": delta, "z": z, "A": A, "B": B, "C": C, "D": D, "delta_bias": bias}
+
+
+def make_conv(batch: int, steps: int, channels: int, seed: int = 0, taps: int = 4) -> Inputs:
+    g = _generator(seed)
+    x = torch.randn(batch, steps, channels, generator=g)
+    return {"x": x, "w": torch.randn(channels, taps, generator=g), "b": torch.randn(channels, generator=g)}
+
+
+WKV4 = Op("wkv4", wkv4.wkv4, wkv4.wkv4_reference, wkv4.wkv4_torch, make_wkv4, wkv4.CHUNK, ("k", "v"))
+SCAN = Op(
+    "selective_scan",
+    selective_scan.selective_scan,
+    selective_scan.selective_scan_reference,
+    selective_scan.selective_scan_torch,
+    make_scan,
+    selective_scan.CHUNK,
+    ("u", "delta", "z", "B", "C"),
+)
+CONV = Op(
+    "causal_conv1d",
+    causal_conv1d.causal_conv1d,
+    causal_conv1d.causal_conv1d_reference,
+    causal_conv1d.causal_conv1d_torch,
+    make_conv,
+    causal_conv1d.CHUNK,
+    ("x",),
+)
+OPS = {op.name: op for op in (WKV4, SCAN, CONV)}
+
+
+_ORDER = {
+    "wkv4": "w u k v state lengths",
+    "selective_scan": "u delta z A B C D delta_bias state lengths",
+    "causal_conv1d": "x w b state lengths",
+}
+
+
+def arguments(op: Op, inputs: Inputs) -> tuple[Any, ...]:
+    """The inputs by position, None where one is not given."""
+    return tuple(inputs.get(name) for name in _ORDER[op.name].split())
+
+
+def _forms() -> list[str]:
+    """The forms under test: each instruction set of this processor, pure torch, the CUDA sources by emulation and on a GPU."""
+    simd = (
+        [] if cpu_loader.missing() else [f"cpu-{path}" for path in cpu_loader.PATHS[: cpu_loader.simd() + 1]]
+    )
+    emulated = ["emulated"] if cuda_emulator.COMPILER else []
+    return [*simd, "torch", *emulated, *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+FORMS = _forms()
+
+
+@contextmanager
+def served_by(form: str) -> Iterator[torch.device]:
+    """Make `form` serve the ops; the device is where its tensors live. What it allocates is poisoned with NaN."""
+    with pytest.MonkeyPatch.context() as patch:
+        word, _, simd = form.partition("-")
+        if word == "emulated":
+            patch.setattr(backend, "choose", lambda device_type: backend.Choice("cuda", "emulated"))
+            patch.setattr(cuda_loader, "module", cuda_emulator.module)
+        else:
+            patch.setenv(backend.VARIABLE, word)
+        if simd:
+            patch.setenv(cpu_loader.SIMD_VARIABLE, simd)
+        patch.setattr(torch, "empty", _poisoned(torch.empty))
+        yield torch.device("cuda" if word == "cuda" else "cpu")
+
+
+def _poisoned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def allocate(*size: Any, **options: Any) -> Tensor:
+        tensor = empty(*size, **options)
+        return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
+
+    return allocate
+
+
+def to(inputs: Mapping[str, Any], device: torch.device) -> Inputs:
+    """The inputs on a device."""
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
+def meaning(op: Op, state: Tensor) -> Tensor:
+    """A state in terms that don't depend on how it is scaled: for WKV4 the average a / b and the logarithm of the weight, log b + p.
+
+    Where nothing was seen (b = 0), the average is 0 and the logarithm -1e38.
+    """
+    if op is not WKV4:
+        return state.double()
+    a, b, p = state.double().unbind(1)
+    seen = b > 0
+    safe = torch.where(seen, b, 1.0)
+    return torch.stack((torch.where(seen, a / safe, 0.0), torch.where(seen, safe.log() + p, -1e38)), 1)
+
+
+def distance(got: Tensor, truth: Tensor) -> float:
+    """Largest difference, in units of the truth where that is above 1."""
+    got, truth = got.detach().double().cpu(), truth.detach().double().cpu()
+    assert got.shape == truth.shape
+    if not truth.numel():
+        return 0.0
+    assert not got.isnan().any() or truth.isnan().any(), "NaN"
+    return float(((got - truth).abs() / truth.abs().clamp(min=1.0)).max())
+
+
+def state_distance(op: Op, got: Tensor, truth: Tensor) -> float:
+    """`distance` of what two states mean."""
+    return distance(meaning(op, got.cpu()), meaning(op, truth.cpu()))

