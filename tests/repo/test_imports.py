@@ -74,7 +74,7 @@ def test_every_room_has_a_floor() -> None:
     assert {room(module) for module in MODULES} - {""} == set(FLOOR)
 
 
-@pytest.mark.parametrize("name", FLOOR)
+@pytest.mark.parametrize("name", sorted(FLOOR))
 def test_no_room_imports_one_above_it(name: str) -> None:
     up = {target for target in arrows()[name] if target not in FLOOR or FLOOR[target] < FLOOR[name]}
     assert not up, f"nih.{name} may not import {sorted(up)}"
