@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from nih.errors import SettingsDiffer, UnknownName, UsageError
-from nih.inference.prefix_plan import Plan, plan
+from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.options import Assigned, RunOptions, assign, pairs
 from nih.prompts import imported as prepared
 from nih.prompts.builder import Builder, Frame, frame_of
@@ -23,7 +23,6 @@ from nih.prompts.imported import Prepared
 from nih.prompts.yaml_task import label_of, task_module
 from nih.protocols import Engine, Model, OwnHaystack, Task
 from nih.registry import build_options, deciding, further_options, load, option_names, resolve_model
-from nih.run import adaptive
 from nih.run.suite import Suite, read_suite
 from nih.scores import check
 from nih.store import run as store
@@ -60,8 +59,6 @@ class Job:
     """Its tasks: one, or those of a suite."""
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
-    rule: adaptive.Rule | None = None
-    """When cells stop; None where trials are fixed. `samples` and `plan` are then those of the first round. Only with one task."""
     suite: Suite | None = None
 
     @property
@@ -102,9 +99,14 @@ class Job:
         return limit is None or self.options.beyond_limit or len(sample.prompt) + sample.room <= limit
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> PrefixPlan:
         """The full plan over the samples that fit."""
-        return plan(s for s in self.samples if self.fits(s))
+        return build_plan(s for s in self.samples if self.fits(s))
+
+    @cached_property
+    def own_tokens(self) -> dict[str, int]:
+        """Tokens of the plan that serve a sample's cell alone, by the sample's id."""
+        return dict(zip((s.id for s in self.plan.samples), self.plan.own_tokens, strict=True))
 
 
 def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
@@ -133,12 +135,7 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     }
     if suite is None:
         (part,) = parts
-        rule = _rule(options, part.grid, model.limit) if options.adaptive else None
-        settings |= part.settings
-        if rule:
-            # Not the budget: the rounds of a larger one begin with those of a smaller one.
-            settings["adaptive"] = {"half_width": rule.half_width, "threshold": rule.threshold}
-        return Job(options, model, parts, settings, rule)
+        return Job(options, model, parts, {**settings, **part.settings})
     suite.check({part.builder.label: part.score for part in parts}, len(parts))
     described = [
         {"task": draft.options.task, **part.settings} for draft, part in zip(drafts, parts, strict=True)
@@ -169,12 +166,11 @@ class _Draft(NamedTuple):
 
 
 def _draft(name: str | None, options: RunOptions) -> _Draft:
-    trials = adaptive.START if options.adaptive else options.trials
     return _Draft(
         name,
         options,
         task_module(options.task),
-        parse(options.lengths, options.depths, trials or str(prepared.ALL)),
+        parse(options.lengths, options.depths, options.trials or str(prepared.ALL)),
     )
 
 
@@ -267,16 +263,6 @@ def _named(draft: _Draft) -> dict[str, Any]:
     if draft.name is None:
         return {}
     return {"name": draft.name, "question": draft.options.question, "packed": draft.options.packed}
-
-
-def _rule(options: RunOptions, grid: Grid, limit: int | None) -> adaptive.Rule:
-    bounded = limit is not None and not options.beyond_limit
-    lengths = [length for length in grid.lengths if not bounded or length <= (limit or 0)]
-    cells = len(lengths) * len(grid.depths)
-    budget = adaptive.AVERAGE * cells if options.budget is None else options.budget
-    rule = adaptive.Rule(options.half_width, options.threshold, budget)
-    rule.check(cells)
-    return rule
 
 
 def _open(

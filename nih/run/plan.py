@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
-from nih.inference.prefix_plan import Plan
+from nih.inference.prefix_plan import PrefixPlan
 from nih.inference.shards import loss, split
 from nih.protocols import Engine, Model
 from nih.run.job import Job
@@ -22,7 +21,6 @@ def cost(job: Job) -> dict[str, Any]:
         "depths": list(job.grid.depths),
         "cells": sum(len(part.grid.lengths) * len(part.grid.depths) for part in job.parts),
         "prompts": len(job.samples),
-        **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
         "over_limit": len(job.samples) - len(plan_.samples),
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
@@ -60,7 +58,7 @@ def _extents(job: Job) -> dict[str, Any]:
     }
 
 
-def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
+def _memory(model: Model | Engine, plan_: PrefixPlan) -> dict[str, int]:
     """Marks and states of a walk; an engine sees to its own memory."""
     if isinstance(model, Engine):
         return {}
