@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,17 +52,19 @@ class EngineAnswerer:
         waiting = {s.id: s for s in ordered}
         last = time.perf_counter()
         answers = self.engine.answers(ordered, self.likelihood, self.timeout)
-        with closing(answers) if hasattr(answers, "close") else nullcontext():
+        try:
             for answer in answers:
                 if answer.sample_id not in waiting:
-                    raise RuntimeError(
-                        f"engine {type(self.engine).__name__} answered `{answer.sample_id}` unasked"
-                    )
+                    who = type(self.engine).__name__
+                    raise RuntimeError(f"engine {who} answered `{answer.sample_id}` unasked")
                 now = time.perf_counter()
                 tokens = len(waiting.pop(answer.sample_id).prompt)
                 yield Progress("request", tokens, tokens // 2, now - last)
                 yield answer
                 last = now
+        finally:
+            if hasattr(answers, "close"):
+                answers.close()
         for sample in waiting.values():
             yield Answer(sample.id, "error", error="the engine gave no answer")
 

@@ -259,7 +259,7 @@ class WorkerPool:
 
     def _check(self, ready: WorkerReady) -> None:
         """Refuse a worker that would answer something else."""
-        facts = [
+        facts: list[tuple[str, Any, Any]] = [
             ("version of `nih`", __version__, ready.version),
             ("tokenizer", self.tokenizer, ready.tokenizer),
         ]

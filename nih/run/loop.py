@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -44,7 +44,7 @@ class Loop:
         self.quiet = quiet
         self.started = started
         self.answerer = _answerer(job, say)
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds of work in this sitting, by its kind."""
         self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
         """Seconds of earlier sittings."""
