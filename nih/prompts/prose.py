@@ -305,7 +305,7 @@ def _draws(seed: int) -> Iterator[int]:
     block = 0
     while True:
         yield from unpack(
-            f"<{_BLOCK}H", shake_128(f"nih.prompts.prose/1 {seed} {block}".encode()).digest(2 * _BLOCK)
+            f"<{_BLOCK}H", shake_128(f"nih.prose/1 {seed} {block}".encode()).digest(2 * _BLOCK)
         )
         block += 1
 
