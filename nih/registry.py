@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
-from nih.errors import ModelError, UnknownName, UsageError
+from nih.errors import ModelError, UnknownName
 
 _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
@@ -40,7 +40,7 @@ class ModelSource(NamedTuple):
 
 
 def names(kind: str) -> list[str]:
-    """Names of `tasks`, `models` or `engines`, built-in ones and plugins, sorted."""
+    """Return the names of `tasks`, `models`, `engines` or `scores`, built-in ones and plugins, sorted."""
     return sorted({*_builtin(kind), *_plugins(kind)})
 
 
@@ -82,30 +82,6 @@ def first_line(kind: str, name: str) -> str:
     return (load(kind, name).__doc__ or "").strip().partition("\n")[0]
 
 
-def build_options(cls: type[Any], values: Mapping[str, Any], whose: str) -> Any:
-    """Make a frozen options dataclass from typed-in strings or values. Raises UnknownName, UsageError."""
-    assert is_dataclass(cls)
-    hints = get_type_hints(cls)
-    known = {field.name for field in fields(cls) if field.init}
-    converted = {}
-    for key, value in values.items():
-        if key not in known:
-            raise UnknownName.of(f"option of {whose}", key, known)
-        converted[key] = _convert(value, hints[key], key)
-    return cls(**converted)
-
-
-def deciding(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a resumed run must agree in: all but those of fields whose metadata say `decides: False`."""
-    free = {field.name for field in fields(cls) if not field.metadata.get("decides", True)}
-    return {key: value for key, value in values.items() if key not in free}
-
-
-def option_names(cls: type[Any]) -> set[str]:
-    """Names of the options that a dataclass declares and a user can type."""
-    return {field.name for field in fields(cls) if field.init and field.metadata.get("typed", True)}
-
-
 def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -> set[str]:
     """Names of KEY=VALUE `pairs` that an engine takes beyond its Options; it is asked only where one is not `known`."""
     keys = {pair.partition("=")[0].removeprefix("model.") for pair in pairs} - known
@@ -113,35 +89,11 @@ def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -
     return module.further_options(keys) if keys and hasattr(module, "further_options") else set()
 
 
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    kinds = [k for k in (get_args(hint) or (hint,)) if k is not type(None)]
-    if type(None) in get_args(hint) and value.lower() == "none":
-        return None
-    kind = kinds[0]
-    if kind is bool:
-        lowered = value.lower()
-        if lowered in ("true", "yes", "1", "on"):
-            return True
-        if lowered in ("false", "no", "0", "off"):
-            return False
-        raise UsageError(f"option `{key}={value}` must be true or false")
-    if kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            raise UsageError(f"option `{key}={value}` must be a number ({kind.__name__})") from None
-    if isinstance(kind, str) and value not in kinds:  # the members of a Literal
-        raise UsageError(f"option `{key}={value}` must be one of " + ", ".join(f"`{k}`" for k in kinds))
-    return value
-
-
 def _builtin(kind: str) -> set[str]:
-    package = import_module(f"nih.{_FOLDERS.get(kind, kind)}")
-    found = {
-        m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg
-    }
+    # The package is not imported: `nih --help` names the scores, and theirs imports numpy.
+    spec = find_spec(f"nih.{_FOLDERS.get(kind, kind)}")
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    found = {m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_") and not m.ispkg}
     if kind == "engines":
         return found & set(ENGINES)
     return found - set(ENGINES) | set(MIXED if kind == "models" else ())

@@ -304,9 +304,7 @@ def _draws(seed: int) -> Iterator[int]:
     """Endless 16-bit integers."""
     block = 0
     while True:
-        yield from unpack(
-            f"<{_BLOCK}H", shake_128(f"nih.prompts.prose/1 {seed} {block}".encode()).digest(2 * _BLOCK)
-        )
+        yield from unpack(f"<{_BLOCK}H", shake_128(f"nih.prose/1 {seed} {block}".encode()).digest(2 * _BLOCK))
         block += 1
 
 

@@ -249,7 +249,7 @@ def _answerer(job: Job, say: Say) -> Answerer:
         return EngineAnswerer(job.model, job.likelihood, options.timeout, say)
     if not options.spread:
         return LocalAnswerer(job.model, job.likelihood, options.timeout)
-    open_model = partial(open_again, options, max(s.cell.length for s in job.samples))
+    open_model = partial(open_again, options, max(job.grid.lengths))
     settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd())
     tokenizer = job.model.tokenizer.fingerprint
     return WorkerPool(settings, options.workers, options.ray, options.device, tokenizer, say)
@@ -257,16 +257,15 @@ def _answerer(job: Job, say: Say) -> Answerer:
 
 def _described(job: Job) -> dict[str, Any]:
     """Describe a run for its manifest, before anything is answered."""
-    sources = {part.settings["haystack"]["name"]: part.settings["haystack"] for part in job.parts}
-    fingerprints = ", ".join(source["fingerprint"] for source in sources.values())
-    notes = [note for part in job.parts for note in part.notes]
+    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
+    notes = [note for task in job.tasks for note in task.prompts.notes]
     return {
         "options": asdict(job.options),
         "model": job.options.model,
-        "tasks": [part.described for part in job.parts],
+        "tasks": [task.as_manifest() for task in job.tasks],
         "grid": grid_settings(job.grid),
         "seed": job.options.seed,
-        "haystack": {"name": ", ".join(sources), "fingerprint": fingerprints},
+        "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
         **({"suite": job.suite.as_values()} if job.suite else {}),
         **({"notes": notes} if notes else {}),
         "one_haystack": job.options.one_haystack,

@@ -24,9 +24,9 @@ def write_cost(loop: Loop) -> None:
 def one_per_length(job: Job) -> list[Sample]:
     """Return a prompt of each length: of the first task that has the length, the first trial, and the needle nearest to the middle depth."""
     found: dict[int, Sample] = {}
-    for part in job.parts:
-        middle = part.grid.depths[len(part.grid.depths) // 2]
-        own = [s for s in job.samples if s.task == part.builder.label]
+    for task in job.tasks:
+        middle = task.grid.depths[len(task.grid.depths) // 2]
+        own = [s for s in job.samples if s.task == task.prompts.label]
         for sample in sorted(own, key=lambda s: (s.trial, abs(s.cell.depth - middle))):
             found.setdefault(sample.cell.length, sample)
     return [found[length] for length in sorted(found)]
