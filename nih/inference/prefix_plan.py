@@ -125,13 +125,8 @@ class _Node:
     tokens: int = 0
 
 
-def build_plan(samples: Iterable[Sample], crops: bool = False) -> PrefixPlan:
-    """Lay out the walk that answers all samples.
-
-    With `crops`, for sessions whose state can be cropped, all edges down to the next answer are one `Extend`, and the
-    marks on the way are taken afterwards: a forward call reads all weights however few its tokens are. Samples, tokens
-    and the order of the answers do not depend on `crops`.
-    """
+def build_plan(samples: Iterable[Sample]) -> PrefixPlan:
+    """Lay out the walk that answers all samples, with an `Extend` for each edge."""
     listed = tuple(samples)
     prompts = [s.prompt for s in listed]
     naive = sum(map(len, prompts))
@@ -142,8 +137,28 @@ def build_plan(samples: Iterable[Sample], crops: bool = False) -> PrefixPlan:
     root = _tree(prompts, order)
     steps, most_marks = _walk(root)
     planned = sum(edge.tokens for edge in _edges(steps))
-    own = _own_tokens(listed, steps)
-    return PrefixPlan(listed, tuple(_fused(steps) if crops else steps), naive, planned, own, most_marks)
+    return PrefixPlan(listed, tuple(steps), naive, planned, _own_tokens(listed, steps), most_marks)
+
+
+def fuse(steps: Sequence[Step]) -> Iterator[Step]:
+    """Join the edges down to each answer into one `Extend`; the marks on the way are taken after it.
+
+    For sessions whose state can be cropped: a forward call reads all weights however few its tokens are. `steps` may be
+    the rest of a plan. Tokens and the order of the answers stay the same.
+    """
+    edges: list[Edge] = []
+    passed: list[Step] = []
+    for step, following in zip_longest(steps, steps[1:]):
+        if isinstance(step, Extend):
+            edges += step.edges
+            if isinstance(following, Ask):
+                yield Extend(tuple(edges))
+                yield from passed
+                edges, passed = [], []
+        elif isinstance(step, Mark) and edges:
+            passed.append(replace(step, passed=True))
+        else:
+            yield step
 
 
 def common_prefix(a: Prompt, b: Prompt) -> int:
@@ -266,23 +281,6 @@ def _branches(node: _Node) -> list[_Node | Step]:
     for child in node.children[1:]:
         follow += [Rewind(last=child is node.children[-1]), child]
     return follow
-
-
-def _fused(steps: Sequence[Step]) -> Iterator[Step]:
-    """Join the edges down to each answer; the marks between them follow the joined edges."""
-    edges: list[Edge] = []
-    passed: list[Step] = []
-    for step, following in zip_longest(steps, steps[1:]):
-        if isinstance(step, Extend):
-            edges += step.edges
-            if isinstance(following, Ask):
-                yield Extend(tuple(edges))
-                yield from passed
-                edges, passed = [], []
-        elif isinstance(step, Mark) and edges:
-            passed.append(replace(step, passed=True))
-        else:
-            yield step
 
 
 def _edges(steps: Iterable[Step]) -> Iterator[Edge]:

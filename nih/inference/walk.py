@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from nih.errors import AnswerTimeout, OutOfMemory
 from nih.inference.asker import Asker, answerless, failed
 from nih.inference.events import Event, Progress
-from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, build_plan
+from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, Step, build_plan, fuse
 from nih.inference.verify import Verifier
 from nih.types import Answer, Sample
 
@@ -31,11 +31,9 @@ class Walk:
     def shared(self, samples: Iterable[Sample]) -> Iterator[Event]:
         """Answer with shared prefixes read once; after a failure that spoils the state, plan the rest anew and go on."""
         todo = tuple(samples)
-        # With a time limit each edge has its own, so edges are not read as one.
-        crops = self.asker.session.crops and self.asker.timeout is None
         while todo:
             done: set[str] = set()
-            for event in _Pass(self, build_plan(todo, crops)).events():
+            for event in _Pass(self, build_plan(todo)).events():
                 if isinstance(event, Answer):
                     done.add(event.sample_id)
                 yield event
@@ -68,6 +66,11 @@ class Walk:
         seconds = time.perf_counter() - start
         yield Progress("generate", 0, len(sample.prompt), seconds)
         yield replace(answer, seconds=prefill_seconds + seconds)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether edges may be read as one and be marked afterwards. With a time limit they may not: each edge has its own."""
+        return self.asker.session.crops and self.asker.timeout is None
 
     def verify(self) -> Iterator[Event]:
         """Compare what has been answered so far; the session's state is lost if there is anything to compare."""
@@ -115,7 +118,7 @@ class _Pass:
 
     def events(self) -> Iterator[Event]:
         self.walk.asker.session.reset()
-        for step in self.plan.steps:
+        for step in self._steps():
             if isinstance(step, Mark):
                 self.marks.append(self._mark(step))
             elif isinstance(step, Rewind):
@@ -129,6 +132,14 @@ class _Pass:
                 yield from self._ask(step)
             if self.spoiled:
                 return
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield the steps, with edges read as one from the moment the session crops; some know that after a first call only."""
+        for at, step in enumerate(self.plan.steps):
+            if self.walk.fuses:
+                yield from fuse(self.plan.steps[at:])
+                return
+            yield step
 
     def _mark(self, step: Mark) -> _Held:
         session = self.walk.asker.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cmp_to_key
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from nih.inference.prefix_plan import (
     build_plan,
     common_prefix,
     compare,
+    fuse,
 )
 from nih.inference.verify import choose
 from nih.types import Cell, Prompt, Sample
@@ -126,17 +128,24 @@ def test_own_tokens_count_edges_of_one_cell_only(listed: list[list[int]]) -> Non
 def test_for_states_that_crop_the_edges_down_to_an_answer_are_read_as_one(
     listed: list[list[int]], cuts: int
 ) -> None:
-    samples = [make(ids, i, cuts) for i, ids in enumerate(listed)]
-    apart, fused = build_plan(samples), build_plan(samples, crops=True)
+    apart = build_plan(make(ids, i, cuts) for i, ids in enumerate(listed))
+    fused = replace(apart, steps=tuple(fuse(apart.steps)))
     assert replay(fused) == replay(apart) == dict(enumerate(listed))
     assert list(fused.edges) == list(apart.edges) and fused.order == apart.order
-    for fact in ("naive_tokens", "planned_tokens", "own_tokens", "most_marks"):
-        assert getattr(fused, fact) == getattr(apart, fact)
     kinds = [type(step) for step in fused.steps if not (isinstance(step, Mark) and step.passed)]
     assert all(after is Ask for kind, after in pairwise(kinds) if kind is Extend), "a call ends at an answer"
     assert sum(kind is Extend for kind in kinds) <= len(set(map(tuple, listed))), "no more calls than leaves"
     assert not any(isinstance(step, Mark) and step.passed for step in apart.steps)
     assert all(len(step.edges) == 1 for step in apart.steps if isinstance(step, Extend))
+
+
+@given(prompts, st.data())
+def test_a_walk_may_begin_to_fuse_at_any_step(listed: list[list[int]], data: st.DataObject) -> None:
+    apart = build_plan(make(ids, i) for i, ids in enumerate(listed))
+    at = data.draw(st.integers(0, len(apart.steps)))
+    mixed = replace(apart, steps=(*apart.steps[:at], *fuse(apart.steps[at:])))
+    assert replay(mixed) == dict(enumerate(listed))
+    assert list(mixed.edges) == list(apart.edges) and mixed.order == apart.order
 
 
 @given(prompts)
