@@ -47,7 +47,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> ModuleType:
     """Import the module that `name` stands for. Raises UnknownName."""
     if name in _builtin(kind):
-        return import_module(f"nih.{_FOLDERS.get(kind, kind)}.{MIXED.get(name, name)}")
+        return import_module(module_name(kind, name))
     plugins = _plugins(kind)
     if name not in plugins:
         raise UnknownName.of(kind.removesuffix("s"), name, names(kind))
@@ -75,11 +75,11 @@ def resolve_model(spec: str) -> ModelSource:
     raise UnknownName.of("model", spec, names("models"), "A folder or a hub id (`owner/name`) works too")
 
 
-def first_line(kind: str, name: str) -> str:
-    """First line of a module's docstring, for `nih list`."""
-    if kind == "models" and name in MIXED:
-        return f"The reference model of `{MIXED[name]}` for `--suite architectures`: trained on all of its tasks."
-    return (load(kind, name).__doc__ or "").strip().partition("\n")[0]
+def module_name(kind: str, name: str) -> str:
+    """Return the module that a known name stands for, without importing it."""
+    if name in _builtin(kind):
+        return f"nih.{_FOLDERS.get(kind, kind)}.{MIXED.get(name, name)}"
+    return _plugins(kind)[name].module
 
 
 def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -> set[str]:

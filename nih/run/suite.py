@@ -90,10 +90,19 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
+def about(name: str) -> str:
+    """Return what a suite that comes with nih is about, without a look at its tasks."""
+    return str(read(_path(name), "suite").get("about", ""))
+
+
+def _path(name: str) -> Path:
+    return Path(str(files("nih").joinpath("suites", f"{name}.yaml")))
+
+
 def read_suite(spec: str) -> Suite:
     """The suite that `--suite` means: a name, or a file. Raises UnknownName, UsageError."""
     if spec in names():
-        return _suite(spec, Path(str(files("nih").joinpath("suites", f"{spec}.yaml"))))
+        return _suite(spec, _path(spec))
     if not spec.endswith((".yaml", ".yml")):
         raise UnknownName.of("suite", spec, names(), "A .yaml file works too")
     return _suite(Path(spec).stem, Path(spec).expanduser())

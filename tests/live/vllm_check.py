@@ -249,7 +249,7 @@ def counted(url: str, source: str) -> Rows:
     return {
         a.sample_id: {
             "answer": a.text,
-            "score": score_answer(a, samples[a.sample_id].expected, job.parts[0].score),
+            "score": score_answer(a, samples[a.sample_id].expected, job.tasks[0].score),
         }
         for a in walk.answers(job.plan)
     }
