@@ -245,7 +245,8 @@ def report(
 @_plain
 def compare(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is what others are compared with")
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders; the first is what others are compared with"),
     ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
     out: _Out = None,

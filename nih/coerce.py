@@ -124,7 +124,9 @@ def _adapter(hint: Any) -> Any:
 
     # YAML reads `1_000` in a list of words as the number 1000: there a number is an error, and elsewhere it is its own text.
     listed = get_origin(hint) is tuple
-    return TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=not listed, arbitrary_types_allowed=True))
+    return TypeAdapter(
+        hint, config=ConfigDict(coerce_numbers_to_str=not listed, arbitrary_types_allowed=True)
+    )
 
 
 def _optional(hint: Any) -> tuple[Any, bool]:

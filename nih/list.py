@@ -18,7 +18,9 @@ from nih.run.suite import names as suites
 
 def listed() -> Iterator[str]:
     """Yield a line per name: its kind, the name, and what it is."""
-    rows = [(kind, name, docstring(kind, name)) for kind in ("models", "engines", "tasks") for name in names(kind)]
+    rows = [
+        (kind, name, docstring(kind, name)) for kind in ("models", "engines", "tasks") for name in names(kind)
+    ]
     rows += [("suites", name, about(name)) for name in suites()]
     rows += [("scores", name, docstring("scores", name)) for name in names("scores")]
     rows += [("haystacks", name, text) for name, text in HAYSTACKS.items()]

@@ -194,9 +194,7 @@ class Output:
 
     score: str | None = _option(None, "How answers are scored: {scores}; default: the task's")
     threshold: float = _option(0.856, "Accuracy from which on a length counts as effective")
-    out: str | None = _option(
-        None, "Run folder; default: results/runs/<model>-<task>-<hash>", short="-o"
-    )
+    out: str | None = _option(None, "Run folder; default: results/runs/<model>-<task>-<hash>", short="-o")
     fresh: bool = _option(False, "Start another run instead of resuming")
 
     def _check_output(self) -> None:

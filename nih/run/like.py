@@ -28,7 +28,9 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
     stored = asdict(RunOptions.stored(store.read(folder).manifest["options"]))
     dropped = {*_OWN, *(("suite",) if "task" in typed else ()), *(_SUITES_OWN if "suite" in typed else ())}
     values = {key: value for key, value in stored.items() if key not in dropped}
-    elsewhere = [sanitize(each, lines=False) for each in _elsewhere(values) if each.split()[0] not in _flags(typed)]
+    elsewhere = [
+        sanitize(each, lines=False) for each in _elsewhere(values) if each.split()[0] not in _flags(typed)
+    ]
     if elsewhere:
         raise UsageError(
             f"--like takes over nothing that `{folder}` got from elsewhere; if you trust it, type again "

@@ -23,7 +23,7 @@ from nih.protocols import Engine, Oracle, Session
 from nih.run.job import Job, grid_settings, open_again
 from nih.scores import score_answer
 from nih.store import run as store
-from nih.types import FAILURES, Answer, Cell, Sample
+from nih.types import FAILURES, Answer, Sample
 
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 """How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""

@@ -63,13 +63,13 @@ class Suite:
 
     def asked(self, options: RunOptions) -> Iterator[tuple[str, Resolved]]:
         """Yield name and options of each task: the run's, but what was typed of lengths, depths, trials and score goes for all tasks."""
-        for entry in self.entries:
+        for each in self.entries:
             typed = {key: getattr(options, key) for key in ("lengths", "depths", "trials", "score")}
-            own: dict[str, Any] = {key: value or getattr(entry, key) for key, value in typed.items()}
-            if entry.question:
-                own["question"] = entry.question
-            own |= {"task": entry.task, "set": entry.set, "haystack": entry.haystack, "packed": entry.packed}
-            yield entry.name, resolve(replace(options, suite=None, **own))
+            own: dict[str, Any] = {key: value or getattr(each, key) for key, value in typed.items()}
+            if each.question:
+                own["question"] = each.question
+            own |= {"task": each.task, "set": each.set, "haystack": each.haystack, "packed": each.packed}
+            yield each.name, resolve(replace(options, suite=None, **own))
 
     def check(self, scores: Mapping[str, str], tasks: int) -> None:
         """Raise UsageError for `tasks` tasks that cannot be in one run. `scores`: the score of each, by what tables call it."""

@@ -72,6 +72,10 @@ def rescore(row: Mapping[str, Any], name: str) -> float | None:
         return None
     kept = "text" if row["greedy"] is None else "loglikelihood"
     if score.needs != kept:
-        had = "decoded its answers and kept no likelihoods" if kept == "text" else "kept likelihoods and decoded no answers"
+        had = (
+            "decoded its answers and kept no likelihoods"
+            if kept == "text"
+            else "kept likelihoods and decoded no answers"
+        )
         raise UsageError(f"this run {had}; run it again with `--score {name}`")
     return score.of(row["answer"], row["nll"], row["greedy"], row["expected"])

@@ -231,7 +231,7 @@ def test_a_bad_row_is_named(content: str, told: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"haystack": "noise"}, {"packed": True}, {"adaptive": True}, {"question": "start"}]
+    "options", [{"haystack": "noise"}, {"packed": True}, {"one_haystack": True}, {"question": "start"}]
 )
 def test_what_means_nothing_to_prompts_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(NihError, match="used as they are"):

@@ -497,5 +497,7 @@ def test_what_guesses_score_in_copy_is_what_is_said() -> None:
     """README, the task and the suite say 0.30."""
     rng = Random(0)
     letters = "abcdefghijklmnop"
-    guesses = [ordered.score("".join(rng.choices(letters, k=16)), rng.choices(letters, k=16)) for _ in range(3000)]
+    guesses = [
+        ordered.score("".join(rng.choices(letters, k=16)), rng.choices(letters, k=16)) for _ in range(3000)
+    ]
     assert np.mean(guesses) == pytest.approx(0.30, abs=0.01)
