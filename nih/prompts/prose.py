@@ -29,7 +29,6 @@ from itertools import product
 from struct import unpack
 from typing import NamedTuple
 
-
 Variants = tuple[str, ...]
 Pool = tuple[Variants, ...]
 """Groups of interchangeable strings."""

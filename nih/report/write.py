@@ -34,6 +34,7 @@ from nih.report import tasks as suite_report
 from nih.report.page import Shown, render
 from nih.report.terminal import State, state
 from nih.stats import results as stats
+from nih.stats.intervals import Interval, wilson
 from nih.store import run as store
 from nih.store.run import StoredRun
 from nih.text import depth_label, length_label, sanitize

@@ -26,7 +26,7 @@ from nih.models import openai
 from nih.models._background import from_background
 from nih.options import RunOptions
 from nih.run.job import prepare
-from nih.run.plan import plan
+from nih.run.plan import plan as forecast
 from nih.store import run as store
 from tests.support.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
 
@@ -90,7 +90,7 @@ def test_a_good_server_is_asked_once_a_sample_and_what_it_says_is_kept(
 
 def test_planning_sends_nothing(server: FakeServer) -> None:
     options = {"model": "m", "engine": "openai", "base_url": server.url, "tokenizer": "byte", **GRID}
-    numbers = plan(prepare(RunOptions.of(**options)))
+    numbers = forecast(prepare(RunOptions.of(**options)))
     assert numbers["prompts"] == SAMPLES and not server.requests and not server.looked
 
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nih.coerce import build
 from nih.errors import PromptError
 from nih.prompts.builder import Builder
-from nih.prompts.source import frame_of
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
+from nih.prompts.source import frame_of
 from nih.protocols import Tokenizer
-from nih.coerce import build
 from nih.registry import load
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Cell, Needle

@@ -16,8 +16,8 @@ from nih.errors import NihError
 from nih.options import RunOptions
 from nih.run.evaluate import evaluate
 from nih.run.job import prepare
-from nih.run.show import show
 from nih.run.plan import plan
+from nih.run.show import show
 from nih.scores import substring, substring_any
 from nih.store import run as store
 

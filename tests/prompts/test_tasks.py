@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nih import evaluate
+from nih.coerce import build
 from nih.errors import HaystackError, UsageError
 from nih.inference.prefix_plan import common_prefix, plan
 from nih.prompts.builder import Builder
-from nih.prompts.source import frame_of
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
+from nih.prompts.source import frame_of
 from nih.protocols import OwnHaystack, Packs, SharedDraws
-from nih.coerce import build
 from nih.registry import load, names
 from nih.scores import find, ordered
 from nih.store import run as store

@@ -18,8 +18,8 @@ from nih.report import tasks as suite_report
 from nih.run import suite
 from nih.run.evaluate import Run, evaluate
 from nih.run.job import prepare
-from nih.run.show import show
 from nih.run.plan import plan
+from nih.run.show import show
 from nih.run.suite import read_suite
 from nih.store import run as store
 
