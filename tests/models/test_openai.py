@@ -760,11 +760,11 @@ def test_a_key_that_no_header_may_hold_is_not_repeated(
 def test_a_prompt_of_a_run_through_a_server_is_built_again_without_it(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    from nih.run import job
+    from nih.run.show import show
 
     stored = go(server, tmp_path / "r")
     before = len(server.requests), server.looked
-    _, text = job.shown(stored.path, stored.rows[0]["id"])
+    _, text = show(stored.path, stored.rows[0]["id"])
     assert text in server.prompts and (len(server.requests), server.looked) == before
 
 
