@@ -30,9 +30,16 @@ def listed() -> Iterator[str]:
 
 
 def docstring(kind: str, name: str) -> str:
-    """Return the first paragraph of a module's docstring as one line; "" if its file cannot be read."""
+    """Return the first paragraph of a module's docstring as one line; "" if its file cannot be read.
+
+    Weights in the box have no module of their own.
+    """
+    module = module_name(kind, name)
+    if kind == "models" and module.startswith("nih.models.") and module != f"nih.models.{name}":
+        adapter = module.rpartition(".")[2]
+        return f"The reference model of `{adapter}` for `--suite architectures`: trained on all of its tasks."
     try:
-        spec = find_spec(module_name(kind, name))
+        spec = find_spec(module)
         source = Path(spec.origin or "").read_text(encoding="utf-8") if spec else ""
         text = ast.get_docstring(ast.parse(source)) or ""
     except (OSError, ValueError, SyntaxError, ImportError):
