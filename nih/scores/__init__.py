@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nih.errors import UsageError
 from nih.registry import load
-from nih.types import Answer
+
+if TYPE_CHECKING:  # numpy comes with it, which `nih list` does without
+    from nih.types import Answer
 
 
 @dataclass(frozen=True)
