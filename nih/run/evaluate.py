@@ -16,6 +16,7 @@ from nih.run.job import Job, prepare
 from nih.run.loop import Loop
 from nih.run.price import write_cost
 from nih.store import run as store
+from nih.store.directory import RunDirectory, default_folder
 
 if TYPE_CHECKING:
     import pandas
@@ -91,18 +92,14 @@ def evaluate(
         return Run(directory.path, state)
 
 
-def _open(job: Job) -> store.RunDirectory:
+def _open(job: Job) -> RunDirectory:
     """Start or take up the run's folder. Raises SettingsDiffer and its kin."""
     options = job.options
-    path = (
-        Path(options.out)
-        if options.out
-        else store.default_folder(RUNS, options.model, job.label, job.settings)
-    )
+    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
     try:
-        return store.RunDirectory.open(path, job.settings, fresh=options.fresh)
+        return RunDirectory.open(path, job.settings, fresh=options.fresh)
     except SettingsDiffer as error:
-        if "adaptive" not in store.read(path).manifest.get("settings", {}):
+        if not store.read(path).manifest.is_adaptive:
             raise
         raise SettingsDiffer(
             f"run folder `{path}` was made with --adaptive, which nih no longer has, so it can be reported but not resumed; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -23,8 +23,10 @@ from nih.prompts.grid import format_length
 from nih.protocols import Engine
 from nih.run.job import Job, grid_settings, open_again
 from nih.scores import score_answer
-from nih.store import run as store
-from nih.types import FAILURES, Answer, Sample
+from nih.store.directory import RunDirectory
+from nih.store.environment import now
+from nih.store.journal import Row
+from nih.types import Answer, Sample
 
 Say = Callable[[str], None]
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
@@ -34,9 +36,7 @@ Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 class Loop:
     """One sitting at a run: what is left is answered, verified and appended."""
 
-    def __init__(
-        self, job: Job, directory: store.RunDirectory, say: Say, quiet: bool, started: float
-    ) -> None:
+    def __init__(self, job: Job, directory: RunDirectory, say: Say, quiet: bool, started: float) -> None:
         """`started` is the time, by `time.perf_counter`, from which the seconds of the run count."""
         self.job = job
         self.directory = directory
@@ -46,7 +46,7 @@ class Loop:
         self.answerer = _answerer(job, say)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds of work in this sitting, by its kind."""
-        self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
+        self.before: dict[str, float] = dict(directory.manifest.times)
         """Seconds of earlier sittings."""
         self.samples = {s.id: s for s in job.samples}
 
@@ -60,13 +60,13 @@ class Loop:
         except BaseException as error:
             self._end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        failed = any(row["status"] in FAILURES for row in self.directory.rows.values())
+        failed = any(row.failed for row in self.directory.rows.values())
         return self._end("incomplete" if failed else "done")
 
     @property
     def sharing_failed(self) -> bool:
         """Whether prompts must be read in one call each."""
-        return bool(self.directory.manifest.get("verification", {}).get("state") == "failed")
+        return self.directory.manifest.verification == "failed"
 
     def _fill(self) -> None:
         """Mark what is over the limit, and answer what is open. The weights are loaded only if a sample is."""
@@ -146,7 +146,7 @@ class Loop:
             why = {"state": "not asked", "why": "--share always"}
             self.directory.write_manifest(prefill="shared", verification=why)
             return ()
-        if self.directory.manifest.get("verification", {}).get("state") == "passed":
+        if self.directory.manifest.verification == "passed":
             return ()
         return tuple(self.job.plan.samples[i] for i in choose(self.job.plan, chunk))
 
@@ -154,17 +154,17 @@ class Loop:
     def _is_unverified(self) -> bool:
         """Whether sharing is to be verified and never was: a run can be killed between its last answer and that."""
         asked = self.job.engine is None and self.job.options.share != "always"
-        return asked and "verification" not in self.directory.manifest
+        return asked and self.directory.manifest.verification is None
 
     def _is_open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        if row is None or row["status"] in FAILURES:
+        if row is None or row.failed:
             return True
-        if row["status"] == "over_limit":
+        if row.status == "over_limit":
             # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
             return self.job.engine is None or self.job.options.beyond_limit
-        return self.sharing_failed and row["prefill"] != "whole"
+        return self.sharing_failed and row.prefill != "whole"
 
     def _mark_over_limit(self) -> None:
         job = self.job
@@ -194,7 +194,7 @@ class Loop:
     def _start(self) -> Ready:
         """Load the weights; refuse to go on with others than those that began the run."""
         ready = self.answerer.start()
-        known = self.directory.manifest.get("identity", {}).get("weights")
+        known = self.directory.manifest.weights
         weights = ready.identity.get("weights")
         if known is not None and known != weights:
             raise SettingsDiffer(
@@ -212,8 +212,10 @@ class Loop:
 
     def _write_report(self) -> None:
         """Add what the answerer reports of this sitting to the manifest."""
+        manifest = self.directory.manifest
+        earlier = {"engine": manifest.engine_reports, "workers": manifest.worker_reports}
         for key, report in self.answerer.report().items():
-            self.directory.write_manifest(**{key: [*self.directory.manifest.get(key, []), report]})
+            self.directory.write_manifest(**{key: [*earlier[key], report]})
 
     def _end(self, state: str) -> str:
         """Write how this sitting ended; seconds add up over sittings."""
@@ -223,22 +225,41 @@ class Loop:
             **{f"{work}_seconds": self.seconds[work] for work in ("prefill", "generate", "verify")},
         }
         times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
-        self.directory.write_manifest(
-            exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
-        )
+        self.directory.write_manifest(exit_state=state, times=times, seconds=times["seconds"], ended=now())
         return state
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.samples[answer.sample_id]
+        score = self.job.scores[sample.task]
         self.directory.append(
-            {
-                **_asked(sample, self.directory.next_attempt(sample.id)),
-                **_answered(answer, sample, self.job.scores[sample.task]),
-                "prefill": prefill,
-                "prefill_tokens": self.job.own_tokens.get(sample.id, 0),
-                "seconds": round(answer.seconds, 6),
-                **_usage(answer),
-            }
+            Row(
+                id=sample.id,
+                attempt=self.directory.next_attempt(sample.id),
+                task=sample.task,
+                length=sample.cell.length,
+                depth=sample.cell.depth,
+                actual_depth=round(sample.actual_depth, 4),
+                trial=sample.trial,
+                tokens=len(sample.prompt),
+                needle_at=sample.needle_at,
+                needle=sample.needle,
+                around=sample.around,
+                question=sample.question,
+                answer_prefix=sample.answer_prefix,
+                expected=sample.expected,
+                needles=sample.needles,
+                answer=answer.text,
+                score=score_answer(answer, sample.expected, score),
+                score_name=score,
+                status=answer.status,
+                error=answer.error,
+                nll=answer.nll,
+                greedy=answer.greedy,
+                prefill=prefill,
+                prefill_tokens=self.job.own_tokens.get(sample.id, 0),
+                seconds=round(answer.seconds, 6),
+                usage=answer.usage,
+            )
         )
 
 
@@ -273,39 +294,3 @@ def _described(job: Job) -> dict[str, Any]:
         "training_length": job.model.training_length,
         "exit_state": "running",
     }
-
-
-def _asked(sample: Sample, attempt: int) -> Mapping[str, Any]:
-    return {
-        "id": sample.id,
-        "attempt": attempt,
-        "task": sample.task,
-        "length": sample.cell.length,
-        "depth": sample.cell.depth,
-        "actual_depth": round(sample.actual_depth, 4),
-        "trial": sample.trial,
-        "tokens": len(sample.prompt),
-        "needle_at": sample.needle_at,
-        "needle": sample.needle,
-        "around": sample.around,
-        "question": sample.question,
-        "answer_prefix": sample.answer_prefix,
-        "expected": list(sample.expected),
-        **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
-    }
-
-
-def _answered(answer: Answer, sample: Sample, score: str) -> Mapping[str, Any]:
-    return {
-        "answer": answer.text,
-        "score": score_answer(answer, sample.expected, score),
-        "score_name": score,
-        "status": answer.status,
-        "error": answer.error,
-        "nll": answer.nll,
-        "greedy": answer.greedy,
-    }
-
-
-def _usage(answer: Answer) -> Mapping[str, Any]:
-    return {} if answer.usage is None else {f"usage_{k}": v for k, v in answer.usage._asdict().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nih.cost import measure as costs
 from nih.run.job import Job
 from nih.run.loop import Loop
-from nih.store import run as store
+from nih.store.files import write_atomic
 from nih.types import Sample
 
 
@@ -18,7 +18,7 @@ def write_cost(loop: Loop) -> None:
     loop.say(f"measuring the cost of {len(samples)} lengths, {costs.REPEATS} times each")
     model, timeout = costs.measurable(job.model), job.options.timeout
     points = costs.of_samples(model, samples, job.fits, loop.sharing_failed, timeout, loop.say)
-    store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
+    write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
 
 
 def one_per_length(job: Job) -> list[Sample]:
