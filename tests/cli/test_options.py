@@ -414,6 +414,8 @@ def test_removed_options_at_their_defaults_are_dropped_and_others_are_a_sentence
             RunOptions.stored(old(**changed))
     with pytest.raises(UnknownName):
         RunOptions.stored(old(lenghts="1k"))
+    with pytest.raises(UsageError, match=r"run\.json does not say"):
+        RunOptions.stored({})
 
 
 def test_like_takes_all_options_but_those_that_are_typed(tmp_path: Path) -> None:
