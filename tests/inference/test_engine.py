@@ -164,7 +164,11 @@ def test_an_engine_that_fails_part_way_loses_nothing_that_came(bench: Bench, tmp
     with pytest.raises(EngineError, match="gone"):
         bench(tmp_path / "r")
     kept = store.read(tmp_path / "r")
-    assert len(kept.rows) == 7 and kept.manifest.values["exit_state"] == "failed" and bench.last.calls[-1] == "close"
+    assert (
+        len(kept.rows) == 7
+        and kept.manifest.values["exit_state"] == "failed"
+        and bench.last.calls[-1] == "close"
+    )
     bench.settings["behave"] = right
     again = bench(tmp_path / "r")
     assert len(bench.last.asked) == SAMPLES - 7 and len(again.rows) == SAMPLES

@@ -207,7 +207,11 @@ def test_two_nodes_answer_as_one_process_does(tmp_path: Path, cluster: str) -> N
     (sitting,) = manifest.values["workers"]
     assert [m["died"] for m in sitting["members"]] == [None, None]
     assert sum(m["answered"] for m in sitting["members"]) == SAMPLES
-    assert sitting["planned_tokens_one"] == alone.manifest.values["planned_tokens"] < sitting["planned_tokens_split"]
+    assert (
+        sitting["planned_tokens_one"]
+        == alone.manifest.values["planned_tokens"]
+        < sitting["planned_tokens_split"]
+    )
     assert any(f"{sitting['planned_tokens_split']:,} planned tokens" in line for line in lines)
     assert manifest.values["times"]["prefill_seconds"] > 0
     assert manifest.values["times"]["load_seconds"] > 0

@@ -169,7 +169,9 @@ def test_echo_finds_everything(task: str, tmp_path: Path) -> None:
     assert manifest.values["exit_state"] == "done"
     assert manifest.values["verification"]["state"] == "passed"
     assert manifest.values["planned_tokens"] <= 0.65 * manifest.values["naive_tokens"]
-    assert manifest.values["verification"]["tokens"] <= max(0.05 * manifest.values["planned_tokens"], 3 * 4096)
+    assert manifest.values["verification"]["tokens"] <= max(
+        0.05 * manifest.values["planned_tokens"], 3 * 4096
+    )
     assert all(r.needle in r.around for r in stored.rows)
     assert {"samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html"} <= {
         p.name for p in stored.path.iterdir()
@@ -186,10 +188,7 @@ def test_sharing_changes_no_answer(tmp_path: Path) -> None:
 
 def test_likelihood_needs_no_decoding(tmp_path: Path) -> None:
     stored = go(tmp_path / "r", score="likelihood")
-    assert all(
-        r.nll == 0.0 and r.greedy is True and r.score == 1.0 and r.answer == ""
-        for r in stored.rows
-    )
+    assert all(r.nll == 0.0 and r.greedy is True and r.score == 1.0 and r.answer == "" for r in stored.rows)
 
 
 def test_a_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
