@@ -20,7 +20,7 @@ NIH_FN void wkv_push(Wkv &s, float w, float k, float v) {
 }
 
 NIH_FN float wkv_output(const Wkv &s, float u, float k, float v) {
-    float d = u + k - s.p, e = nih_decay(d);
+    float d = u + k - s.p, e = nih_weight(d);
     float kept = d > 0.0f ? e : 1.0f, fresh = d > 0.0f ? 1.0f : e;
     float weight = kept * s.b + fresh;
     return weight == 0.0f ? 0.0f : nih_div(kept * s.a + fresh * v, weight);

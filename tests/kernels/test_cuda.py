@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -16,13 +17,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nih.errors import KernelError
 from nih.kernels import causal_conv1d, cuda_loader, selective_scan, wkv4
 from nih.kernels.cuda_loader import Build, Nvrtc
-from tests.support.kernel_forms import OPS, SCAN, WKV4, Op, arguments, distance, state_distance, to
+from tests.support import cuda_emulator
+from tests.support.kernel_forms import (
+    FORMS,
+    OPS,
+    SCAN,
+    WKV4,
+    Op,
+    arguments,
+    distance,
+    served_by,
+    state_distance,
+    to,
+)
 
 SOURCES = Path(cuda_loader.__file__).parent
 NAMES = ("wkv4", "selective_scan", "causal_conv1d")
@@ -244,8 +258,6 @@ def test_the_grid_covers_every_channel_and_loops_over_many_rows() -> None:
 
 
 def test_emulation_covers_more_rows_than_a_grid_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.kernel_forms import FORMS, served_by
-
     if "emulated" not in FORMS:
         pytest.skip("no g++ here")
     monkeypatch.setattr(cuda_loader, "_MOST_ROWS", 2)
@@ -256,6 +268,26 @@ def test_emulation_covers_more_rows_than_a_grid_has(monkeypatch: pytest.MonkeyPa
         true_y, true_state = op.reference(**inputs)
         assert distance(y, true_y) < 2e-5
         assert state_distance(op, state, true_state) < 2e-5
+
+
+@pytest.mark.skipif(cuda_emulator.COMPILER is None, reason="no g++ here")
+def test_a_slow_factor_has_no_bias_though_the_instruction_has() -> None:
+    """A factor next to 1 is applied thousands of times: its errors must cancel, not add up."""
+    source = '#include "core.h"\nextern "C" float bare(float x) { return nih_ex2(x); }\n'
+    source += 'extern "C" float factor(float x) { return nih_exp2(x); }'
+    library = cuda_emulator.compiled(source, "Wkv4Args", {})
+    xs = -np.geomspace(1e-6, 0.0624, 5000).astype(np.float32)
+    error = {}
+    for name in ("bare", "factor"):
+        function = library[name]
+        function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float]
+        assert function(0.0) == 1.0
+        assert (function(-1000.0), function(-math.inf)) == (0.0, 0.0)
+        values = np.array([function(float(x)) for x in xs], dtype=np.float64)
+        error[name] = (values - np.exp2(xs.astype(np.float64))) * 2.0**24
+    assert error["bare"].mean() < -0.9
+    assert abs(error["factor"].mean()) < 0.02
+    assert np.abs(error["factor"]).max() < 0.6
 
 
 def test_too_many_states_for_the_registers_are_refused() -> None:
@@ -341,12 +373,13 @@ def test_gpu_more_than_two_to_the_31_elements() -> None:
     assert torch.equal(state[-1:], last_state)
 
 
-@needs_gpu
-def test_gpu_forms_agree_with_the_cpu() -> None:
-    for op in OPS.values():
-        inputs = op.make(1, 3 * op.chunk + 9, 96)
-        with torch.no_grad():
-            y, state = op.run(**to(inputs, torch.device("cuda")))
-            cpu_y, cpu_state = op.run(**inputs)
-        assert distance(y, cpu_y) < 2e-5
-        assert state_distance(op, state, cpu_state) < 2e-5
+@every_op
+@pytest.mark.parametrize("form", [form for form in ("emulated", "cuda") if form in FORMS])
+def test_gpu_forms_agree_with_the_cpu(op: Op, form: str) -> None:
+    inputs = op.make(1, 3 * op.chunk + 9, 96)
+    with torch.no_grad():
+        cpu_y, cpu_state = op.run(**inputs)
+        with served_by(form) as device:
+            y, state = op.run(**to(inputs, device))
+    assert distance(y, cpu_y) < 2e-5
+    assert state_distance(op, state, cpu_state) < 2e-5

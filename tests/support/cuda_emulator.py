@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from nih.kernels import cuda_loader
+from nih.kernels import cpu_loader, cuda_loader
 from nih.kernels.layout import Call
 
 HERE = Path(__file__).parent
 SOURCES = Path(cuda_loader.__file__).parent
 COMPILER = shutil.which("g++")
+_FMA = ["-mfma"] if not cpu_loader.missing() and cpu_loader.simd() else []
 _ARGS = {"wkv4": "Wkv4Args", "selective_scan": "ScanArgs", "causal_conv1d": "ConvArgs"}
 
 
@@ -59,11 +60,7 @@ def compiled(source: str, block: str, macros: dict[str, int]) -> ctypes.CDLL:
         unit, library = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         unit.write_text(f'#include "cuda_shim.h"\n{source}\nNIH_EMULATE({block})\n')
         command = [COMPILER, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-        command += [
-            "-Wno-unknown-pragmas",
-            f"-I{HERE}",
-            f"-I{SOURCES}",
-            *(f"-D{k}={v}" for k, v in macros.items()),
-        ]
+        command += ["-Wno-unknown-pragmas", "-ffp-contract=off", *_FMA, f"-I{HERE}", f"-I{SOURCES}"]
+        command += [f"-D{k}={v}" for k, v in macros.items()]
         subprocess.run([*command, str(unit), "-o", str(library)], check=True)
         return ctypes.CDLL(str(library))
