@@ -16,7 +16,8 @@ typedef long long i64;
 enum { NIH_F32 = 0, NIH_BF16 = 1, NIH_F16 = 2 };
 
 // Time is cut into chunks of constant length, counted from the start of the call. A result therefore depends neither on the
-// number of threads nor on the batch, and a call that is cut at a multiple of the chunk gives the same bits.
+// number of threads nor on the batch, and a call that is cut at a multiple of the chunk gives the same bits. The CUDA scan reads time
+// in one piece: it may be cut anywhere.
 enum { WKV4_CHUNK = 256, SCAN_CHUNK = 1024, CONV_CHUNK = 64 };
 
 // No state yet: a maximum below any key, finite so that differences with it are never inf - inf.
@@ -45,7 +46,7 @@ struct ScanArgs {
     const float *state;         // (B, N, D) or null: zeros
     float *state_out;           // (B, N, D)
     const i64 *lengths;         // (B) or null
-    float *scratch;             // CUDA: (B, chunks, N + 1, D)
+    float *scratch;             // unused
     i64 B, T, channels, N;
     i64 u_b, u_t, d_b, d_t, z_b, z_t, B_b, B_t, C_b, C_t, y_b, y_t;
     i64 dtype;

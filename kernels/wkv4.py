@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nih.kernels import cpu_loader, cuda_loader, op
+from nih.kernels.cuda_loader import Launch
 from nih.kernels.layout import DTYPES, Call, Wkv4Args
 
 CHUNK = 256
@@ -43,7 +44,6 @@ def wkv4(
     state (B, 3, C) or None. lengths (B): row i ends after lengths[i] tokens; its further outputs are 0.
     No gradient: train with `wkv4_torch`. Raises KernelError for arguments against this contract, or under autograd.
     """
-    _check(w, u, k, v, state, lengths)
     return _op(w, u, k, v, state, lengths)
 
 
@@ -185,9 +185,9 @@ def _prepare(
 ) -> Call[Wkv4Args]:
     """The argument block for the C++ and CUDA forms, with room for the results."""
     batch, steps, channels = k.shape
-    dtype = torch.promote_types(k.dtype, v.dtype)
+    dtype = op.wider(k.dtype, v)
     w, u, state, lengths = op.plain(w), op.plain(u), op.plain_or_none(state), op.whole_numbers(lengths)
-    k, v = op.rows(k.to(dtype)), op.rows(v.to(dtype))
+    k, v = op.rows(k, dtype), op.rows(v, dtype)
     y = torch.empty(k.shape, dtype=dtype, device=k.device)
     end = torch.empty(batch, 3, channels, dtype=torch.float32, device=k.device)
     args = Wkv4Args(
@@ -213,13 +213,15 @@ def _run_cuda(
     call = _prepare(w, u, k, v, state, lengths)
     batch, steps, channels = k.shape
     whole, chunks = steps // CHUNK, -(-steps // CHUNK)
-    with cuda_loader.module("wkv4", k.device) as module:
-        if whole:
-            scratch = torch.empty(batch, chunks, 3, channels, dtype=torch.float32, device=k.device)
-            call.args.scratch = scratch.data_ptr()
-            module.launch(call, "summarise", channels, whole, batch)
-            module.launch(call, "fold", channels, 1, batch)
-        module.launch(call, "replay", channels, max(chunks, 1), batch)
+    module = cuda_loader.module("wkv4", k.device)
+    replay = Launch("replay", cuda_loader.grid(channels, max(chunks, 1), batch))
+    if not whole:
+        module.launch(call, replay)
+        return call.y.to(v.dtype), call.end
+    scratch = torch.empty(batch, chunks, 3, channels, dtype=torch.float32, device=k.device)
+    call.args.scratch = scratch.data_ptr()
+    summarise = Launch("summarise", cuda_loader.grid(channels, whole, batch))
+    module.launch(call, summarise, Launch("fold", cuda_loader.grid(channels, 1, batch)), replay)
     return call.y.to(v.dtype), call.end
 
 
@@ -241,4 +243,5 @@ _op = op.register(
     "(Tensor w, Tensor u, Tensor k, Tensor v, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
     {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
+    _check,
 )

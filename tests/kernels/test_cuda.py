@@ -23,7 +23,7 @@ import torch
 
 from nih.errors import KernelError
 from nih.kernels import causal_conv1d, cuda_loader, selective_scan, wkv4
-from nih.kernels.cuda_loader import Build, Nvrtc
+from nih.kernels.cuda_loader import KERNELS, Build, Nvrtc
 from tests.support import cuda_emulator
 from tests.support.kernel_forms import (
     FORMS,
@@ -42,7 +42,8 @@ SOURCES = Path(cuda_loader.__file__).parent
 NAMES = ("wkv4", "selective_scan", "causal_conv1d")
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
 REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64}
-"""Most registers a thread may take: at 64, half of a multiprocessor's threads are resident; the scan holds 2 x 16 floats for good."""
+"""Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead."""
+VARIANTS = (*((name, "") for name in NAMES), ("selective_scan", "-DNIH_LANES=4"), ("selective_scan", "-DNIH_LANES=16"))
 
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here")
 needs_nvrtc = pytest.mark.skipif(
@@ -60,8 +61,9 @@ def check_report(name: str, report: str) -> None:
         report,
         re.DOTALL,
     )
-    kernels = {"causal_conv1d": ("convolve",)}.get(name, ("summarise", "fold", "replay"))
-    expected = {cuda_loader.kernel_name(name, kernel, dtype) for kernel in kernels for dtype in (0, 1, 2)}
+    expected = {
+        cuda_loader.kernel_name(name, kernel, dtype) for kernel in KERNELS[name] for dtype in (0, 1, 2)
+    }
     assert {entry[0] for entry in found} == expected
     for kernel, stack, stores, loads, registers in found:
         assert (int(stack), int(stores), int(loads)) == (0, 0, 0), f"{kernel} spills"
@@ -70,12 +72,13 @@ def check_report(name: str, report: str) -> None:
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a[0]}{a[1]}")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "macro"), VARIANTS)
 def test_nvcc_compiles_without_warnings_or_spills(
-    name: str, architecture: tuple[int, int], tmp_path: Path
+    name: str, macro: str, architecture: tuple[int, int], tmp_path: Path
 ) -> None:
     target = f"-arch=sm_{architecture[0]}{architecture[1]}"
     command = ["nvcc", "-cubin", target, "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v"]
+    command += [macro] if macro else []
     done = subprocess.run(
         [*command, str(SOURCES / f"{name}.cu"), "-o", str(tmp_path / "out.cubin")],
         check=False,
@@ -92,7 +95,7 @@ def test_nvcc_compiles_without_warnings_or_spills(
     [
         *((name, ARCHITECTURES[1], {}) for name in NAMES),
         *(("wkv4", architecture, {}) for architecture in ARCHITECTURES),
-        ("selective_scan", (9, 0), {"NIH_STATES": 5}),
+        ("selective_scan", (9, 0), {"NIH_STATES": 5, "NIH_LANES": 4}),
         ("causal_conv1d", (9, 0), {"NIH_TAPS": 1}),
     ],
     ids=str,
@@ -105,7 +108,7 @@ def test_nvrtc_compiles_without_a_toolkit(
     build = Build.of(name, architecture, macros, compiler)
     code = compiler.compile(build.source, f"{name}.cu", build.headers, build.options)
     assert code.startswith(b"\x7fELF")
-    for kernel in ("convolve",) if name == "causal_conv1d" else ("summarise", "fold", "replay"):
+    for kernel in KERNELS[name]:
         assert cuda_loader.kernel_name(name, kernel, 1).encode() in code
 
 
@@ -114,7 +117,7 @@ def test_an_error_in_a_source_is_told_with_the_compilers_words() -> None:
     compiler = cuda_loader.nvrtc()
     assert compiler is not None
     with pytest.raises(
-        KernelError, match=r"NVRTC \d+\.\d+ cannot compile `broken.cu` with --std=c\+\+17: .*nothing_known"
+        KernelError, match=r"NVRTC \d+\.\d+(\.\d+)? cannot compile `broken.cu` with --std=c\+\+17: .*nothing_known"
     ):
         compiler.compile("int f() { return nothing_known; }", "broken.cu", {}, ("--std=c++17",))
 
@@ -173,6 +176,7 @@ def test_everything_that_decides_the_code_is_in_its_name(compiler: Counting) -> 
         Build(base.name, base.source + " ", base.headers, base.options, base.version),
         Build(base.name, base.source, {"core.h": base.headers["core.h"] + " "}, base.options, base.version),
         Build(base.name, base.source, base.headers, base.options, (13, 1)),
+        Build(base.name, base.source, base.headers, base.options, (13, 0, 88)),
     ]
     assert len({base.file, *(other.file for other in others)}) == 1 + len(others)
     assert base.file == Build.of("selective_scan", (9, 0), {"NIH_STATES": 16}, compiler).file
@@ -216,12 +220,35 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
         assert len(build.cubin(compiler)) == 32
 
 
+def test_code_that_nothing_uses_any_more_is_deleted(compiler: Counting) -> None:
+    folder = cuda_loader.cache_folder()
+    old, used = Build.of("wkv4", (9, 0), {"OLD": 1}, compiler), Build.of("wkv4", (9, 0), {"USED": 1}, compiler)
+    for build in (old, used):
+        build.cubin(compiler)
+        os.utime(folder / build.file, (0.0, 0.0))
+    used.cubin(compiler)
+    new = Build.of("wkv4", (9, 0), {}, compiler)
+    new.cubin(compiler)
+    assert {file.name for file in folder.iterdir()} == {used.file, new.file}
+
+
 class FakeDriver:
     """Takes only what the counting compiler makes, and notes what is launched."""
 
     def __init__(self, refuses: bytes = b"") -> None:
         self.refuses = refuses
         self.loaded: list[bytes] = []
+        self.log: list[str] = []
+
+    def enter(self, device: int) -> None:
+        self.log.append(f"enter {device}")
+
+    def leave(self) -> None:
+        self.log.append("leave")
+
+    def function(self, module: ctypes.c_void_p, name: str) -> ctypes.c_void_p:
+        self.log.append(name)
+        return ctypes.c_void_p(len(self.log))
 
     def load(self, code: bytes) -> ctypes.c_void_p:
         self.loaded.append(code)
@@ -244,6 +271,21 @@ def test_damaged_code_is_compiled_anew_once(compiler: Counting) -> None:
         cuda_loader.load(build, compiler, FakeDriver(refuses=good))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kernel_is_loaded_with_its_source(
+    name: str, compiler: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the first launch may be captured into a graph. The context is left as it was."""
+    driver = FakeDriver()
+    monkeypatch.setattr(cuda_loader, "driver", lambda: driver)
+    module = cuda_loader.opened(Build.of(name, (9, 0), {}, compiler), 3, KERNELS[name], compiler)
+    expected = {cuda_loader.kernel_name(name, kernel, dtype) for kernel in KERNELS[name] for dtype in (0, 1, 2)}
+    assert set(module.functions) == expected
+    assert driver.log == ["enter 3", *sorted(expected), "leave"]
+    source = (SOURCES / f"{name}.cu").read_text()
+    assert all(kernel in source for kernel in KERNELS[name])
+
+
 def test_python_and_cuda_cut_time_alike() -> None:
     header = (SOURCES / "core.h").read_text()
     for name, chunk in (("WKV4", wkv4.CHUNK), ("SCAN", selective_scan.CHUNK), ("CONV", causal_conv1d.CHUNK)):
@@ -254,6 +296,7 @@ def test_the_grid_covers_every_channel_and_loops_over_many_rows() -> None:
     assert cuda_loader.grid(1, 3, 2) == (3, 1, 2)
     assert cuda_loader.grid(64, 1, 1) == (1, 1, 1)
     assert cuda_loader.grid(65, 1, 1) == (1, 2, 1)
+    assert cuda_loader.grid(65, 1, 1, 16) == (1, 5, 1)
     assert cuda_loader.grid(8, 1, 1 << 20) == (1, 1, 65535)
 
 
@@ -293,12 +336,32 @@ def test_a_slow_factor_has_no_bias_though_the_instruction_has() -> None:
 def test_too_many_states_for_the_registers_are_refused() -> None:
     inputs = SCAN.make(1, 2, 4, states=selective_scan.CUDA_STATES + 1)
     with pytest.raises(
-        KernelError, match=r"at most 64 states a channel, but this model has 65; set `NIH_KERNELS=torch`"
+        KernelError, match=r"at most 64 states per channel, but this model has 65; set `NIH_KERNELS=torch`"
     ):
         selective_scan._run_cuda(*arguments(SCAN, inputs))
 
 
 # On a GPU
+
+
+@pytest.mark.parametrize("form", [form for form in ("emulated", "cuda") if form in FORMS])
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_the_cuda_scan_may_be_cut_anywhere(
+    lanes: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selective_scan, "CUDA_LANES", lanes)
+    inputs = SCAN.make(2, 203, 20)
+    true_y, true_state = SCAN.reference(**inputs)
+    with served_by(form) as device, torch.no_grad():
+        inputs = to(inputs, device)
+        y, state = SCAN.run(**inputs)
+        assert distance(y, true_y) < 2e-5
+        assert distance(state, true_state) < 2e-5
+        for cut in (1, 31, 32, 33, 100, 202):
+            first, middle = SCAN.run(**SCAN.part(inputs, 0, cut))
+            second, end = SCAN.run(**SCAN.part(inputs, cut, None, state=middle))
+            assert torch.equal(torch.cat((first, second), 1), y)
+            assert torch.equal(end, state)
 
 
 @needs_gpu

@@ -7,14 +7,13 @@ import functools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nih.kernels import cpu_loader, cuda_loader
+from nih.kernels.cuda_loader import Launch
 from nih.kernels.layout import Call
 
 HERE = Path(__file__).parent
@@ -30,21 +29,16 @@ class Emulated:
     def __init__(self, name: str, library: ctypes.CDLL) -> None:
         self.name = name
         self.library = library
-        self.launched: list[str] = []
 
-    def launch(self, call: Call[Any], kernel: str, channels: int, chunks: int, rows: int) -> None:
-        if not channels or not rows:
-            return
-        name = cuda_loader.kernel_name(self.name, kernel, call.args.dtype)
-        self.launched.append(name)
-        blocks = cuda_loader.grid(channels, chunks, rows)
-        self.library.emulate(self.library[name], ctypes.byref(call.args), *blocks, cuda_loader.BLOCK)
+    def launch(self, call: Call[Any], *launches: Launch) -> None:
+        for kernel, grid, threads in launches:
+            name = cuda_loader.kernel_name(self.name, kernel, call.args.dtype)
+            self.library.emulate(self.library[name], ctypes.byref(call.args), *grid, threads)
 
 
-@contextmanager
-def module(name: str, device: torch.device, **macros: int) -> Iterator[Emulated]:
-    """Replacement for cuda_loader.module."""
-    yield emulated(name, tuple(sorted(macros.items())))
+def module(name: str, device: torch.device, **macros: int) -> Emulated:
+    """Replace cuda_loader.module."""
+    return emulated(name, tuple(macros.items()))
 
 
 @functools.cache
