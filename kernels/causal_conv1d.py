@@ -103,7 +103,7 @@ def _run_torch(
     return y, end.float()
 
 
-def _prepare(
+def prepare(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> Call[ConvArgs]:
     """The argument block for the C++ and CUDA forms, with room for the results."""
@@ -125,7 +125,7 @@ def _prepare(
 def _run_cpu(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(x, w, b, state, lengths)
+    call = prepare(x, w, b, state, lengths)
     cpu_loader.call("causal_conv1d", call.args)
     return call.y, call.end
 
@@ -133,7 +133,7 @@ def _run_cpu(
 def _run_cuda(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(x, w, b, state, lengths)
+    call = prepare(x, w, b, state, lengths)
     batch, steps, channels = x.shape
     module = cuda_loader.module("causal_conv1d", x.device, NIH_TAPS=w.shape[1])
     module.launch(call, Launch("convolve", cuda_loader.grid(channels, max(1, -(-steps // CHUNK)), batch)))

@@ -181,7 +181,14 @@ class Build:
     version: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: str, capability: tuple[int, int], macros: dict[str, int], compiler: Nvrtc) -> Build:
+    def of(
+        cls,
+        name: str,
+        capability: tuple[int, int],
+        macros: dict[str, int],
+        compiler: Nvrtc,
+        folder: Path = _SOURCES,
+    ) -> Build:
         """Describe the source `<name>.cu` for one compute capability. Raises KernelError if the compiler is too old for it."""
         wanted = 10 * capability[0] + capability[1]
         known = compiler.architectures()
@@ -196,7 +203,7 @@ class Build:
             f"--gpu-architecture=sm_{wanted}",
             *(f"-D{key}={n}" for key, n in sorted(macros.items())),
         )
-        source = (_SOURCES / f"{name}.cu").read_text(encoding="utf-8")
+        source = (folder / f"{name}.cu").read_text(encoding="utf-8")
         headers = {"core.h": (_SOURCES / "core.h").read_text(encoding="utf-8")}
         return cls(name, source, headers, options, compiler.version)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nih.errors import KernelError
-from nih.kernels import cpu_loader, cuda_loader, op
+from nih.kernels import backend, cpu_loader, cuda_loader, op
 from nih.kernels.layout import DTYPES, Call, ScanArgs
 
 CHUNK = 1024
@@ -229,7 +229,7 @@ def _run_torch(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return y, end.float()
 
 
-def _prepare(
+def prepare(
     u: Tensor,
     delta: Tensor,
     z: Tensor | None,
@@ -261,16 +261,16 @@ def _prepare(
 
 
 def _run_cpu(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    call = _prepare(u, *others)  # type: ignore[arg-type]
+    call = prepare(u, *others)  # type: ignore[arg-type]
     cpu_loader.call("selective_scan", call.args)
     return call.y.to(u.dtype), call.end
 
 
 def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    call = _prepare(u, *others)  # type: ignore[arg-type]
+    call = prepare(u, *others)  # type: ignore[arg-type]
     batch, _, channels = u.shape
     states = call.end.shape[1]
-    refuse_states(states)
+    refuse_states(states, "cuda")
     lanes = CUDA_LANES if states >= CUDA_LANES else 4
     module = cuda_loader.module("selective_scan", u.device, NIH_STATES=states, NIH_LANES=lanes)
     blocks = cuda_loader.grid(channels, 1, batch, CUDA_THREADS // lanes)
@@ -278,9 +278,9 @@ def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return call.y.to(u.dtype), call.end
 
 
-def refuse_states(states: int) -> None:
-    """Raise KernelError if the CUDA form cannot take so many states of a channel. For adapters: before the weights are loaded."""
-    if states > CUDA_STATES:
+def refuse_states(states: int, device_type: str) -> None:
+    """Raise KernelError if the form that serves a device cannot take so many states per channel: to know before weights are loaded."""
+    if states > CUDA_STATES and backend.choose(device_type).form == "cuda":
         raise KernelError(
             f"the CUDA form of `selective_scan` takes at most {CUDA_STATES} states per channel, but this model has {states}; "
             "set `NIH_KERNELS=torch`"

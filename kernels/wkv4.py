@@ -180,7 +180,7 @@ def _run_reference(
     return y.to(v.dtype), end.float()
 
 
-def _prepare(
+def prepare(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
 ) -> Call[Wkv4Args]:
     """The argument block for the C++ and CUDA forms, with room for the results."""
@@ -202,7 +202,7 @@ def _prepare(
 def _run_cpu(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(w, u, k, v, state, lengths)
+    call = prepare(w, u, k, v, state, lengths)
     cpu_loader.call("wkv4", call.args)
     return call.y.to(v.dtype), call.end
 
@@ -210,7 +210,7 @@ def _run_cpu(
 def _run_cuda(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(w, u, k, v, state, lengths)
+    call = prepare(w, u, k, v, state, lengths)
     batch, steps, channels = k.shape
     whole, chunks = steps // CHUNK, -(-steps // CHUNK)
     module = cuda_loader.module("wkv4", k.device)

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from nih.errors import KernelError
-from nih.kernels import causal_conv1d, cuda_loader, selective_scan, wkv4
+from nih.kernels import backend, causal_conv1d, cuda_loader, selective_scan, wkv4
 from nih.kernels.cuda_loader import KERNELS, Build, Nvrtc
 from tests.support import cuda_emulator
 from tests.support.kernel_forms import (
@@ -43,7 +43,11 @@ NAMES = ("wkv4", "selective_scan", "causal_conv1d")
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
 REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64}
 """Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead."""
-VARIANTS = (*((name, "") for name in NAMES), ("selective_scan", "-DNIH_LANES=4"), ("selective_scan", "-DNIH_LANES=16"))
+VARIANTS = (
+    *((name, "") for name in NAMES),
+    ("selective_scan", "-DNIH_LANES=4"),
+    ("selective_scan", "-DNIH_LANES=16"),
+)
 
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here")
 needs_nvrtc = pytest.mark.skipif(
@@ -117,7 +121,8 @@ def test_an_error_in_a_source_is_told_with_the_compilers_words() -> None:
     compiler = cuda_loader.nvrtc()
     assert compiler is not None
     with pytest.raises(
-        KernelError, match=r"NVRTC \d+\.\d+(\.\d+)? cannot compile `broken.cu` with --std=c\+\+17: .*nothing_known"
+        KernelError,
+        match=r"NVRTC \d+\.\d+(\.\d+)? cannot compile `broken.cu` with --std=c\+\+17: .*nothing_known",
     ):
         compiler.compile("int f() { return nothing_known; }", "broken.cu", {}, ("--std=c++17",))
 
@@ -222,7 +227,10 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
 
 def test_code_that_nothing_uses_any_more_is_deleted(compiler: Counting) -> None:
     folder = cuda_loader.cache_folder()
-    old, used = Build.of("wkv4", (9, 0), {"OLD": 1}, compiler), Build.of("wkv4", (9, 0), {"USED": 1}, compiler)
+    old, used = (
+        Build.of("wkv4", (9, 0), {"OLD": 1}, compiler),
+        Build.of("wkv4", (9, 0), {"USED": 1}, compiler),
+    )
     for build in (old, used):
         build.cubin(compiler)
         os.utime(folder / build.file, (0.0, 0.0))
@@ -279,7 +287,9 @@ def test_every_kernel_is_loaded_with_its_source(
     driver = FakeDriver()
     monkeypatch.setattr(cuda_loader, "driver", lambda: driver)
     module = cuda_loader.opened(Build.of(name, (9, 0), {}, compiler), 3, KERNELS[name], compiler)
-    expected = {cuda_loader.kernel_name(name, kernel, dtype) for kernel in KERNELS[name] for dtype in (0, 1, 2)}
+    expected = {
+        cuda_loader.kernel_name(name, kernel, dtype) for kernel in KERNELS[name] for dtype in (0, 1, 2)
+    }
     assert set(module.functions) == expected
     assert driver.log == ["enter 3", *sorted(expected), "leave"]
     source = (SOURCES / f"{name}.cu").read_text()
@@ -333,22 +343,22 @@ def test_a_slow_factor_has_no_bias_though_the_instruction_has() -> None:
     assert np.abs(error["factor"]).max() < 0.6
 
 
-def test_too_many_states_for_the_registers_are_refused() -> None:
+def test_too_many_states_for_the_registers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "choose", lambda device_type: backend.Choice("cuda", ""))
     inputs = SCAN.make(1, 2, 4, states=selective_scan.CUDA_STATES + 1)
-    with pytest.raises(
-        KernelError, match=r"at most 64 states per channel, but this model has 65; set `NIH_KERNELS=torch`"
-    ):
+    told = r"at most 64 states per channel, but this model has 65; set `NIH_KERNELS=torch`"
+    with pytest.raises(KernelError, match=told):
         selective_scan._run_cuda(*arguments(SCAN, inputs))
-
-
-# On a GPU
+    with pytest.raises(KernelError, match=told):
+        selective_scan.refuse_states(65, "cuda")
+    selective_scan.refuse_states(64, "cuda")
+    monkeypatch.undo()
+    selective_scan.refuse_states(65, "cpu")
 
 
 @pytest.mark.parametrize("form", [form for form in ("emulated", "cuda") if form in FORMS])
 @pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_the_cuda_scan_may_be_cut_anywhere(
-    lanes: int, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cuda_scan_may_be_cut_anywhere(lanes: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selective_scan, "CUDA_LANES", lanes)
     inputs = SCAN.make(2, 203, 20)
     true_y, true_state = SCAN.reference(**inputs)
