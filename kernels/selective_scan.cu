@@ -3,21 +3,24 @@
 // skip) is computed once, then each lane advances its states and a butterfly adds up the outputs. Every state sees the same operations
 // in the same order wherever a call is cut, so a cut changes no bit.
 //
-// Compiled with NIH_STATES = N and NIH_LANES. Grid (1, blocks of channels, rows). Launch and layout: selective_scan.py and core.h.
+// Compiled with NIH_STATES = N, NIH_LANES and NIH_THREADS. Grid (1, blocks of channels, rows). Launch and layout: selective_scan.py and core.h.
 #include "core.h"
 
 #ifndef NIH_STATES
 #define NIH_STATES 16
 #endif
 #ifndef NIH_LANES
-#define NIH_LANES 16
+#define NIH_LANES 8
+#endif
+#ifndef NIH_THREADS
+#define NIH_THREADS 128
 #endif
 
 enum {
     N = NIH_STATES,
     LANES = NIH_LANES,
     OWN = (N + LANES - 1) / LANES,               // states of a lane; the last lanes may own fewer, or none: theirs stay 0
-    THREADS = 128,
+    THREADS = NIH_THREADS,
     CHANNELS = THREADS / LANES,
     TILE = 32,
     ITEMS = TILE / LANES,                        // (token, channel) pairs that a thread stages

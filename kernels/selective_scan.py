@@ -272,7 +272,8 @@ def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     states = call.end.shape[1]
     refuse_states(states, "cuda")
     lanes = CUDA_LANES if states >= CUDA_LANES else 4
-    module = cuda_loader.module("selective_scan", u.device, NIH_STATES=states, NIH_LANES=lanes)
+    macros = {"NIH_STATES": states, "NIH_LANES": lanes, "NIH_THREADS": CUDA_THREADS}
+    module = cuda_loader.module("selective_scan", u.device, **macros)
     blocks = cuda_loader.grid(channels, 1, batch, CUDA_THREADS // lanes)
     module.launch(call, cuda_loader.Launch("advance", blocks, CUDA_THREADS))
     return call.y.to(u.dtype), call.end
