@@ -19,7 +19,7 @@ from nih.kernels.cuda_loader import Launch
 from nih.kernels.layout import DTYPES, Call, ConvArgs
 
 CHUNK = 64
-"""Steps that one CUDA block takes. Results don't depend on it."""
+"""Steps that one CUDA block takes. Results do not depend on it."""
 
 
 def causal_conv1d(
@@ -49,7 +49,7 @@ def _check(x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths
 def causal_conv1d_reference(
     x: Tensor, w: Tensor, b: Tensor | None = None, state: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The truth: token by token, in float64. Arguments as `causal_conv1d`; both results are float64."""
+    """Compute the truth token by token in float64. Arguments as for `causal_conv1d`; both results are float64."""
     x, w = x.double(), w.double()
     batch, steps, channels = x.shape
     taps = w.shape[1]
@@ -68,7 +68,7 @@ def causal_conv1d_reference(
 def causal_conv1d_torch(
     x: Tensor, w: Tensor, b: Tensor | None = None, state: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable form of `causal_conv1d`, same arguments and results; float64 inputs are computed in float64."""
+    """Compute `causal_conv1d` differentiably, with the same arguments and results; float64 inputs are computed in float64."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, steps, channels = x.shape
     taps = w.shape[1]
@@ -106,7 +106,7 @@ def _run_torch(
 def prepare(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> Call[ConvArgs]:
-    """The argument block for the C++ and CUDA forms, with room for the results."""
+    """Return the argument block for the C++ and CUDA forms, with room for the results."""
     batch, steps, channels = x.shape
     taps = w.shape[1]
     x, w, b, state = op.rows(x, x.dtype), op.plain(w), op.plain_or_none(b), op.plain_or_none(state)

@@ -1,4 +1,4 @@
-// What the C++ and the CUDA sources share: argument blocks, chunk lengths, storage types and the scalar mathematics.
+// Shared by the C++ and the CUDA sources: argument blocks, chunk lengths, storage types and the scalar mathematics.
 //
 // Letters: B batch, T time, C or D channels, N states of a channel, K taps of the convolution.
 // Sequences are (B, T, channels) with any batch and time stride and contiguous channels; states are fp32, planar, contiguous.
@@ -20,7 +20,7 @@ enum { NIH_F32 = 0, NIH_BF16 = 1, NIH_F16 = 2 };
 // in one piece: it may be cut anywhere.
 enum { WKV4_CHUNK = 256, SCAN_CHUNK = 1024, CONV_CHUNK = 64 };
 
-// No state yet: a maximum below any key, finite so that differences with it are never inf - inf.
+// The maximum before the first token: below any key, finite so that differences with it are never inf - inf.
 #define NIH_LOWEST (-1e38f)
 
 struct Wkv4Args {

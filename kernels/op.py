@@ -74,7 +74,7 @@ def _is_plain(args: tuple[Any, ...]) -> bool:
         return False
     return not (
         torch._C._len_torch_dispatch_stack()
-        or torch._C._is_tracing()  # type: ignore[attr-defined]
+        or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
 

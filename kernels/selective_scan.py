@@ -129,7 +129,7 @@ def selective_scan_torch(
     state: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable, vectorised form of `selective_scan`, same arguments and results; float64 inputs are computed in float64.
+    """Compute `selective_scan` vectorised and differentiably, with the same arguments and results; float64 inputs are computed in float64.
 
     Chunks are read side by side, step by step: once for their summaries, and again from the folded prefixes.
     """
@@ -169,7 +169,7 @@ def _softplus(x: Tensor) -> Tensor:
 
 
 def _stretches(steps: int, elements: int, device_type: str) -> list[tuple[int, int, int]]:
-    """(start, stop, chunk) of what is read side by side: as many chunks as keep the states of one step in fast memory."""
+    """Return (start, stop, chunk) of what is read side by side: as many chunks as keep the states of one step in fast memory."""
     count = max(1, _TORCH_ELEMENTS.get(device_type, 1 << 22) // max(1, elements))
     whole = steps // _TORCH_CHUNK * _TORCH_CHUNK
     stride = count * _TORCH_CHUNK
@@ -180,7 +180,7 @@ def _stretches(steps: int, elements: int, device_type: str) -> list[tuple[int, i
 def _chunks(
     u: Tensor, delta: Tensor, rate: Tensor, B: Tensor, C: Tensor, h: Tensor, size: int, tracked: bool
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, D) without skip and gate, and end state (B, N, D), over chunks of `size` steps that fill T exactly.
+    """Return outputs (B, T, D) without skip and gate, and the end state (B, N, D), over chunks of `size` steps that fill T exactly.
 
     What is not tracked by autograd is computed in place.
     """
@@ -209,7 +209,7 @@ def _chunks(
 def _push(
     h: Tensor, delta: Tensor, inputs: Tensor, rate: Tensor, B: Tensor, spare: tuple[Tensor, ...] | None
 ) -> Tensor:
-    """One step of states (B, count, N, D); in place, with two `spare` tensors like them, where those are given."""
+    """Advance states (B, count, N, D) by one step; in place, with two `spare` tensors like them, where those are given."""
     delta, inputs, B = delta[..., None, :], inputs[..., None, :], B[..., None]
     if spare is None:
         return torch.addcmul(inputs * B, torch.exp(delta * rate), h)
@@ -241,7 +241,7 @@ def prepare(
     state: Tensor | None,
     lengths: Tensor | None,
 ) -> Call[ScanArgs]:
-    """The argument block for the C++ and CUDA forms, with room for the results."""
+    """Return the argument block for the C++ and CUDA forms, with room for the results."""
     batch, steps, channels = u.shape
     states = B.shape[2]
     dtype = op.wider(u.dtype, delta, z, B, C)

@@ -1,7 +1,7 @@
 // WKV4 on a GPU: a parallel scan over time in three launches without barriers or atomics. `summarise` reads each whole chunk from
 // nothing, `fold` carries the state over the summaries and leaves each chunk its prefix, `replay` reads the chunks again and writes y.
 //
-// A thread is one channel of one chunk; grid (chunks, blocks of channels, rows). Launch and layout: wkv4.py and core.h.
+// A thread computes one channel of one chunk; grid (chunks, blocks of channels, rows). Launch and layout: wkv4.py and core.h.
 #include "core.h"
 
 enum { UNROLL = 8, AHEAD = 8 };  // steps, and summaries, that are loaded together

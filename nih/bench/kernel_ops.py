@@ -63,19 +63,21 @@ class Draw:
 
     def __init__(self, case: Case, device: str) -> None:
         self.case = case
-        self._on = {"device": device, "generator": torch.Generator(device).manual_seed(0)}
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(0)
 
     def normal(self, *shape: int) -> Tensor:
         """Weights of standard deviation 1, float32."""
-        return torch.randn(*shape, **self._on)
+        return torch.randn(*shape, generator=self._generator, device=self._device)
 
     def uniform(self, *shape: int) -> Tensor:
         """Weights in [0, 1), float32."""
-        return torch.rand(*shape, **self._on)
+        return torch.rand(*shape, generator=self._generator, device=self._device)
 
     def sequence(self, width: int) -> Tensor:
         """(B, T, width) of standard deviation 1, in the case's type."""
-        return torch.randn(self.case.B, self.case.T, width, dtype=self.case.dtype, **self._on)
+        shape = (self.case.B, self.case.T, width)
+        return torch.randn(*shape, generator=self._generator, device=self._device, dtype=self.case.dtype)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Op:
     narrow: tuple[int, int] = (0, 0)
     """Further elements per token, read once, and by each further pass."""
     functions: int = 0
-    """Exponentials and quotients per token and channel, which a GPU computes 16 at a time per multiprocessor; 0 where they don't bind."""
+    """Exponentials and quotients per token and channel, which a GPU computes 16 at a time per multiprocessor; 0 where they do not bind."""
 
     def inputs(self, case: Case, device: str) -> Inputs:
         """Draw the inputs of a case, with decays and time steps as trained models have them."""

@@ -1,4 +1,4 @@
-"""What the ops promise besides values: torch.library's rules, no gradient but a differentiable twin, errors that say what to do."""
+"""Promises of the ops besides values: torch.library's rules, no gradient but a differentiable twin, errors that say what to do."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_mode_sees_a_plain_call_as_the_op(op: Op) -> None:
 
     names: list[str] = []
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             names.append(str(func))
             return func(*args, **(kwargs or {}))
@@ -99,7 +99,7 @@ def test_a_mode_sees_a_plain_call_as_the_op(op: Op) -> None:
     inputs = op.make(2, 70, 20)
     with torch.no_grad():
         y, state = op.run(**inputs)
-        with Watch():
+        with Watch():  # type: ignore[no-untyped-call]
             watched_y, watched_state = op.run(**inputs)
     assert f"nih.{op.name}.default" in names
     assert torch.equal(watched_y, y)

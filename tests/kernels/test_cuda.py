@@ -117,7 +117,7 @@ def test_nvrtc_compiles_without_a_toolkit(
 
 
 @needs_nvrtc
-def test_an_error_in_a_source_is_told_with_the_compilers_words() -> None:
+def test_an_error_in_a_source_is_reported_with_the_compilers_words() -> None:
     compiler = cuda_loader.nvrtc()
     assert compiler is not None
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_a_gpu_that_nvrtc_does_not_know_is_named() -> None:
 
 
 class Counting(Nvrtc):
-    """Compiles to a text that tells what it was given."""
+    """Compiles to a digest of what it was given."""
 
     calls: list[str] = []  # noqa: RUF012
 
@@ -346,10 +346,10 @@ def test_a_slow_factor_has_no_bias_though_the_instruction_has() -> None:
 def test_too_many_states_for_the_registers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "choose", lambda device_type: backend.Choice("cuda", ""))
     inputs = SCAN.make(1, 2, 4, states=selective_scan.CUDA_STATES + 1)
-    told = r"at most 64 states per channel, but this model has 65; set `NIH_KERNELS=torch`"
-    with pytest.raises(KernelError, match=told):
+    sentence = r"at most 64 states per channel, but this model has 65; set `NIH_KERNELS=torch`"
+    with pytest.raises(KernelError, match=sentence):
         selective_scan._run_cuda(*arguments(SCAN, inputs))
-    with pytest.raises(KernelError, match=told):
+    with pytest.raises(KernelError, match=sentence):
         selective_scan.refuse_states(65, "cuda")
     selective_scan.refuse_states(64, "cuda")
     monkeypatch.undo()

@@ -44,7 +44,7 @@ def environment(check: Check) -> Report:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "transformers": transformers.__version__,
         "numpy": np.__version__,
         "device": torch.cuda.get_device_name() if check.cuda else "cpu",
