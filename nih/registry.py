@@ -22,14 +22,8 @@ _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 
 
-MIXED = {"rwkv-mix": "rwkv", "mamba-mix": "mamba", "transformer-mix": "transformer"}
-"""Models in the box that were trained on many tasks -> adapter. Those named like their adapter know passkey."""
-
-ENGINES = ("openai", "vllm")
-"""Modules of models/ that are typed after `--engine`, not `--model`."""
-
-
-_FOLDERS = {"engines": "models"}
+_PACKAGES = {"tasks": "nih.tasks", "models": "nih.models", "engines": "nih.models.engines"}
+"""Kind -> the package whose public modules are its built-in names."""
 
 
 class ModelSource(NamedTuple):
@@ -47,7 +41,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> ModuleType:
     """Import the module that `name` stands for. Raises UnknownName."""
     if name in _builtin(kind):
-        return import_module(f"nih.{_FOLDERS.get(kind, kind)}.{MIXED.get(name, name)}")
+        return import_module(f"{_PACKAGES[kind]}.{_module_of(kind, name)}")
     plugins = _plugins(kind)
     if name not in plugins:
         raise UnknownName.of(kind.removesuffix("s"), name, names(kind))
@@ -77,8 +71,8 @@ def resolve_model(spec: str) -> ModelSource:
 
 def first_line(kind: str, name: str) -> str:
     """First line of a module's docstring, for `nih list`."""
-    if kind == "models" and name in MIXED:
-        return f"The reference model of `{MIXED[name]}` for `--suite architectures`: trained on all of its tasks."
+    if (module := _module_of(kind, name)) != name:
+        return f"The reference model of `{module}` for `--suite architectures`: trained on all of its tasks."
     return (load(kind, name).__doc__ or "").strip().partition("\n")[0]
 
 
@@ -138,13 +132,28 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _builtin(kind: str) -> set[str]:
-    package = import_module(f"nih.{_FOLDERS.get(kind, kind)}")
-    found = {
+    return _modules(kind) | set(_reference_configs() if kind == "models" else ())
+
+
+def _modules(kind: str) -> set[str]:
+    package = import_module(_PACKAGES[kind])
+    return {
         m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg
     }
-    if kind == "engines":
-        return found & set(ENGINES)
-    return found - set(ENGINES) | set(MIXED if kind == "models" else ())
+
+
+def _reference_configs() -> dict[str, Path]:
+    """Name -> config.json of the models in the box; those named like their adapter are its default weights."""
+    folders = (Path(path) / "reference" for path in import_module(_PACKAGES["models"]).__path__)
+    return {config.parent.name: config for folder in folders for config in folder.glob("*/config.json")}
+
+
+def _module_of(kind: str, name: str) -> str:
+    """Module of a built-in name: its own, or for weights in the box the adapter that their config.json asks for."""
+    if kind != "models" or name in _modules(kind):
+        return name
+    config = _reference_configs().get(name)
+    return _adapter_of(config.parent) if config else name
 
 
 def _plugins(kind: str) -> dict[str, EntryPoint]:

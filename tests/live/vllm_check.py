@@ -25,7 +25,7 @@ from urllib.request import urlopen
 from nih.inference.engine import tree_order
 from nih.inference.walk import Asker, Clock, Walk
 from nih.models import smollm2, transformer
-from nih.models.vllm import VllmEngine
+from nih.models.engines.vllm import VllmEngine
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.scores import score_answer

@@ -22,8 +22,8 @@ import pytest
 from nih import evaluate
 from nih.errors import EngineError, SettingsDiffer, UsageError
 from nih.inference.prefix_plan import common_prefix, plan
-from nih.models import openai
-from nih.models._background import from_background
+from nih.models.engines import openai
+from nih.models.engines._background import from_background
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import cost
@@ -286,7 +286,7 @@ def test_max_requests_counts_retries_and_the_run_goes_on_later(server: FakeServe
 
 def sent_with(replies: list[Reply], **more: Any) -> tuple[list[float], Any]:
     """Seconds that a sender sleeps while a server gives these replies, and how the request ends."""
-    from nih.models._http import Sender, Tally
+    from nih.models.engines._http import Sender, Tally
 
     slept: list[float] = []
 

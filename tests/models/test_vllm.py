@@ -14,7 +14,8 @@ import pytest
 from nih import evaluate
 from nih.errors import EngineError, SettingsDiffer, UnknownName, UsageError
 from nih.inference.engine import tree_order
-from nih.models import _vllm_arguments, transformer, vllm
+from nih.models import transformer
+from nih.models.engines import _vllm_arguments, vllm
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import cost
