@@ -100,6 +100,12 @@ llama-check: $(VENV)/installed
 ray-check: $(VENV)/installed
 	$(BIN)/python -m tests.live.ray_check
 
+gpu-check: $(VENV)/installed
+	$(BIN)/python -m tests.live.gpu_check
+
+gpu-check-tiny: $(VENV)/installed
+	$(BIN)/python -m tests.live.gpu_check --tiny
+
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .
 
