@@ -3,6 +3,7 @@
 import os
 
 import hypothesis
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,3 +12,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 hypothesis.settings.register_profile("nih", deadline=None)
 hypothesis.settings.load_profile("nih")
+
+SLOW = ("tests/repo/test_wheel.py",)
+"""Tests that take more than about two seconds, each a folder, a file, or a file and a test. `make test-fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests."""
+    for item in items:
+        plain = item.nodeid.partition("[")[0]
+        if any(plain == slow or plain.startswith((f"{slow}/", f"{slow}::")) for slow in SLOW):
+            item.add_marker(pytest.mark.slow)
