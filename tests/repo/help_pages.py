@@ -43,12 +43,21 @@ json.dump({" ".join(("nih", *path)): page(path) for path in paths(get_command(ap
 def help_pages() -> dict[str, str]:
     """Command -> its help page, at a width of 100 columns and without colours, as a fresh process prints it."""
     plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")}
-    environment = {**plain, "PYTHONPATH": str(ROOT), "TERMINAL_WIDTH": WIDTH, "COLUMNS": WIDTH, "NO_COLOR": "1"}
+    environment = {
+        **plain,
+        "PYTHONPATH": str(ROOT),
+        "TERMINAL_WIDTH": WIDTH,
+        "COLUMNS": WIDTH,
+        "NO_COLOR": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", PRINT], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
     )
     pages: dict[str, str] = json.loads(done.stdout)
-    return {command: "\n".join(line.rstrip() for line in page.strip().splitlines()) for command, page in pages.items()}
+    return {
+        command: "\n".join(line.rstrip() for line in page.strip().splitlines())
+        for command, page in pages.items()
+    }
 
 
 def markdown(pages: dict[str, str]) -> str:

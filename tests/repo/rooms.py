@@ -122,7 +122,9 @@ def names_columns(node: ast.AST) -> bool:
         case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
             told = [p.value for p in parts if isinstance(p, ast.Constant)]
         case ast.ClassDef(body=body):
-            told = [s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+            told = [
+                s.target.id for s in body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
+            ]
         case ast.Call(keywords=keywords):
             told = [k.arg for k in keywords if k.arg]
         case ast.Constant(value=str(text)) if "\n" not in text:

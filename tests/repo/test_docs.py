@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "models/reference").rglob("*.md"))]
 COPIED = ("nih", "tasks", "models", "kernels", "tests", "pyproject.toml", "Makefile")
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-KNOWN = {"sh", "python", "yaml", "toml", "json", "text", "diff", "cpp"}
+KNOWN = {"sh", "python", "yaml", "toml", "json", "text"}
+LARGE = 100_000
 
 
 class Block(NamedTuple):
@@ -81,7 +83,7 @@ def name(section: Section) -> str:
 
 
 def lay_out(section: Section, folder: Path) -> None:
-    """What the commands find: results to read, and links to the checkout's files where the section adds files to them."""
+    """Lay out what the commands find: results to read, and a copy of the checkout where the section adds a file to it."""
     (folder / "results").mkdir()
     for results in ("baselines", "examples"):
         (folder / "results" / results).symlink_to(ROOT / "results" / results)
@@ -91,7 +93,7 @@ def lay_out(section: Section, folder: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Folders are made anew, files are linked, links stay what they are."""
+    """Copy files that a section may edit, link large ones, and keep links as they are."""
     if source.is_symlink():
         target.symlink_to(os.readlink(source))
     elif source.is_dir():
@@ -99,15 +101,21 @@ def copy(source: Path, target: Path) -> None:
         for part in source.iterdir():
             if part.name not in ("__pycache__", "data"):
                 copy(part, target / part.name)
-    else:
+    elif source.stat().st_size > LARGE:
         target.symlink_to(source)
+    else:
+        shutil.copy2(source, target)
 
 
 def execute(command: list[str], folder: Path) -> None:
     """Run in the folder, with the checkout's (or the copy's) nih as `nih` and `python`."""
     programs = folder.with_name(f"{folder.name}-bin")
     programs.mkdir(exist_ok=True)
-    for program, start in {"nih": " -m nih", "python": "", "pytest": " -m pytest -p no:cacheprovider"}.items():
+    for program, start in {
+        "nih": " -m nih",
+        "python": "",
+        "pytest": " -m pytest -p no:cacheprovider",
+    }.items():
         (programs / program).write_text(f'#!/bin/sh\nexec "{sys.executable}"{start} "$@"\n')
         (programs / program).chmod(0o755)
     code = folder if (folder / "nih").is_dir() else ROOT
@@ -134,15 +142,15 @@ def test_the_blocks_of_a_section_run_as_printed(section: Section, tmp_path: Path
             assert path.resolve().is_relative_to(folder) and not path.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
-        elif block.language == "diff":
-            execute(["patch", "--strip=1", "--follow-symlinks", "--input=/dev/stdin"], folder)
         elif block.language == "sh":
             execute(["bash", "-euo", "pipefail", "-c", block.text], folder)
         elif block.language == "python":
             execute([sys.executable, "-c", block.text], folder)
 
 
-@pytest.mark.parametrize(("section", "block"), LEFT_OUT, ids=lambda part: name(part) if isinstance(part, Section) else "")
+@pytest.mark.parametrize(
+    ("section", "block"), LEFT_OUT, ids=lambda part: name(part) if isinstance(part, Section) else ""
+)
 def test_blocks_that_are_left_out_say_why(section: Section, block: Block) -> None:
     assert len(block.reason) >= 10 and block.reason != block.words
     pytest.skip(f"{section.page.name}, {section.heading}: {block.reason}")
