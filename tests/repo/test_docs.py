@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,21 @@ def test_the_blocks_of_a_section_run_as_printed(section: Section, tmp_path: Path
 def test_blocks_that_are_left_out_say_why(section: Section, block: Block) -> None:
     assert len(block.reason) >= 10 and block.reason != block.words
     pytest.skip(f"{section.page.name}, {section.heading}: {block.reason}")
+
+
+def test_commands_that_are_left_out_name_options_that_exist() -> None:
+    pages = help_pages()
+    commands = [
+        shlex.split(line, comments=True)
+        for _, block in LEFT_OUT
+        for line in block.text.replace("\\\n", " ").splitlines()
+        if line.startswith("nih ")
+    ]
+    assert len(commands) > 10
+    for command in commands:
+        page = max((p for p in pages if command[: len(p.split())] == p.split()), key=len)
+        known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", pages[page]))
+        assert page != "nih" and {word for word in command if word.startswith("-")} <= known, command
 
 
 def test_every_block_has_a_language_that_the_runner_knows() -> None:
