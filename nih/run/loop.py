@@ -20,11 +20,10 @@ from nih.inference.walk import Asker, Clock, Walk, one_by_one
 from nih.inference.workers import Crew, Reading, Work
 from nih.prompts.grid import format_length
 from nih.protocols import Engine, Oracle, Session
-from nih.run import adaptive
 from nih.run.job import Job, grid_settings, open_again
 from nih.scores import score_answer
 from nih.store import run as store
-from nih.types import FAILURES, Answer, Cell, Sample
+from nih.types import FAILURES, Answer, Sample
 
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 """How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
@@ -47,7 +46,6 @@ class Runner:
         self.own: dict[str, int] = {}
         """Tokens of the plan that serve a sample's cell alone, by id."""
         self.by_id = {s.id: s for s in job.samples}
-        self.rounds: dict[tuple[tuple[Cell, int], ...], Plan] = {}
         self.plans: list[Plan] = []
         self.tried: set[str] = set()
         """Samples answered in this sitting, with or without a score."""
@@ -72,8 +70,7 @@ class Runner:
     def _through(self, engine: Engine) -> None:
         """Answer through an engine, which is started only if a sample is open. Its limit may be known from then on."""
         try:
-            # Of an adaptive run, the rounds that follow are only known once it goes on.
-            if self.job.rule is None and not any(map(self._open, self.job.samples)):
+            if not any(map(self._open, self.job.samples)):
                 self.say(f"resuming {self.directory.path}: all samples are answered")
                 return
             self._describe()
@@ -133,8 +130,6 @@ class Runner:
             )
         if pending or (unverified and job.plan.samples):
             answer(pending)
-        while job.rule and (pending := self._next_round()):
-            answer(pending)
 
     def close(self, state: str) -> None:
         """Write how this sitting ended; times add up over sittings."""
@@ -150,72 +145,20 @@ class Runner:
             exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
         )
 
-    def _next_round(self) -> list[Sample]:
-        """What an adaptive run asks next; nothing when it is done. The manifest says how it came to that."""
-        self._lay_out()
-        self.directory.write_manifest(**self._extent())
-        pending = [
-            s for plan_ in self.plans for s in plan_.samples if self._open(s) and s.id not in self.tried
-        ]
-        if pending:
-            cells = len({s.cell for s in pending})
-            self.say(f"round {len(self.plans)}: {len(pending)} more samples in {cells} cells")
-        return pending
-
     def _lay_out(self) -> None:
-        """Plan the rounds that follow from the answers so far; each has its own prefix tree."""
-        job = self.job
-        self.plans = [job.plan]
-        self._register(job.plan)
-        if job.rule is None:
-            return
-        rows = self.directory.rows.values()
-        scores = {(Cell(row["length"], float(row["depth"])), row["trial"]): row["score"] for row in rows}
-        cells = dict.fromkeys(s.cell for s in job.plan.samples)
-        self.state = adaptive.replay(job.rule, cells, scores)
-        (part,), longest = job.parts, max(job.grid.lengths)
-        for batch in map(tuple, self.state.rounds[1:]):
-            if batch not in self.rounds:
-                self.rounds[batch] = plan(part.builder.sample(cell, trial, longest) for cell, trial in batch)
-                self._register(self.rounds[batch])
-            self.plans.append(self.rounds[batch])
+        self.plans = [self.job.plan]
+        self._register(self.job.plan)
 
     def _register(self, plan_: Plan) -> None:
         self.own |= zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True)
         self.by_id |= {s.id: s for s in plan_.samples}
 
     def _extent(self) -> dict[str, Any]:
-        """For the manifest: how much the run asks and reads, as far as that is known."""
+        """For the manifest: how much the run asks and reads."""
         job = self.job
-        later = sum(len(plan_.samples) for plan_ in self.plans[1:])
         naive = sum(plan_.naive_tokens for plan_ in self.plans)
         planned = naive if self._sharing_failed else sum(plan_.planned_tokens for plan_ in self.plans)
-        extent = {"samples": len(job.samples) + later, "naive_tokens": naive, "planned_tokens": planned}
-        return extent | ({"adaptive": self._decisions(job.rule)} if job.rule else {})
-
-    def _decisions(self, rule: adaptive.Rule) -> dict[str, Any]:
-        asked = Counter(cell for batch in self.state.rounds for cell, _ in batch)
-        stopped = self.state.stopped
-        return {
-            **asdict(rule),
-            "start": adaptive.START,
-            "complete": self.state.complete,
-            "samples": self.state.samples,
-            "rounds": [
-                {
-                    "cells": len({s.cell for s in plan_.samples}),
-                    "samples": len(plan_.samples),
-                    "naive_tokens": plan_.naive_tokens,
-                    "planned_tokens": plan_.planned_tokens,
-                }
-                for plan_ in self.plans
-            ],
-            "stopped": dict(sorted(Counter(stopped.values()).items())),
-            "cells": [
-                {"length": cell.length, "depth": cell.depth, "asked": n, "stopped": stopped.get(cell)}
-                for cell, n in sorted(asked.items())
-            ],
-        }
+        return {"samples": len(job.samples), "naive_tokens": naive, "planned_tokens": planned}
 
     def price(self) -> None:
         """Measure what the prompts of each length cost and write cost.csv, where it is asked for and not there yet."""
@@ -236,27 +179,27 @@ class Runner:
     def _one_a_length(self) -> list[Sample]:
         """The first trial's prompt of each length with the needle in the middle, of the first task that has the length."""
         found: dict[int, Sample] = {}
-        for part in self.job.parts:
-            middle = part.grid.depths[len(part.grid.depths) // 2]
+        for task in self.job.tasks:
+            middle = task.grid.depths[len(task.grid.depths) // 2]
             for sample in self.job.samples:
-                if sample.task == part.builder.label and sample.trial == 0 and sample.cell.depth == middle:
+                if sample.task == task.prompts.label and sample.trial == 0 and sample.cell.depth == middle:
                     found.setdefault(sample.cell.length, sample)
         return [found[length] for length in sorted(found)]
 
     def _describe(self) -> None:
         job = self.job
-        sources = {part.settings["haystack"]["name"]: part.settings["haystack"] for part in job.parts}
+        sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
         several = {
             "name": ", ".join(sources),
-            "fingerprint": ", ".join(s["fingerprint"] for s in sources.values()),
+            "fingerprint": ", ".join(sources.values()),
         }
-        notes = [note for part in job.parts for note in part.notes]
+        notes = [note for task in job.tasks for note in task.prompts.notes]
         for note in notes:
             self.say(note)
         self.directory.write_manifest(
             options=asdict(job.options),
             model=job.options.model,
-            tasks=[part.described for part in job.parts],
+            tasks=[task.as_manifest() for task in job.tasks],
             grid=grid_settings(job.grid),
             seed=job.options.seed,
             haystack=several,

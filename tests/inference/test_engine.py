@@ -18,7 +18,7 @@ from nih.inference.engine import tree_order
 from nih.inference.prefix_plan import common_prefix, plan
 from nih.options import RunOptions
 from nih.run.job import prepare
-from nih.run.plan import cost
+from nih.run.plan import plan as forecast
 from nih.store import run as store
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Answer, Sample, Usage
@@ -141,7 +141,7 @@ def test_the_order_is_that_of_a_walk(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_planning_starts_nothing(bench: Bench) -> None:
-    numbers = cost(prepare(RunOptions.of(model="m", engine="fake", **GRID)))
+    numbers = forecast(prepare(RunOptions.of(model="m", engine="fake", **GRID)))
     assert numbers["prompts"] == SAMPLES and 0 < numbers["planned_tokens"] < numbers["naive_tokens"]
     assert "deepest_state_bytes" not in numbers and bench.last.calls == []
 

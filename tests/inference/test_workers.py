@@ -23,7 +23,7 @@ from nih.inference.shards import Packed, packed
 from nih.inference.workers import News, Work, Worker, _sizes
 from nih.options import RunOptions
 from nih.run.job import open_again, prepare
-from nih.run.plan import cost
+from nih.run.plan import plan
 from nih.store import run as store
 from tests.support import unsteady
 
@@ -145,12 +145,12 @@ def test_without_ray_one_sentence_says_what_to_install(
 
 
 def test_the_plan_tells_what_the_split_costs() -> None:
-    told = cost(prepare(RunOptions.of(model="echo", workers=3, **GRID)))
+    told = plan(prepare(RunOptions.of(model="echo", workers=3, **GRID)))
     workers = told["workers"]
     assert workers["asked"] == workers["shares"] == 3
     assert workers["planned_tokens_one"] == told["planned_tokens"] < workers["planned_tokens_split"]
     assert workers["planned_tokens_split"] < told["naive_tokens"]
-    assert "workers" not in cost(prepare(RunOptions.of(model="echo", **GRID)))
+    assert "workers" not in plan(prepare(RunOptions.of(model="echo", **GRID)))
 
 
 @contextmanager

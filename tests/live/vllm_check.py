@@ -25,7 +25,7 @@ from urllib.request import urlopen
 from nih.inference.engine import tree_order
 from nih.inference.walk import Asker, Clock, Walk
 from nih.models import smollm2, transformer
-from nih.models.vllm import VllmEngine
+from nih.models.engines.vllm import VllmEngine
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.scores import score_answer
@@ -249,7 +249,7 @@ def counted(url: str, source: str) -> Rows:
     return {
         a.sample_id: {
             "answer": a.text,
-            "score": score_answer(a, samples[a.sample_id].expected, job.parts[0].score),
+            "score": score_answer(a, samples[a.sample_id].expected, job.tasks[0].score),
         }
         for a in walk.answers(job.plan)
     }

@@ -21,7 +21,7 @@ from nih.errors import OutOfMemory, SettingsDiffer, UsageError
 from nih.models import echo
 from nih.report.write import cells as cells_of
 from nih.run.adaptive import AVERAGE, START, Rule, replay
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.stats.results import LOOKS, THRESHOLD, repeated
 from nih.store import run as store
 from nih.types import Cell, Generation, TokenIds
