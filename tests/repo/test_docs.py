@@ -5,8 +5,9 @@ A section (a `##` heading and what follows) runs as one script in a folder of it
     ```sh                         commands, run with `bash -e`
     ```sh no-run: needs a GPU     not run, because of what follows the colon
     ```python                     a program
-    ```python tasks/colour.py     a file of this name; then the folder is a copy of the checkout
-    ```yaml colour.yaml           the same; other blocks without a name are for reading
+    ```yaml colour.yaml           a file of this name; other blocks are for reading
+
+The sections of CONTRIBUTING run in a copy of the checkout.
 
 The end of `pytest -rs` lists the blocks that are left out with the reason of each.
 """
@@ -84,11 +85,11 @@ def name(section: Section) -> str:
 
 
 def lay_out(section: Section, folder: Path) -> None:
-    """Lay out what the commands find: results to read, and a copy of the checkout where the section adds a file to it."""
+    """Lay out what the commands find: results to read, and a copy of the checkout for what adds to it."""
     (folder / "results").mkdir()
     for results in ("baselines", "examples"):
         (folder / "results" / results).symlink_to(ROOT / "results" / results)
-    if any(block.file.partition("/")[0] in COPIED for block in section.blocks):
+    if section.page.stem == "CONTRIBUTING":
         for part in COPIED:
             copy(ROOT / part, folder / part)
 
