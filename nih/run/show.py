@@ -33,7 +33,7 @@ def rebuild(run: store.StoredRun, sample_id: str) -> tuple[dict[str, Any], Sampl
         raise UnknownName(f"sample `{sample_id}` of `{run.path}` {why}; type an id of samples.csv")
     row = matching[0]
     suite = Suite.of(run.manifest["suite"]) if "suite" in run.manifest else None
-    job = prepare(RunOptions.stored(run.manifest["options"]), suite)
+    job = prepare(RunOptions.stored(run.manifest.get("options", {})), suite)
     task = next((task for task in job.tasks if task.prompts.label == row["task"]), job.tasks[0])
     sample = task.prompts.sample(Cell(row["length"], row["depth"]), row["trial"], max(task.grid.lengths))
     if sample.id != row["id"]:
