@@ -26,6 +26,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.repo.help_pages import PAGE, ROOT, WIDTH, help_pages
+from tests.repo.test_imports import LAYERS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "models/reference").rglob("*.md"))]
@@ -203,6 +204,22 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:nih|tasks|models|kernels|tests|docs)/[\w./-]*)`", text)
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_layers_of_the_design_are_those_of_the_import_rules() -> None:
+    page = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    table = page.partition("## Layers")[2].partition("\n## ")[0]
+    rows = [
+        re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")
+    ]
+    assert [set(row) for row in rows] == [rooms - {"__main__"} for rooms in LAYERS if rooms != {"__main__"}]
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
