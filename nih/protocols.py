@@ -188,7 +188,7 @@ class Oracle(Protocol):
 class Task(Protocol):
     """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`.
 
-    A task may also be `Shares`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
+    A task may also be `SharedDraws`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
     ids: count it up when the prompts of equal options change.
     """
 
@@ -216,7 +216,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Shares(Protocol):
+class SharedDraws(Protocol):
     """A task of several needles. What it draws from `shared` is the same at all depths of a length and trial, so their prompts share a prefix."""
 
     @property

@@ -7,7 +7,6 @@ from random import Random
 from typing import Literal
 
 from nih.errors import UsageError
-from nih.types import Needle
 
 Kind = Literal["words", "numbers", "uuids"]
 """Of a key or a value: `lively-otter`, `4812093`, or a random UUID (RFC 4122, version 4)."""
@@ -75,18 +74,6 @@ NAMES = (
 ).split()
 
 
-class Drawn:
-    """A task whose `draw(shared, own)` also serves where one source of chance is all there is."""
-
-    def draw(self, shared: Random, own: Random) -> Needle:
-        """See nih.types.Shares."""
-        raise NotImplementedError
-
-    def needle(self, rng: Random) -> Needle:
-        """See nih.types.Task."""
-        return self.draw(rng, rng)
-
-
 def text_of(kind: Kind, rng: Random) -> str:
     """One key or value."""
     if kind == "words":
@@ -112,12 +99,12 @@ def distinct(kind: Kind, rng: Random, count: int, taken: Collection[str] = ()) -
     return list(drawn)
 
 
-def listed(texts: list[str]) -> str:
+def join_words(texts: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def within(task: str, low: int, high: int, **options: int) -> None:
+def check_range(task: str, low: int, high: int, **options: int) -> None:
     """Raise UsageError for an option that is not in [low, high]."""
     for name, value in options.items():
         if not low <= value <= high:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from random import Random
 
 from nih.prompts.haystack import Source, records
-from nih.tasks._draw import Drawn, listed, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range, join_words
 from nih.types import Needle
 
 _RARE = 3
@@ -37,25 +38,16 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Aggregate(Drawn):
+class Aggregate(MultiNeedle):
     """See the module's docstring. Default score `contains`: the share of the frequent words that was named."""
 
     options: Options
-    name: str = "aggregate"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "own"
-    stop: tuple[str, ...] = (".", "\n")
+    haystack = "own"
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 100, words=self.options.words)
-        within(self.name, 2 * _RARE, 1000, times=self.options.times)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 100, words=self.options.words)
+        check_range(self.name, 2 * _RARE, 1000, times=self.options.times)
 
     @property
     def room(self) -> int:
@@ -76,7 +68,7 @@ class Aggregate(Drawn):
             answer_prefix=f"The most frequent word{'s' * (len(words) > 1)} in the list {'are' if len(words) > 1 else 'is'}",
             intro="Remember which words of this list are frequent.\n",
             others=tuple(others),
-            target=f" {listed(words)}",
+            target=f" {join_words(words)}",
         )
 
     def source(self) -> Source:

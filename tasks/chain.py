@@ -17,7 +17,8 @@ from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
-from nih.tasks._draw import Drawn, listed, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range, join_words
 from nih.types import Needle
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
@@ -35,23 +36,15 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Chain(Drawn):
+class Chain(MultiNeedle):
     """See the module's docstring."""
 
     options: Options
-    name: str = "chain"
-    version: int = 1
-    haystack: str = "noise"
-    stop: tuple[str, ...] = (".", "\n")
+    haystack = "noise"
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 100, hops=self.options.hops, chains=self.options.chains)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 100, hops=self.options.hops, chains=self.options.chains)
 
     @property
     def score(self) -> str:
@@ -93,7 +86,7 @@ def _asked(ask: Literal["variables", "value"], chain: list[str], value: str) -> 
         "question": f"Which variables are equal to {value}?",
         "expected": tuple(chain),
         "answer_prefix": f"The variables equal to {value} are",
-        "target": f" {listed(chain)}",
+        "target": f" {join_words(chain)}",
     }
 
 

@@ -16,7 +16,8 @@ from itertools import repeat
 from random import Random
 
 from nih.prompts.haystack import Source, symbols
-from nih.tasks._draw import Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _LETTERS = "abcdefghijklmnop"
@@ -32,24 +33,17 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Copy(Drawn):
+class Copy(MultiNeedle):
     """See the module's docstring. Default score `ordered`: the longest part of the sequence that was given, as a share of all."""
 
     options: Options
-    name: str = "copy"
-    version: int = 1
-    score: str = "ordered"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ()
+    score = "ordered"
+    haystack = "own"
+    stop = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, tokens=self.options.tokens)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, tokens=self.options.tokens)
 
     @property
     def room(self) -> int:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import ADJECTIVES, LONGEST, NOUNS, Drawn, distinct, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import ADJECTIVES, LONGEST, NOUNS, check_range, distinct
 from nih.types import Needle
 
 _FLOORS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
@@ -29,25 +30,16 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Distractor(Drawn):
+class Distractor(MultiNeedle):
     """See the module's docstring. Default score `first_number`: naming the codes of several is no answer."""
 
     options: Options
-    name: str = "distractor"
-    version: int = 1
-    score: str = "first_number"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = LONGEST["numbers"] + 3
+    score = "first_number"
+    room = LONGEST["numbers"] + 3
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 0, 400, distractors=self.options.distractors)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 0, 400, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """All but the asked code is shared."""

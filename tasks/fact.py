@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
+from nih.prompts.task import BaseTask
 from nih.types import Needle
 
 _FIRST = (
@@ -129,15 +130,11 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Fact:
+class Fact(BaseTask):
     """See the module's docstring. Default score `contains`: the answer is a short phrase, and models add words around it."""
 
     options: Options
-    name: str = "fact"
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 32
+    room = 32
     """The longest answers (a full name, a date, an object) take up to 27 bytes, so 32 hold them in any tokeniser."""
 
     def needle(self, rng: Random) -> Needle:

@@ -18,7 +18,8 @@ from random import Random
 from string import ascii_lowercase
 
 from nih.prompts.haystack import Source, symbols
-from nih.tasks._draw import within
+from nih.prompts.task import BaseTask
+from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _MARKER = "$"
@@ -33,20 +34,18 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Induction:
+class Induction(BaseTask):
     """See the module's docstring. Default score `exact`: the answer is one token."""
 
     options: Options
-    name: str = "induction"
-    version: int = 1
-    score: str = "exact"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ()
-    room: int = 1
+    score = "exact"
+    haystack = "own"
+    stop = ()
+    room = 1
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 3, 27, vocabulary=self.options.vocabulary)
+        check_range(self.name, 3, 27, vocabulary=self.options.vocabulary)
 
     @property
     def _letters(self) -> str:

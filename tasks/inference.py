@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import ADJECTIVES, NAMES, NOUNS, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import ADJECTIVES, NAMES, NOUNS, check_range
 from nih.types import Needle
 
 _PLACES = (
@@ -35,25 +36,15 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Inference(Drawn):
+class Inference(MultiNeedle):
     """See the module's docstring. Default score `contains`: the place is two words that an answer may wrap in others."""
 
     options: Options
-    name: str = "inference"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 24
+    room = 24
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 0, 100, distractors=self.options.distractors)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 0, 100, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """All but the asked place is shared."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from random import Random
 
 from nih.prompts.haystack import Source, records
-from nih.tasks._draw import LONGEST, Drawn, distinct, uuid
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, distinct, uuid
 from nih.types import Needle
 
 
@@ -25,17 +26,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class KeyValue(Drawn):
+class KeyValue(MultiNeedle):
     """See the module's docstring. Default score `contains`: a UUID cannot stand in an answer by chance."""
 
     options: Options
-    name: str = "kv"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ('"', "\n")
-    room: int = LONGEST["uuids"] + 2
-    placement: str = "spread"
+    haystack = "own"
+    stop = ('"', "\n")
+    room = LONGEST["uuids"] + 2
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """Two keys are shared: the asked one and the first of the object. The asked value is fresh."""

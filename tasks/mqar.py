@@ -19,7 +19,8 @@ from random import Random
 from string import ascii_lowercase, ascii_uppercase
 
 from nih.prompts.haystack import Source, symbols
-from nih.tasks._draw import Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _KEYS = ["".join(pair) for pair in product(ascii_lowercase, repeat=2)]
@@ -36,26 +37,19 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Mqar(Drawn):
+class Mqar(MultiNeedle):
     """See the module's docstring. Default score `exact`: the answer is one token."""
 
     options: Options
-    name: str = "mqar"
-    version: int = 1
-    score: str = "exact"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ()
-    room: int = 1
+    score = "exact"
+    haystack = "own"
+    stop = ()
+    room = 1
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, len(_KEYS), pairs=self.options.pairs)
-        within(self.name, 1, self.options.pairs, queries=self.options.queries)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, len(_KEYS), pairs=self.options.pairs)
+        check_range(self.name, 1, self.options.pairs, queries=self.options.queries)
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """All but the asked value is shared."""
@@ -66,7 +60,7 @@ class Mqar(Drawn):
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
         """`count` pairs that can be asked for; what `pairs` wants beyond them stands among them."""
-        within(self.name, 1, len(_KEYS), pairs=count)
+        check_range(self.name, 1, len(_KEYS), pairs=count)
         keys = rng.sample(_KEYS, max(count, self.options.pairs))
         values = _values(rng, len(keys))
         others = _pairs(keys[count:], values[count:])

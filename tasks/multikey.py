@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, NAMED, Kind, check_range, distinct
 from nih.types import Needle
 
 
@@ -29,23 +30,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Multikey(Drawn):
+class Multikey(MultiNeedle):
     """See the module's docstring."""
 
     options: Options
-    name: str = "multikey"
-    version: int = 1
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, keys=self.options.keys)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, keys=self.options.keys)
 
     @property
     def score(self) -> str:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, listed, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, NAMED, Kind, check_range, distinct, join_words
 from nih.types import Needle
 
 
@@ -27,24 +28,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Multiquery(Drawn):
+class Multiquery(MultiNeedle):
     """See the module's docstring. Default score `contains`: the share of the values that was named."""
 
     options: Options
-    name: str = "multiquery"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, queries=self.options.queries)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, queries=self.options.queries)
 
     @property
     def room(self) -> int:
@@ -60,7 +51,7 @@ class Multiquery(Drawn):
         sentences = [f"The {named} of {k} is {v}." for k, v in zip(keys, values, strict=True)]
         return Needle(
             text=sentences[0],
-            question=f"What are the {named}s of {listed(keys)}?",
+            question=f"What are the {named}s of {join_words(keys)}?",
             expected=tuple(values),
             answer_prefix=f"In this order, the {named}s are",
             intro=f"Remember every {named} in this text.",

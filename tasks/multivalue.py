@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, text_of, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, NAMED, Kind, check_range, distinct, text_of
 from nih.types import Needle
 
 
@@ -28,24 +29,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Multivalue(Drawn):
+class Multivalue(MultiNeedle):
     """See the module's docstring. Default score `contains`: the share of the values that was named, in any order."""
 
     options: Options
-    name: str = "multivalue"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, values=self.options.values)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, values=self.options.values)
 
     @property
     def room(self) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from nih.prompts.haystack import Source, records
+from nih.prompts.task import BaseTask
 from nih.tasks import multikey
 from nih.tasks._draw import NAMED, Kind, text_of
 from nih.types import Needle
@@ -29,14 +30,11 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Needles:
+class Needles(BaseTask):
     """See the module's docstring. Score, room and wording are those of `multikey`."""
 
     options: Options
-    name: str = "needles"
-    version: int = 1
-    haystack: str = "own"
-    stop: tuple[str, ...] = (".", "\n")
+    haystack = "own"
 
     @property
     def score(self) -> str:

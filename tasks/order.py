@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import NAMES, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import NAMES, check_range
 from nih.types import Needle
 
 
@@ -25,24 +26,15 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Order(Drawn):
+class Order(MultiNeedle):
     """See the module's docstring. Default score `ordered`: the longest part of the order that was given, as a share of all."""
 
     options: Options
-    name: str = "order"
-    version: int = 1
-    score: str = "ordered"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
+    score = "ordered"
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 2, 100, items=self.options.items)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 2, 100, items=self.options.items)
 
     @property
     def room(self) -> int:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from nih.tasks._draw import NAMES, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import NAMES, check_range
 from nih.types import Needle
 
 
@@ -95,25 +96,15 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Paraphrase(Drawn):
+class Paraphrase(MultiNeedle):
     """See the module's docstring. Default score `contains`: the answer is a name, and models add words around it."""
 
     options: Options
-    name: str = "paraphrase"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 16
+    room = 16
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 0, _FEWEST - 1, distractors=self.options.distractors)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 0, _FEWEST - 1, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """All but the asked name is shared."""

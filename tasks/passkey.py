@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from nih.prompts.task import BaseTask
 from nih.types import Needle
 
 INTRO = (
@@ -45,13 +46,12 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Passkey:
+class Passkey(BaseTask):
     """See the module's docstring. Answers end at a full stop; nothing but the answer room limits them otherwise."""
 
     options: Options
-    name: str = "passkey"
-    haystack: str = "noise"
-    stop: tuple[str, ...] = (".",)
+    haystack = "noise"
+    stop = (".",)
 
     @property
     def score(self) -> str:

@@ -17,7 +17,7 @@ for the few tokens of haystack that make up for questions of different lengths.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
@@ -26,36 +26,15 @@ import numpy as np
 
 from nih.errors import PromptError, UsageError
 from nih.options import Question
-from nih.prompts.grid import format_length
+from nih.prompts.grid import format_length, places
 from nih.prompts.haystack import Haystack, Source, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
-from nih.protocols import Packs, Shares, Task, Tokenizer
+from nih.prompts.source import AROUND, Frame, Text
+from nih.protocols import Packs, SharedDraws, Task, Tokenizer
 from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
 
-AROUND = 200
-"""Characters of haystack kept on each side of the needle in the journal."""
 _REDRAWS = 1000
 _FILLERS = ("\n", " ")
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What stands around the user's words: BOS, or the two halves of a chat template."""
-
-    before: TokenIds
-    after: TokenIds
-    chat: bool
-    """Whether the assistant's turn begins with the answer prefix; if not, the prefix follows the question."""
-    repeats: bool = False
-    """Whether the answer may say the prefix again, and has room for it: a chat whose assistant's turn begins with nothing."""
-
-
-def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str, Any]) -> Frame:
-    """The frame for this tokeniser. Raises ModelError if a chat template is asked for and there is none."""
-    if not chat:
-        return Frame(tokenizer.opening, np.empty(0, np.int32), False)
-    before, after = tokenizer.chat_frame(system, options)
-    return Frame(before, after, True)
 
 
 class _Outside(NamedTuple):
@@ -93,7 +72,7 @@ class _Group(NamedTuple):
         return [tokens - inside - outside.tokens for outside in self.outside]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Builder:
     """Builds the samples of one task over a grid. A sample depends on its own cell and trial only, so any can be made alone.
 
@@ -114,6 +93,8 @@ class Builder:
     """Depths that share one context; () if each has its own."""
     name: str = ""
     """What a suite calls the task; default: the task's own name."""
+    fingerprint: str | None = None
+    """Hash of the file that the task comes from; None for a task that goes by its name."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
     _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
 
@@ -148,15 +129,45 @@ class Builder:
     def _packed_label(self) -> str:
         return f"{self.name or self.task.name} (multi-key, {len(self.packed)} packed)"
 
-    def samples(self, grid: Grid) -> Iterator[Sample]:
-        """All samples of the grid, by cell, then trial. Raises PromptError, HaystackError."""
+    @property
+    def text(self) -> Text:
+        """Which text the needles are hidden in."""
+        return Text(self.source.name, self.source.fingerprint)
+
+    @property
+    def default_score(self) -> str:
+        """The score that the task itself asks for."""
+        return self.task.score
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: prompts that were built are as asked."""
+        return ()
+
+    def described(self) -> dict[str, Any]:
+        """Return what run.json says of the way in which the prompts are asked."""
+        return {"question": self.question, "packed": len(self.packed)}
+
+    def expected(self) -> Iterator[tuple[str, ...]]:
+        """Yield the expected answers of one needle; those of all others are of the same kind."""
+        yield self.task.needle(Random(0)).expected
+
+    def cells(self, grid: Grid) -> Grid:
+        """Return the whole grid."""
+        return grid
+
+    def total(self, grid: Grid) -> int:
+        """Return the number of samples in the grid."""
+        return sum(map(grid.trials.at, grid.lengths)) * len(grid.depths)
+
+    def samples(self, grid: Grid, limit: int | None = None) -> Iterator[Sample]:
+        """Yield all samples of the grid by cell, then trial; with a limit, the first ones. Raises PromptError, HaystackError."""
         longest = max(grid.lengths)
-        for cell in grid.cells():
-            for trial in range(grid.trials.at(cell.length)):
-                yield self.sample(cell, trial, longest)
+        for cell, trial in places(grid, limit):
+            yield self.sample(cell, trial, longest)
 
     def sample(self, cell: Cell, trial: int, longest: int | None = None) -> Sample:
-        """One sample. `longest` is the grid's greatest length, so that its haystack is made once."""
+        """Return one sample. `longest` is the greatest length of the grid, so that its haystack is made once."""
         haystack = self._haystack(trial, longest or cell.length)
         if self.packed:
             group = self._pack(cell, trial, haystack)
@@ -164,7 +175,7 @@ class Builder:
         return self._assemble(cell, trial, haystack, self._group((self._needle(cell, trial, haystack),)), 0)
 
     def _placement(self) -> Placement:
-        return parse_placement(self.task.placement if isinstance(self.task, Shares) else "spread")
+        return parse_placement(self.task.placement if isinstance(self.task, SharedDraws) else "spread")
 
     def _haystack(self, trial: int, tokens: int) -> Haystack:
         stream = stream_number(self.seed, 0 if self.one_haystack else trial, self.source)
@@ -177,7 +188,7 @@ class Builder:
         """Draw until the haystack does not give the answer away."""
         for attempt in range(_REDRAWS):
             own = _rng(f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}")
-            if isinstance(self.task, Shares):
+            if isinstance(self.task, SharedDraws):
                 needle = self.task.draw(self._shared("shared", cell, trial, attempt), own)
             else:
                 needle = self.task.needle(own)
@@ -275,7 +286,7 @@ class Builder:
         expected = _in_order(needle, starts) if needle.in_order else needle.expected
         edge = inserts[asked].edge
         return Sample(
-            id=identity(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
+            id=sample_id(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
             task=self.label,
             cell=cell,
             trial=trial,
@@ -371,7 +382,7 @@ def _rng(key: str) -> Random:
     return Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
 
 
-def identity(
+def sample_id(
     task: str,
     cell: Cell,
     trial: int,

@@ -4,18 +4,22 @@
 1k-128k:15     15 lengths, evenly spaced
 4k,32k,1000    as given
 0-100:11       depths in percent, evenly spaced
-5,64k:10       5 trials a cell, 10 from 64k on
+5,64k:10       5 trials per cell, 10 from 64k on
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from math import lcm
+from typing import TypeVar
 
 import numpy as np
 
 from nih.errors import GridError
-from nih.types import Grid, Trials
+from nih.types import Cell, Grid, Trials
 
+T = TypeVar("T")
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([km]?)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -24,6 +28,54 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 def parse(lengths: str, depths: str, trials: str | int) -> Grid:
     """Read the three axes. Raises GridError, which names the bad part."""
     return Grid(parse_lengths(lengths), parse_depths(depths), parse_trials(str(trials)))
+
+
+def places(grid: Grid, limit: int | None = None) -> list[tuple[Cell, int]]:
+    """Return every cell with every trial, by cell, then trial; with a limit, the first `limit` of them.
+
+    Those are trial 0 of every cell, then trial 1, and so on. Of a last incomplete round, any two lengths get numbers of samples that
+    differ by at most one, and so do any two depths. Which cells they are depends on the grid alone.
+    """
+    every = [(cell, trial) for cell in grid.cells() for trial in range(grid.trials.at(cell.length))]
+    if limit is None or limit >= len(every):
+        return every
+    first: set[tuple[Cell, int]] = set()
+    for trial in range(max(trial for _, trial in every) + 1):
+        lengths = [length for length in grid.lengths if trial < grid.trials.at(length)]
+        spread = _diagonals(lengths, grid.depths)[: limit - len(first)]
+        first |= {(cell, trial) for cell in spread}
+    return [place for place in every if place in first]
+
+
+def _diagonals(lengths: Sequence[int], depths: Sequence[float]) -> list[Cell]:
+    """Every cell once. Any run of cells from the beginning has each length and each depth equally often, give or take one.
+
+    Cell n has length n mod L and depth n mod D, where L and D count lengths and depths; each time that this comes round to where it
+    began, the depths move on by one.
+    """
+    lengths, depths = _far_apart(lengths), _far_apart(depths)[::-1]
+    lap = lcm(len(lengths), len(depths))
+    return [
+        Cell(lengths[n % len(lengths)], depths[(n + n // lap) % len(depths)])
+        for n in range(len(lengths) * len(depths))
+    ]
+
+
+def _far_apart(values: Sequence[T]) -> list[T]:
+    """The values in an order in which neighbours are far apart: by the reversed bits of their places (van der Corput 1935)."""
+    bits = max(len(values) - 1, 1).bit_length()
+    return sorted(values, key=lambda value: int(f"{values.index(value):0{bits}b}"[::-1], 2))
+
+
+def shares(limit: int | None, totals: Sequence[int]) -> list[int | None]:
+    """Share a limit out among tasks of `totals` samples: evenly, as far as a task has so many."""
+    if limit is None:
+        return [None] * len(totals)
+    given = [0] * len(totals)
+    for _ in range(min(limit, sum(totals))):
+        open_ = [i for i, total in enumerate(totals) if given[i] < total]
+        given[min(open_, key=given.__getitem__)] += 1
+    return list(given)
 
 
 def parse_length(text: str) -> int:
@@ -67,7 +119,7 @@ def parse_depths(text: str) -> tuple[float, ...]:
 
 
 def parse_trials(text: str) -> Trials:
-    """Trials a cell. Raises GridError."""
+    """Trials per cell. Raises GridError."""
     base: int | None = None
     steps: dict[int, int] = {}
     for part in _parts(text, "trials", "5,64k:10"):

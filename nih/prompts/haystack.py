@@ -27,8 +27,6 @@ from nih.errors import HaystackError
 from nih.protocols import Tokenizer
 from nih.types import TokenIds
 
-BUILTIN = ("noise", "prose")
-
 NOISE = (
     "The grass is green.",
     "The sky is blue.",

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nih.errors import UnknownName, UsageError
-from nih.prompts.builder import AROUND, Frame, identity
+from nih.prompts.builder import sample_id
 from nih.prompts.grid import format_length
+from nih.prompts.source import AROUND, Frame, Setup, Text
 from nih.protocols import Tokenizer
 from nih.types import Cell, Grid, Prompt, Sample, Trials
 
@@ -112,25 +113,18 @@ class File:
     """Line number and object."""
     Options = FieldOptions
 
-    def prompts(
-        self,
-        options: FieldOptions,
-        tokenizer: Tokenizer,
-        frame: Frame,
-        grid: Grid,
-        room: int | None,
-        name: str | None = None,
-    ) -> Prepared:
-        """The samples, in bins. Raises UsageError for a row that cannot be read, or is longer than the longest bin."""
+    def prompts(self, options: FieldOptions, setup: Setup) -> Imported:
+        """Return the samples, in bins. Raises UsageError for a row that cannot be read, or is longer than the longest bin."""
+        grid, run = setup.grid, setup.options
         kind = _kind(self, options)
         rows = [_row(self.path, line, values, kind, options) for line, values in self.rows]
         stop = (_unescaped(options.stop),) if options.stop else ()
-        label, room = name or self.path.name.removesuffix(".gz").rpartition(".")[0], room or ROOM
+        label = setup.name or self.path.name.removesuffix(".gz").rpartition(".")[0]
+        room = run.max_new_tokens or ROOM
         samples: dict[tuple[Cell, int], Sample] = {}
         counted: dict[Cell, int] = {}
-        left_out = 0
         for row in rows:
-            prompt, at = _tokens(row, tokenizer, frame)
+            prompt, at = _tokens(row, setup.tokenizer, setup.frame)
             length = next((n for n in grid.lengths if n >= len(prompt) + room), None)
             if length is None:
                 raise UsageError(
@@ -140,11 +134,10 @@ class File:
             cell = Cell(length, min(grid.depths, key=lambda depth: abs(depth - (row.depth or 0.0))))
             trial = counted.get(cell, 0)
             if trial >= grid.trials.at(length):
-                left_out += 1
                 continue
             counted[cell] = trial + 1
             samples[cell, trial] = Sample(
-                id=identity(label, cell, trial, prompt, room, stop, row.answers),
+                id=sample_id(label, cell, trial, prompt, room, stop, row.answers),
                 task=label,
                 cell=cell,
                 trial=trial,
@@ -161,24 +154,39 @@ class File:
             )
         unknown = sum(row.depth is None for row in rows)
         counts = {"rows": len(rows), "asked": len(samples), "without_depth": unknown}
-        return Prepared(label, kind.score, dict(sorted(samples.items())), counts, str(self.path), kind.name)
+        text = Text("as given", self.fingerprint)
+        return Imported(label, kind.score, text, samples, counts, str(self.path), kind.name)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The samples of a file: what a run takes in place of a Builder."""
+class Imported:
+    """The samples of a file: TaskPrompts that are used as they are."""
 
     label: str
-    score: str
+    default_score: str
+    text: Text
     by_place: dict[tuple[Cell, int], Sample] = field(repr=False)
+    """In the order of the rows."""
     counts: Mapping[str, int]
     path: str
     kind: str
     version: int = 1
 
     @property
-    def grid(self) -> Grid:
-        """The bins that hold samples. `trials` is the most of any cell."""
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
+        return self.text.fingerprint
+
+    def described(self) -> dict[str, Any]:
+        """Return what run.json says of the way in which the prompts are asked."""
+        return {"question": "as given", "packed": 0, "rows": dict(self.counts)}
+
+    def expected(self) -> Iterator[tuple[str, ...]]:
+        """Yield the expected answers of every sample."""
+        return (sample.expected for sample in self.by_place.values())
+
+    def cells(self, grid: Grid) -> Grid:
+        """Return the bins that hold samples. `trials` is the most of any cell."""
         cells = [cell for cell, _ in self.by_place]
         most = max(trial for _, trial in self.by_place) + 1
         return Grid(
@@ -200,9 +208,13 @@ class Prepared:
             )
         return tuple(notes)
 
-    def samples(self, grid: Grid) -> Iterator[Sample]:
-        """All samples whose cell is in the grid, by cell, then trial."""
-        for (cell, _), sample in self.by_place.items():
+    def total(self, grid: Grid) -> int:
+        """Return the number of samples, which all lie in the grid."""
+        return len(self.by_place)
+
+    def samples(self, grid: Grid, limit: int | None = None) -> Iterator[Sample]:
+        """Yield all samples whose cell is in the grid by cell, then trial; with a limit, those of the first rows."""
+        for (cell, _), sample in sorted(list(self.by_place.items())[:limit], key=lambda item: item[0]):
             if cell.length in grid.lengths and cell.depth in grid.depths:
                 yield sample
 

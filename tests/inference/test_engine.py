@@ -15,10 +15,10 @@ import pytest
 from nih import evaluate, registry
 from nih.errors import EngineError, ModelError, SettingsDiffer, UnknownName, UsageError
 from nih.inference.engine import tree_order
-from nih.inference.prefix_plan import common_prefix, plan
+from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.options import RunOptions
 from nih.run.job import prepare
-from nih.run.plan import cost
+from nih.run.plan import plan as forecast
 from nih.store import run as store
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Answer, Sample, Usage
@@ -134,14 +134,14 @@ def test_the_order_is_that_of_a_walk(bench: Bench, tmp_path: Path) -> None:
     ordered = tree_order(samples)
     assert {s.id for s in ordered} == {s.id for s in samples}
     shared = sum(common_prefix(a.prompt, b.prompt) for a, b in pairwise(ordered))
-    laid = plan(samples)
+    laid = build_plan(samples)
     assert laid.naive_tokens - shared == laid.planned_tokens, (
         "a cache that holds the last prompt saves what the plan saves"
     )
 
 
 def test_planning_starts_nothing(bench: Bench) -> None:
-    numbers = cost(prepare(RunOptions.of(model="m", engine="fake", **GRID)))
+    numbers = forecast(prepare(RunOptions.of(model="m", engine="fake", **GRID)))
     assert numbers["prompts"] == SAMPLES and 0 < numbers["planned_tokens"] < numbers["naive_tokens"]
     assert "deepest_state_bytes" not in numbers and bench.last.calls == []
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from nih import evaluate, registry
 from nih.inference.verify import rounding_noise
-from nih.run.job import rebuild
+from nih.run.show import rebuild
 from nih.store import run as store
 from tests.support.tiny import model, session
 

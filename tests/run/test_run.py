@@ -14,7 +14,7 @@ import pytest
 from nih import evaluate
 from nih.errors import AnswerTimeout, OutOfMemory, SettingsDiffer, UnknownName, UsageError
 from nih.models import echo
-from nih.run import job
+from nih.run import show
 from nih.store import run as store
 from nih.types import FAILURES, TokenIds
 
@@ -378,11 +378,11 @@ def test_other_weights_do_not_continue_a_run(tmp_path: Path, monkeypatch: pytest
 def test_every_prompt_is_built_again_byte_for_byte(tmp_path: Path) -> None:
     stored = go(tmp_path / "r", task="fact", lengths="1k-4k", set={"distractors": 2})
     for row in stored.rows[::7]:
-        shown, text = job.shown(stored.path, row["id"][:10])
+        shown, text = show.show(stored.path, row["id"][:10])
         assert shown["id"] == row["id"]
         assert row["needle"] in text and len(text.encode()) == row["tokens"]
     with pytest.raises(UnknownName, match="none of its samples"):
-        job.shown(stored.path, "zzzz")
+        show.show(stored.path, "zzzz")
 
 
 @pytest.mark.parametrize(
