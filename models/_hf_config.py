@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,6 +97,21 @@ def _causal(config: Any) -> str | None:
     remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     name: str | None = remote or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     return name
+
+
+def shortened(config: Any) -> Any:
+    """Return a copy of a config with as few layers as show every kind of layer, at least 4 where there are as many."""
+    short = copy.deepcopy(config)
+    text = short.get_text_config(decoder=True)
+    layers = text.num_hidden_layers
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or [None] * layers
+    fewer = max(4, 1 + max(kinds.index(kind) for kind in set(kinds)))
+    if fewer < layers:
+        for name, value in list(vars(text).items()):
+            if isinstance(value, list | tuple) and len(value) == layers:
+                setattr(text, name, value[:fewer])
+        text.num_hidden_layers = fewer
+    return short
 
 
 def position_limit(config: Any) -> int | None:

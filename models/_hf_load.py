@@ -44,7 +44,18 @@ def find_tokenizer(source: str, name: str, options: Options, config: Any) -> Tok
     return open_tokenizer(source, name, options.revision, options.trust_remote_code)
 
 
-def load(source: str, options: Options, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def load(
+    source: str,
+    options: Options,
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    part: bool = False,
+) -> Any:
+    """Load the weights of a config's model onto a device. Raises ModelError.
+
+    part: whether the config has fewer layers than the files, whose other tensors are then left out.
+    """
     where, extra = locate(source)
     if extra:
         print(f"reading {source}, whose weights are converted to {dtype}", file=sys.stderr)
@@ -74,7 +85,7 @@ def load(source: str, options: Options, config: Any, dtype: torch.dtype, device:
             f"the weights of `{source}` lack {len(lacking)} of the model's tensors (`{lacking[0]}` ...); "
             "the files do not belong to this config.json"
         )
-    if unused := sorted(report["unexpected_keys"]):
+    if (unused := sorted(report["unexpected_keys"])) and not part:
         log.warning(
             "%d tensors in the weights of %s are not the model's (%s ...)", len(unused), source, unused[0]
         )

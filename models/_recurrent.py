@@ -19,7 +19,7 @@ from nih.errors import ModelError
 from nih.kernels import backend
 from nih.models._device import pick_device, pick_dtype
 from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
-from nih.models._session import ForwardSession
+from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
 
 State = tuple[tuple[Tensor, ...], ...]
@@ -189,6 +189,15 @@ class RecurrentModel:
         """Load the weights (once) and start at position 0. Raises ModelError, KernelError."""
         return RecurrentSession(
             self._network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, self._chunk
+        )
+
+    def judge(self) -> RecurrentSession | None:
+        """Load a float32 copy of the weights, with which verification judges what half precision hides; None in float32."""
+        if self._dtype == torch.float32:
+            return None
+        network = self._checkpoint.load(self._device, torch.float32)
+        return RecurrentSession(
+            network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, JUDGED_CHUNK
         )
 
     @cached_property

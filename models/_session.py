@@ -21,6 +21,9 @@ from nih.types import Generation, Likelihood, TokenIds
 
 T = TypeVar("T")
 
+JUDGED_CHUNK = 64
+"""Most tokens per forward call of a session that verification judges on a short prompt."""
+
 _CPU_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 """How torch's allocators other than CUDA's say it: in a plain RuntimeError."""
 

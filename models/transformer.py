@@ -46,11 +46,12 @@ from nih.models._hf_config import (
     position_limit,
     positions,
     read_config,
+    shortened,
     tell_what_the_limit_counts,
 )
 from nih.models._hf_load import find_tokenizer, load, weight_files
 from nih.models._loading import fingerprint, is_reference, reference
-from nih.models._session import ForwardSession
+from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
 
 __all__ = ["CachedSession", "Options", "TransformerModel", "open_model"]
@@ -175,6 +176,22 @@ class TransformerModel:
         One session at a time: some models keep state in their modules.
         """
         return CachedSession(self._loaded, self._tokenizer, self._device, self._eos, self._chunk)
+
+    def judge(self) -> CachedSession | None:
+        """Load a short float32 copy: the first layers, with which verification judges what half precision hides.
+
+        Returns None in float32, and where a model cannot be shortened or does not fit beside the other.
+        """
+        if self._dtype == torch.float32:
+            return None
+        try:
+            config = shortened(self._config)
+            model = load(self._source, self._options, config, torch.float32, self._device, part=True)
+            return CachedSession(model, self._tokenizer, self._device, self._eos, JUDGED_CHUNK)
+        # Whatever a model's own code raises when it has fewer layers than it was made for.
+        except Exception as error:
+            log.warning("%s cannot be judged in float32 (%s)", self._name, reason(error))
+            return None
 
     @cached_property
     def _loaded(self) -> Any:
