@@ -7,9 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from functools import partial
-from typing import Any, Literal
 
 from nih.errors import SettingsDiffer
 from nih.inference.answerer import Answerer, LocalAnswerer, PrefillMode, Ready, Request
@@ -18,19 +16,17 @@ from nih.inference.events import Comparison, Progress, Workload
 from nih.inference.progress import Bar
 from nih.inference.verify import Findings, choose
 from nih.inference.worker import WorkerSettings
-from nih.inference.workers import WorkerPool
+from nih.inference.worker_pool import WorkerPool
+from nih.inference.workers import Workers
 from nih.prompts.grid import format_length
 from nih.protocols import Engine
-from nih.run.job import Job, grid_settings, open_again
-from nih.scores import score_answer
+from nih.run.job import Job, open_again
+from nih.run.record import Prefill, describe, row_of
 from nih.store.directory import RunDirectory
 from nih.store.environment import now
-from nih.store.journal import Row
 from nih.types import Answer, Sample
 
 Say = Callable[[str], None]
-Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
-"""How a row's prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
 
 
 class Loop:
@@ -205,7 +201,7 @@ class Loop:
         return ready
 
     def _describe(self) -> None:
-        described = _described(self.job)
+        described = describe(self.job)
         for note in described.get("notes", ()):
             self.say(note)
         self.directory.write_manifest(**described)
@@ -230,37 +226,8 @@ class Loop:
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.samples[answer.sample_id]
-        score = self.job.scores[sample.task]
-        self.directory.append(
-            Row(
-                id=sample.id,
-                attempt=self.directory.next_attempt(sample.id),
-                task=sample.task,
-                length=sample.cell.length,
-                depth=sample.cell.depth,
-                actual_depth=round(sample.actual_depth, 4),
-                trial=sample.trial,
-                tokens=len(sample.prompt),
-                needle_at=sample.needle_at,
-                needle=sample.needle,
-                around=sample.around,
-                question=sample.question,
-                answer_prefix=sample.answer_prefix,
-                expected=sample.expected,
-                needles=sample.needles,
-                answer=answer.text,
-                score=score_answer(answer, sample.expected, score),
-                score_name=score,
-                status=answer.status,
-                error=answer.error,
-                nll=answer.nll,
-                greedy=answer.greedy,
-                prefill=prefill,
-                prefill_tokens=self.job.own_tokens.get(sample.id, 0),
-                seconds=round(answer.seconds, 6),
-                usage=answer.usage,
-            )
-        )
+        attempt = self.directory.next_attempt(sample.id)
+        self.directory.append(row_of(self.job, sample, answer, attempt, prefill))
 
 
 def _answerer(job: Job, say: Say) -> Answerer:
@@ -273,24 +240,4 @@ def _answerer(job: Job, say: Say) -> Answerer:
     open_model = partial(open_again, options, max(job.grid.lengths))
     settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd())
     tokenizer = job.model.tokenizer.fingerprint
-    return WorkerPool(settings, options.workers, options.ray, options.device, tokenizer, say)
-
-
-def _described(job: Job) -> dict[str, Any]:
-    """Describe a run for its manifest, before anything is answered."""
-    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
-    notes = [note for task in job.tasks for note in task.prompts.notes]
-    return {
-        "options": asdict(job.options),
-        "model": job.options.model,
-        "tasks": [task.as_manifest() for task in job.tasks],
-        "grid": grid_settings(job.grid),
-        "seed": job.options.seed,
-        "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
-        **({"suite": job.suite.as_values()} if job.suite else {}),
-        **({"notes": notes} if notes else {}),
-        "one_haystack": job.options.one_haystack,
-        "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
-        "training_length": job.model.training_length,
-        "exit_state": "running",
-    }
+    return WorkerPool(Workers(settings, options.workers, options.ray, options.device, tokenizer, say))
