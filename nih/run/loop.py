@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from functools import partial
 
 from nih.errors import SettingsDiffer
@@ -38,12 +39,8 @@ class Loop:
         self.directory = directory
         self.say = say
         self.quiet = quiet
-        self.started = started
+        self.times = Times(started, dict(directory.manifest.times))
         self.answerer = _answerer(job, say)
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        """Seconds of work in this sitting, by its kind."""
-        self.before: dict[str, float] = dict(directory.manifest.times)
-        """Seconds of earlier sittings."""
         self.samples = {s.id: s for s in job.samples}
 
     def run(self) -> str:
@@ -122,7 +119,7 @@ class Loop:
             with closing(Bar(workload, quiet=self.quiet)) as bar:
                 for event in events:
                     if isinstance(event, Progress):
-                        self.seconds[event.work] += event.seconds
+                        self.times.work[event.work] += event.seconds
                         bar.step(event)
                     elif isinstance(event, Comparison):
                         findings.comparisons.append(event)
@@ -176,11 +173,7 @@ class Loop:
 
     def _fall_back(self, findings: Findings, worst: Comparison) -> None:
         """Say that sharing changed an answer or its logits, and that every prompt is now read in one call, answered ones too."""
-        self.say(
-            f"warning: model `{self.job.options.model}` answers differently when its prompt is read in pieces "
-            f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
-            f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
-        )
+        self.say(_warning(self.job.options.model, worst))
         self.directory.write_manifest(
             prefill="whole",
             verification=findings.result(),
@@ -215,12 +208,7 @@ class Loop:
 
     def _end(self, state: str) -> str:
         """Write how this sitting ended; seconds add up over sittings."""
-        spent = {
-            "seconds": time.perf_counter() - self.started,
-            "load_seconds": self.answerer.load_seconds,
-            **{f"{work}_seconds": self.seconds[work] for work in ("prefill", "generate", "verify")},
-        }
-        times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
+        times = self.times.total(self.answerer.load_seconds)
         self.directory.write_manifest(exit_state=state, times=times, seconds=times["seconds"], ended=now())
         return state
 
@@ -228,6 +216,27 @@ class Loop:
         sample = self.samples[answer.sample_id]
         attempt = self.directory.next_attempt(sample.id)
         self.directory.append(row_of(self.job, sample, answer, attempt, prefill))
+
+
+@dataclass
+class Times:
+    """Seconds of a run, which add up over its sittings."""
+
+    started: float
+    """When this sitting began, by `time.perf_counter`."""
+    before: Mapping[str, float]
+    """Of earlier sittings, as run.json has them."""
+    work: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Of this sitting, by kind of work."""
+
+    def total(self, load_seconds: float) -> dict[str, float]:
+        """Return what run.json says now."""
+        spent = {
+            "seconds": time.perf_counter() - self.started,
+            "load_seconds": load_seconds,
+            **{f"{kind}_seconds": self.work[kind] for kind in ("prefill", "generate", "verify")},
+        }
+        return {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
 
 
 def _answerer(job: Job, say: Say) -> Answerer:
@@ -241,3 +250,11 @@ def _answerer(job: Job, say: Say) -> Answerer:
     settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd())
     tokenizer = job.model.tokenizer.fingerprint
     return WorkerPool(Workers(settings, options.workers, options.ray, options.device, tokenizer, say))
+
+
+def _warning(model: str, worst: Comparison) -> str:
+    return (
+        f"warning: model `{model}` answers differently when its prompt is read in pieces "
+        f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
+        f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
+    )
