@@ -27,13 +27,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from nih import scores as scoring
 from nih.cost import figure as cost_figure
 from nih.errors import UnknownName, UsageError
 from nih.report import tasks as suite_report
 from nih.report.page import Shown, render
 from nih.report.terminal import State, state
 from nih.stats import results as stats
+from nih.stats.intervals import Interval, wilson
 from nih.store import run as store
 from nih.store.files import write_atomic
 from nih.store.run import StoredRun
@@ -59,7 +59,7 @@ class Overall(NamedTuple):
     n: int
     accuracy: float
     """NaN where n = 0."""
-    interval: scoring.Interval
+    interval: Interval
 
     def __str__(self) -> str:
         if not self.n:
@@ -492,7 +492,7 @@ def _heading(table: pd.DataFrame, total: Overall, score: str) -> str:
 def _pooled(table: pd.DataFrame) -> Overall:
     """Overall result where only the cells are known; Wilson's interval is at least as wide as any of scores in [0, 1]."""
     n, correct = int(table["n"].sum()), math.fsum(table["correct"])
-    return Overall(n, correct / n if n else math.nan, scoring.Interval(*scoring.wilson(correct, n), "wilson"))
+    return Overall(n, correct / n if n else math.nan, Interval(*wilson(correct, n), "wilson"))
 
 
 def _middle_cut(text: str, most: int) -> str:

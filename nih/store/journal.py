@@ -18,9 +18,9 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nih.errors import JournalDamaged, StoreError, UsageError
-from nih.scores import check, score_answer
+from nih.scores import find
 from nih.store.settings import short
-from nih.types import FAILURES, STATUSES, Answer, Cell, Placed, Status, Usage
+from nih.types import FAILURES, STATUSES, Cell, Placed, Status, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,17 +160,20 @@ class Row:
 
         Raises UnknownName, and UsageError if the run did not keep what this score needs.
         """
-        check(name, self.expected)
-        if self.status == "ok" and name == "likelihood" and self.greedy is None:
-            raise UsageError(
-                "this run decoded its answers and kept no likelihoods; run it again with `--score likelihood`"
+        score = find(name)
+        score.check(self.expected)
+        if self.status != "ok":
+            return replace(self, score=None, score_name=name)
+        kept = "text" if self.greedy is None else "loglikelihood"
+        if score.needs != kept:
+            had = (
+                "decoded its answers and kept no likelihoods"
+                if kept == "text"
+                else "kept likelihoods and decoded no answers"
             )
-        if self.status == "ok" and name != "likelihood" and self.score_name == "likelihood":
-            raise UsageError(
-                f"this run kept likelihoods and decoded no answers; run it again with `--score {name}`"
-            )
-        answer = Answer(self.id, self.status, self.answer, greedy=self.greedy)
-        return replace(self, score=score_answer(answer, self.expected, name), score_name=name)
+            raise UsageError(f"this run {had}; run it again with `--score {name}`")
+        judged = score.of(self.answer, self.nll, self.greedy, self.expected)
+        return replace(self, score=judged, score_name=name)
 
 
 _USAGE = "usage_"
