@@ -31,6 +31,9 @@ from nih.text import sanitize
 COST = "cost.csv"
 """Where a run keeps what its lengths cost; without it the page shows no cost beyond the journal's seconds."""
 
+SCRIPTS = ("dom", "grid", "samples", "charts", "main")
+"""Files of the page's script; all but the last only define."""
+
 _SAMPLE = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "question", "answer_prefix", "expected", "answer", "score",
     "score_name", "status", "error", "nll", "prefill_tokens", "seconds", "attempt",
@@ -97,11 +100,11 @@ class Tasks:
 def render(shown: Sequence[Shown], compared: Sequence[Compared] = (), tasks: Tasks | None = None) -> bytes:
     """The page of these runs, UTF-8. The same runs give the same bytes. Raises StoreError for a cost.csv that cannot be read."""
     script = "\n".join(
-        ("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _text("page.js"))
+        ("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _script())
     )
-    style = _text("vendor/uPlot.min.css") + _text("page.css")
+    style = _text("vendor/uPlot.min.css") + _text("page/page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(_text("page.html")).render(
+    page = environment.from_string(_text("page/page.html")).render(
         title=_title(shown),
         policy=_POLICY.format(script=_hash(script), style=_hash(style)),
         style=style,
@@ -129,6 +132,12 @@ def _visible(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_visible(each) for each in value]
     return value
+
+
+def _script() -> str:
+    """Return the page's own script: one scope for all its files, so that nothing of it is global."""
+    parts = "\n".join(_text(f"page/{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n\n{parts}}})();\n'
 
 
 def _text(name: str) -> str:
