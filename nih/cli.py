@@ -312,7 +312,7 @@ def bench_accuracy(
     out: Annotated[Path, typer.Option(help="The picture")] = Path("accuracy-cost.png"),
 ) -> None:
     """Accuracy against seconds and against bytes, several runs in one picture."""
-    from nih.cost.figure import cost_against_accuracy, images
+    from nih.report.cost import cost_against_accuracy, images
     from nih.store import run as store
 
     store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
