@@ -170,9 +170,9 @@ def report(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
     from nih.report.write import write
-    from nih.store import run as store
+    from nih.store.directory import annotate
 
-    store.annotate(folders[0], report=write(folders[0], score))
+    annotate(folders[0], report=write(folders[0], score))
     typer.echo(str(folders[0]))
 
 
@@ -313,9 +313,9 @@ def bench_accuracy(
 ) -> None:
     """Accuracy against seconds and against bytes, several runs in one picture."""
     from nih.report.cost import cost_against_accuracy, images
-    from nih.store import run as store
+    from nih.store.files import write_atomic
 
-    store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
     typer.echo(str(out))
 
 

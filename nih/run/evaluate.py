@@ -14,6 +14,7 @@ from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.loop import Runner
 from nih.store import run as store
+from nih.store.directory import RunDirectory, default_folder
 
 if TYPE_CHECKING:
     import pandas
@@ -78,12 +79,8 @@ def evaluate(
     job = prepare(options)
     if options.cost:
         costs.measurable(job.model)
-    path = (
-        Path(options.out)
-        if options.out
-        else store.default_folder(RUNS, options.model, job.label, job.settings)
-    )
-    with store.RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
+    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
+    with RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
         runner = Runner(job, directory, say, hidden, started)
         try:
             state = runner.run()

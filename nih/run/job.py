@@ -27,6 +27,7 @@ from nih.run import adaptive
 from nih.run.suite import Suite, read_suite
 from nih.scores import check
 from nih.store import run as store
+from nih.store.journal import Row
 from nih.types import Cell, Grid, Sample
 
 _TYPED = ("device", "dtype", "tokenizer", "beyond_limit")
@@ -352,23 +353,23 @@ def grid_settings(grid: Grid) -> dict[str, Any]:
     }
 
 
-def rebuild(run: store.StoredRun, sample_id: str) -> tuple[dict[str, Any], Sample, Job]:
+def rebuild(run: store.StoredRun, sample_id: str) -> tuple[Row, Sample, Job]:
     """A row of a run and its sample, with the prompt built again byte for byte. Raises UnknownName, SettingsDiffer.
 
     The options in run.json are enough; the sample's id, a hash of its prompt, proves the result.
     """
-    matching = [r for r in run.rows if r["id"].startswith(sample_id)]
+    matching = [row for row in run.rows if row.id.startswith(sample_id)]
     if len(matching) != 1:
         why = "is the beginning of several" if matching else "is none of its samples"
         raise UnknownName(f"sample `{sample_id}` of `{run.path}` {why}; type an id of samples.csv")
     row = matching[0]
-    suite = Suite.of(run.manifest["suite"]) if "suite" in run.manifest else None
-    job = prepare(RunOptions.of(**run.manifest["options"]), suite)
-    part = next((part for part in job.parts if part.builder.label == row["task"]), job.parts[0])
-    sample = part.builder.sample(Cell(row["length"], row["depth"]), row["trial"], max(part.grid.lengths))
-    if sample.id != row["id"]:
+    suite = Suite.of(run.manifest.suite) if run.manifest.suite is not None else None
+    job = prepare(RunOptions.of(**run.manifest.options), suite)
+    part = next((part for part in job.parts if part.builder.label == row.task), job.parts[0])
+    sample = part.builder.sample(Cell(row.length, row.depth), row.trial, max(part.grid.lengths))
+    if sample.id != row.id:
         raise SettingsDiffer(
-            f"sample `{row['id']}` cannot be built again: this version, tokeniser or haystack gives another "
+            f"sample `{row.id}` cannot be built again: this version, tokeniser or haystack gives another "
             f"prompt (`{sample.id}`); use the versions that run.json names"
         )
     return row, sample, job
@@ -379,4 +380,4 @@ def shown(path: Path, sample_id: str) -> tuple[dict[str, Any], str]:
     row, sample, job = rebuild(store.read(path), sample_id)
     ids = sample.prompt.ids()
     digest = hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()
-    return {**row, "prompt_ids_sha256": digest}, job.model.tokenizer.decode(ids)
+    return {**row.as_dict(), "prompt_ids_sha256": digest}, job.model.tokenizer.decode(ids)

@@ -23,8 +23,11 @@ from nih.protocols import Engine, Oracle, Session
 from nih.run import adaptive
 from nih.run.job import Job, grid_settings, open_again
 from nih.scores import score_answer
-from nih.store import run as store
-from nih.types import FAILURES, Answer, Cell, Sample
+from nih.store.directory import RunDirectory
+from nih.store.environment import now
+from nih.store.files import write_atomic
+from nih.store.journal import Row
+from nih.types import Answer, Cell, Sample
 
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 """How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
@@ -34,7 +37,7 @@ class Runner:
     """One sitting at a run: what is left is answered, verified and appended."""
 
     def __init__(
-        self, job: Job, directory: store.RunDirectory, say: Callable[[str], None], quiet: bool, started: float
+        self, job: Job, directory: RunDirectory, say: Callable[[str], None], quiet: bool, started: float
     ) -> None:
         self.job = job
         self.directory = directory
@@ -43,7 +46,7 @@ class Runner:
         self.started = started
         self.clock = Clock()
         self.load_seconds = 0.0
-        self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
+        self.before: dict[str, float] = dict(directory.manifest.times)
         self.own: dict[str, int] = {}
         """Tokens of the plan that serve a sample's cell alone, by id."""
         self.by_id = {s.id: s for s in job.samples}
@@ -65,7 +68,7 @@ class Runner:
             self._fill(self._answer) if not self.job.options.spread else self._with_workers()
         else:
             self._through(self.job.engine)
-        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
+        state = "incomplete" if any(row.failed for row in self.directory.rows.values()) else "done"
         self.close(state)
         return state
 
@@ -98,7 +101,7 @@ class Runner:
                 self._append(answer, "engine")
         finally:
             report = dict(engine.report())
-            sittings = [*self.directory.manifest.get("engine", []), report]
+            sittings = [*self.directory.manifest.engine_reports, report]
             self.directory.write_manifest(engine=sittings)
             for warning in report.get("warnings", []):
                 self.say(f"warning: {warning}")
@@ -119,7 +122,7 @@ class Runner:
         unverified = (
             job.engine is None
             and job.options.share != "always"
-            and "verification" not in self.directory.manifest
+            and self.directory.manifest.verification is None
         )
         left_out = len(job.samples) - len(job.plan.samples)
         if left_out:
@@ -146,9 +149,7 @@ class Runner:
             "verify_seconds": self.clock.verify,
         }
         times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
-        self.directory.write_manifest(
-            exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
-        )
+        self.directory.write_manifest(exit_state=state, times=times, seconds=times["seconds"], ended=now())
 
     def _next_round(self) -> list[Sample]:
         """What an adaptive run asks next; nothing when it is done. The manifest says how it came to that."""
@@ -170,7 +171,7 @@ class Runner:
         if job.rule is None:
             return
         rows = self.directory.rows.values()
-        scores = {(Cell(row["length"], float(row["depth"])), row["trial"]): row["score"] for row in rows}
+        scores = {(row.cell, row.trial): row.score for row in rows}
         cells = dict.fromkeys(s.cell for s in job.plan.samples)
         self.state = adaptive.replay(job.rule, cells, scores)
         (part,), longest = job.parts, max(job.grid.lengths)
@@ -231,7 +232,7 @@ class Runner:
             self.job.options.timeout,
             self.say,
         )
-        store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
+        write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
 
     def _one_a_length(self) -> list[Sample]:
         """The first trial's prompt of each length with the needle in the middle, of the first task that has the length."""
@@ -275,16 +276,16 @@ class Runner:
     def _open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        if row is None or row["status"] in FAILURES:
+        if row is None or row.failed:
             return True
-        if row["status"] == "over_limit":
+        if row.status == "over_limit":
             # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
             return self.job.engine is None or self.job.options.beyond_limit
-        return self._sharing_failed and row["prefill"] != "whole"
+        return self._sharing_failed and row.prefill != "whole"
 
     @property
     def _sharing_failed(self) -> bool:
-        return bool(self.directory.manifest.get("verification", {}).get("state") == "failed")
+        return self.directory.manifest.verification == "failed"
 
     def _answer(self, pending: list[Sample]) -> None:
         job = self.job
@@ -325,7 +326,7 @@ class Runner:
                 prefill="shared", verification={"state": "not asked", "why": "--share always"}
             )
             return []
-        if self.verified or self.directory.manifest.get("verification", {}).get("state") == "passed":
+        if self.verified or self.directory.manifest.verification == "passed":
             return []
         self.verified = True
         return [job.plan.samples[i] for i in verification(job.plan, chunk)]
@@ -346,7 +347,7 @@ class Runner:
                 self.load_seconds = crew.load_seconds
                 sitting = {**self.split_cost, **crew.result()}
                 crew.close()
-                self.directory.write_manifest(workers=[*self.directory.manifest.get("workers", []), sitting])
+                self.directory.write_manifest(workers=[*self.directory.manifest.worker_reports, sitting])
 
     def _spread(self, pending: list[Sample]) -> None:
         """What `_answer` is to one process. Each worker verifies sharing on its own device, in its own share."""
@@ -465,13 +466,13 @@ class Runner:
         self.directory.write_manifest(
             prefill="whole",
             verification=findings.result(),
-            planned_tokens=self.directory.manifest["naive_tokens"],
+            planned_tokens=self.directory.manifest.naive_tokens,
         )
 
     def _remember_weights(self, told: Mapping[str, Any] | None = None) -> None:
         """Say in the manifest what answered; refuse to go on with other weights than those that began."""
         identity = dict(self.job.model.identity() if told is None else told)
-        known = self.directory.manifest.get("identity", {}).get("weights")
+        known = self.directory.manifest.weights
         if known is not None and known != identity.get("weights"):
             raise SettingsDiffer(
                 f"run folder `{self.directory.path}` was begun with other weights ({known}) than "
@@ -483,33 +484,33 @@ class Runner:
         sample = self.by_id[answer.sample_id]
         self.tried.add(sample.id)
         score = self.job.scores[sample.task]
-        row = {
-            "id": sample.id,
-            "attempt": self.directory.next_attempt(sample.id),
-            "task": sample.task,
-            "length": sample.cell.length,
-            "depth": sample.cell.depth,
-            "actual_depth": round(sample.actual_depth, 4),
-            "trial": sample.trial,
-            "tokens": len(sample.prompt),
-            "needle_at": sample.needle_at,
-            "needle": sample.needle,
-            "around": sample.around,
-            "question": sample.question,
-            "answer_prefix": sample.answer_prefix,
-            "expected": list(sample.expected),
-            **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
-            "answer": answer.text,
-            "score": score_answer(answer, sample.expected, score),
-            "score_name": score,
-            "status": answer.status,
-            "error": answer.error,
-            "nll": answer.nll,
-            "greedy": answer.greedy,
-            "prefill": prefill,
-            "prefill_tokens": self.own.get(sample.id, 0),
-            "seconds": round(answer.seconds, 6),
-        }
-        if answer.usage is not None:
-            row |= {f"usage_{key}": value for key, value in answer.usage._asdict().items()}
-        self.directory.append(row)
+        self.directory.append(
+            Row(
+                id=sample.id,
+                attempt=self.directory.next_attempt(sample.id),
+                task=sample.task,
+                length=sample.cell.length,
+                depth=sample.cell.depth,
+                actual_depth=round(sample.actual_depth, 4),
+                trial=sample.trial,
+                tokens=len(sample.prompt),
+                needle_at=sample.needle_at,
+                needle=sample.needle,
+                around=sample.around,
+                question=sample.question,
+                answer_prefix=sample.answer_prefix,
+                expected=sample.expected,
+                needles=sample.needles,
+                answer=answer.text,
+                score=score_answer(answer, sample.expected, score),
+                score_name=score,
+                status=answer.status,
+                error=answer.error,
+                nll=answer.nll,
+                greedy=answer.greedy,
+                prefill=prefill,
+                prefill_tokens=self.own.get(sample.id, 0),
+                seconds=round(answer.seconds, 6),
+                usage=answer.usage,
+            )
+        )

@@ -25,6 +25,7 @@ from nih.options import RunOptions
 from nih.run.job import open_again, prepare
 from nih.run.plan import cost
 from nih.store import run as store
+from nih.store.directory import RunDirectory
 from tests.support import unsteady
 
 GRID: dict[str, Any] = {"lengths": "512-2k", "depths": "0-100:5", "trials": 2}
@@ -243,16 +244,16 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, rows: int) -> Callable[[], None]:
     """Let Ctrl-C be pressed when so many rows are written; returns what lets go of the key."""
-    append, left = store.RunDirectory.append, [rows]
+    append, left = RunDirectory.append, [rows]
 
-    def counted(self: store.RunDirectory, row: dict[str, Any]) -> None:
+    def counted(self: RunDirectory, row: dict[str, Any]) -> None:
         append(self, row)
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.RunDirectory, "append", counted)
-    return lambda: monkeypatch.setattr(store.RunDirectory, "append", append)
+    monkeypatch.setattr(RunDirectory, "append", counted)
+    return lambda: monkeypatch.setattr(RunDirectory, "append", append)
 
 
 @ray_needed
