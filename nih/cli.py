@@ -109,7 +109,7 @@ def run(options: RunOptions) -> None:
     from nih.run.evaluate import evaluate
 
     finished = evaluate(options, tell=_say)
-    Console(stderr=True).print(terminal.heatmap(finished.cells))
+    Console(stderr=True).print(terminal.heatmap(finished.results))
     for line in finished.headline:
         _say(line)
     typer.echo(str(finished.path))
@@ -169,17 +169,16 @@ def report(
         raise UsageError(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
-    from nih.report.write import write
-    from nih.store.directory import annotate
+    from nih.report.write import report as draw
 
-    annotate(folders[0], report=write(folders[0], score))
+    draw(folders[0], score)
     typer.echo(str(folders[0]))
 
 
 def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
-    from nih.report.compare import write
+    from nih.report.compare import compare
 
-    folder, notes = write(folders, out, score)
+    folder, notes = compare(folders, out, score)
     for note in notes:
         _say(note)
     typer.echo(str(folder))

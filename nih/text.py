@@ -64,11 +64,6 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
-def interval_label(low: float, high: float) -> str:
-    """Return `[0.21, 0.94]`."""
-    return f"[{low:.2f}, {high:.2f}]"
-
-
 def length_label(tokens: float) -> str:
     """Return about four letters for an axis: 1024 -> `1k`, 10000 -> `9.8k`, 100000 -> `98k`, 1048576 -> `1m`, 1000 -> `1000`."""
     for unit, size in (("m", 1024 * 1024), ("k", 1024)):

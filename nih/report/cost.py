@@ -6,6 +6,7 @@ repeats; bars reach from the smallest to the largest.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -188,15 +189,30 @@ def _ends(lengths: pd.Series[int]) -> dict[int, str]:
 # Accuracy
 
 
+def files(folder: Path, cells: bytes) -> dict[str, bytes]:
+    """Return cost.png of a run folder with these cells.csv, or nothing if it has no cost.csv. Raises StoreError."""
+    if not (folder / "cost.csv").exists():
+        return {}
+    table = pd.read_csv(io.BytesIO(cells))
+    name = sanitize(str(table["model"].iloc[0]), lines=False)
+    return {"cost.png": images(_against_accuracy({name: _priced(table, folder)}, ratios=False))["png"]}
+
+
 def cost_against_accuracy(runs: Iterable[Path], *, ratios: bool = False) -> Figure:
     """Draw accuracy at each length, with its 95 % interval, against prefill seconds and against peak bytes: a line per run.
 
     `runs`: folders of runs made with `--cost`; their cells.csv and cost.csv are read. `ratios` draws times as multiples of the quickest.
     Raises StoreError for a folder without these files, UsageError if there are no runs or their times come from different devices.
     """
-    tables = {name: _priced(folder) for name, folder in _named(list(runs)).items()}
+    tables = {
+        name: _priced(_table(folder / "cells.csv"), folder) for name, folder in _named(list(runs)).items()
+    }
     if not tables:
         raise UsageError("no run given; type the folders of runs that were made with `--cost`")
+    return _against_accuracy(tables, ratios)
+
+
+def _against_accuracy(tables: dict[str, pd.DataFrame], ratios: bool) -> Figure:
     everything = pd.concat(tables.values())
     if everything["device"].nunique() > 1 or everything["threads"].nunique() > 1:
         machines = "; ".join(f"{name}: {_machines(table)}" for name, table in tables.items())
@@ -276,9 +292,8 @@ def _known(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return table[table[quantity].notna() & table["accuracy"].notna()]
 
 
-def _priced(folder: Path) -> pd.DataFrame:
+def _priced(cells: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Return a run's accuracy by length beside its cost."""
-    cells = _table(folder / "cells.csv")
     by_length = cells.groupby("length")[["n", "correct"]].sum().reset_index()
     by_length["accuracy"] = by_length["correct"] / by_length["n"].where(by_length["n"] > 0)
     bounds = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -18,11 +18,14 @@ from matplotlib.transforms import ScaledTranslation
 from nih import scores as scoring
 from nih.errors import UnknownName, UsageError
 from nih.report.style import BAR, INK, PAPER, ground, panels, png, state_keys, styled, svg
-from nih.report.tables import RunLike, Square, cells_of, results_for, squares
-from nih.stats.results import Mean, Results
+from nih.report.tables import PUBLISHED, RunLike, Square, results_for, squares
+from nih.stats.mean import Mean
+from nih.stats.results import Results, cell_state
 from nih.text import cut, depth_label, length_label, sanitize
-from nih.types import CellState
+from nih.types import Cell, CellState
 
+Labels = list[str] | Literal[False, "auto"]
+"""Of rows or columns; "auto": the frame's own, as many as fit."""
 MOST_ANNOTATED = 20
 """Columns of a map whose squares are parted by lines and can hold words."""
 _LEAST_WIDTH = 26.0
@@ -39,8 +42,8 @@ def accuracy_map(
     differences: bool = False,
     lines: bool = True,
     bar: Mapping[str, Any] | None = None,
-    xlabels: list[str] | bool = False,
-    ylabels: list[str] | bool = False,
+    xlabels: Labels = False,
+    ylabels: Labels = False,
 ) -> None:
     """Draw a map of `values` (rows x columns) on a scale fixed from 0 to 1, or of differences from -1 to 1.
 
@@ -71,11 +74,11 @@ def heatmap(
     named, UnknownName, StoreError.
     """
     if isinstance(data, pd.DataFrame):
-        table = _one_task(data, task)
+        table = _one_task(_with_states(data), task)
         heading = _heading(table, _pooled(table), "")
     else:
         results = results_for(data, score)
-        table = _one_task(cells_of(results), task)
+        table = _one_task(results.cells, task)
         heading = _task_heading(results, table)
         training_length = training_length or results.run.manifest.training_length
     with styled():
@@ -88,7 +91,7 @@ def heatmap(
 
 def files(results: Results) -> dict[str, bytes]:
     """Return heatmap.png and heatmap.svg, with a panel per task."""
-    table = cells_of(results)
+    table = results.cells
     trained = results.run.manifest.training_length
 
     def panel(part: pd.DataFrame) -> Any:
@@ -116,17 +119,24 @@ def _size(columns: int, rows: int) -> tuple[float, float]:
     return min(max(0.72 * columns, 4.4), 11.5) + 1.8, min(max(0.4 * rows, 2.2), 9.0) + 1.9
 
 
+def _with_states(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in the columns of cells.csv in those of `Results.cells`."""
+    columns = (cells["n"], cells["errors"], cells["prefill_tokens"].notna())
+    states = [cell_state(*each) for each in zip(*columns, strict=True)]
+    return cells.rename(columns={new: old for old, new in PUBLISHED.items()}).assign(state=states)
+
+
 # Words above a map
 
 
 def _task_heading(results: Results, table: pd.DataFrame) -> str:
     task = table.iloc[0]["task"]
-    return _heading(table, results.overall_of[task], results.run.only(task).score_name)
+    return _heading(table, results.by_task[task], results.run.only(task).score_name)
 
 
 def _heading(table: pd.DataFrame, total: Mean, score: str) -> str:
     """Return the title of one task's map: what was measured, and the result with its interval."""
-    model, task = (sanitize(str(table.iloc[0][name]), lines=False) for name in ("model", "task"))
+    model, task = (sanitize(str(table.iloc[0][name]), lines=False) for name in ("run", "task"))
     return f"{cut(model, 48)} · {task}\naccuracy {total}" + (f", score {score}" if score else "")
 
 
@@ -141,15 +151,14 @@ def _pooled(table: pd.DataFrame) -> Mean:
 
 
 def draw_cells(ax: Axes, table: pd.DataFrame, training_length: int | None, heading: str) -> None:
-    """Draw one task's cells, in the columns of cells.csv, with everything around the map."""
-    lengths, depths = sorted(set(table["length"])), sorted(set(table["depth"]))
-    figure = ax.figure.canvas.figure
-    values = table.pivot(index="depth", columns="length", values="accuracy")
+    """Draw one task's cells, in the columns of `Results.cells`, with everything around the map."""
     found = squares(table)
-    placed = {(x, y): found[n, d] for x, n in enumerate(lengths) for y, d in enumerate(depths)}
+    lengths, depths = sorted({cell.length for cell in found}), sorted({cell.depth for cell in found})
+    figure = ax.figure.canvas.figure
+    placed = {(x, y): found[Cell(n, d)] for x, n in enumerate(lengths) for y, d in enumerate(depths)}
     accuracy_map(
         ax,
-        values.reindex(index=depths, columns=lengths),
+        pd.DataFrame([[placed[x, y].accuracy for x in range(len(lengths))] for y in range(len(depths))]),
         states={place: square.state for place, square in placed.items() if square.state != "scored"},
         lines=len(lengths) <= MOST_ANNOTATED,
         bar={**BAR, "pad": 0.02, "aspect": 30},
@@ -202,7 +211,7 @@ def _points_per_cell(ax: Axes, figure: Figure, columns: int, rows: int) -> tuple
     return box.width / columns * 72 / figure.dpi, box.height / rows * 72 / figure.dpi
 
 
-def training_line(ax: Axes, lengths: list[int], training_length: int) -> int:
+def training_line(ax: Axes, lengths: Sequence[int], training_length: int) -> int:
     """Draw the line between the lengths within the training length and those beyond it; return its column.
 
     Columns are listed, not to scale, so the line stands at an edge.
@@ -243,8 +252,7 @@ def _ticks(ax: Axes, figure: Figure, lengths: list[int], depths: list[float]) ->
 
 def _legend(ax: Axes, figure: Figure, found: Iterable[Square], beyond: str) -> None:
     """Explain, below the map, only the marks that are in it."""
-    shown = {square.state for square in found} | {"error" for square in found if square.errors}
-    entries: list[Artist] = [*state_keys(shown)]
+    entries: list[Artist] = [*state_keys({mark for square in found for mark in square.marks})]
     if beyond:
         entries.append(Line2D([], [], color=INK, linewidth=1.8, label=beyond))
     if entries:
