@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,14 +20,12 @@ from nih.stats.intervals import CONFIDENCE
 from nih.stats.mean import Mean, average, mean
 from nih.store.journal import Row
 from nih.store.run import StoredRun
-from nih.types import Cell
+from nih.types import Cell, CellState
 
 AVERAGE = "average"
-"""The name that stands for all tasks in `Results.tasks`."""
+"""The name that stands for all tasks in tables."""
 _FIRST_BIN = 64
 
-CellState = Literal["scored", "error", "over_limit", "missing"]
-"""What a cell shows: a score, else why it has none."""
 Key = tuple[str, Cell]
 """Task and cell."""
 
@@ -54,7 +53,7 @@ class Record(NamedTuple):
 
 
 COLUMNS = Record._fields
-"""Columns of every tidy table: cells, lengths, depths, tasks."""
+"""Columns of every tidy table: cells, lengths, depths."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,6 @@ class Results:
     """All lengths of a task and depth together."""
     distances: pd.DataFrame
     """By tokens between the needle's first token and the end of the prompt, in doubling bins, columns `from` and `below`."""
-    tasks: pd.DataFrame
-    """Each task, then `AVERAGE`, at each length and over all lengths (`length` is empty). Tasks weigh alike in the average."""
     overall: Mean
     """Everything that was scored: all samples weigh alike (in an adaptive run, all cells)."""
     by_task: Mapping[str, Mean]
@@ -91,11 +88,8 @@ class Results:
 
     def scores_of(self, task: str, length: int | None = None) -> list[float]:
         """Return the scores of a task, by length and ascending within each; those of one length if it is given."""
-        return (
-            [score for at in self._by_length.get(task, {}).values() for score in at]
-            if length is None
-            else (self._by_length.get(task, {}).get(length, []))
-        )
+        lengths = self._by_length.get(task, {})
+        return lengths.get(length, []) if length is not None else list(chain.from_iterable(lengths.values()))
 
     @cached_property
     def _by_length(self) -> dict[str, dict[int, list[float]]]:
@@ -152,7 +146,6 @@ def results_of(run: StoredRun) -> Results:
         pool.length_table(),
         pool.depth_table(),
         pool.distance_table(),
-        pool.task_table(),
         pool.mean(pool.rows),
         {task: pool.mean(pool.keys(task)) for task in tasks},
         {task: pool.effective_length(task) for task in tasks},
@@ -259,30 +252,9 @@ class _Pool:
         table.insert(5, "below", [stop for _, _, stop in lines])
         return table.drop(columns=["length", "depth"])
 
-    def task_table(self) -> pd.DataFrame:
-        """Return the table of tasks and their average."""
-        lengths = sorted({n for task in self.run.tasks for n in self.run.grid(task).lengths})
-        lines = []
-        for task in self.run.tasks:
-            for length in (*lengths, None):
-                keys = [key for key in self.keys(task) if length in (None, key[1].length)]
-                lines.append(self.record(task, length, None, keys))
-        for length in (*lengths, None):
-            groups = [
-                _flat(self.scores[key] for key in self.keys(task) if length in (None, key[1].length))
-                for task in self.run.tasks
-            ]
-            errors = sum(line.errors for line in lines if line.length == length)
-            lines.append(self.line(AVERAGE, length, None, average(groups), errors))
-        return _table(lines)
-
 
 def _scores(rows: Iterable[Row]) -> list[float]:
     return sorted(float(row.score) for row in rows if row.score is not None)
-
-
-def _flat(groups: Iterable[Sequence[float]]) -> list[float]:
-    return sorted(score for group in groups for score in group)
 
 
 def _mean(values: Iterable[float | None]) -> float:
