@@ -205,7 +205,7 @@ def _points(process: ModelProcess, request: Request, tell: Tell) -> list[Point]:
 
 def write(points: Sequence[Point], out: Path, ratios: bool) -> None:
     """Write tables and figure into a folder, which is made if it is not there. Raises StoreError."""
-    from nih.cost import figure as cost_figure
+    from nih.report import cost as cost_figure
 
     try:
         out.mkdir(parents=True, exist_ok=True)
