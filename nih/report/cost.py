@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from nih.errors import StoreError, UsageError
 from nih.report import style
 from nih.report.label_places import Label, Points, place
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.text import length_label, sanitize
 
 _STYLE: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A sweep from its options to its reports: `evaluate` answers it into a run directory and returns the run."""
+"""A run from its options to its reports: `evaluate` answers it into a run folder and returns it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nih.cost import measure as costs
+from nih.errors import SettingsDiffer
 from nih.options import RunOptions
-from nih.run.job import prepare
-from nih.run.loop import Runner
+from nih.run.job import Job, prepare
+from nih.run.loop import Loop
+from nih.run.price import write_cost
 from nih.store.directory import RunDirectory, default_folder
 from nih.store.run import read
 
@@ -71,10 +73,10 @@ def evaluate(
     quiet: bool | None = None,
     **arguments: Any,
 ) -> Run:
-    """Run a sweep, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
+    """Run an evaluation, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
 
     Takes the options of `nih run` as arguments (or a ready RunOptions). `tell` gets a line for each thing the user should know
-    (default: to stderr), `quiet` hides the progress bar (default: where stderr is no terminal).
+    (default: to stderr), `quiet` hides the progress bar (default: where stderr is not a terminal).
     Raises UsageError and its kin for what the user can mend; KeyboardInterrupt after the journal is safe.
     """
     options = options or RunOptions.of(**arguments)
@@ -84,18 +86,29 @@ def evaluate(
     job = prepare(options)
     if options.cost:
         costs.measurable(job.model)
-    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
-    with RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
-        runner = Runner(job, directory, say, hidden, started)
-        try:
-            state = runner.run()
-            runner.price()
-        except BaseException as error:
-            runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
+    with _open(job) as directory:
+        loop = Loop(job, directory, say, hidden, started)
+        state = loop.run()
+        # An interrupt from here on leaves a run that has ended as it ended; the same command measures and writes what is missing.
+        write_cost(loop)
         from nih.report.write import write
         from nih.stats.results import results_of
 
         results = results_of(read(directory.path))
         directory.write_manifest(report=write(results))
         return Run(directory.path, state, results)
+
+
+def _open(job: Job) -> RunDirectory:
+    """Start or take up the run's folder. Raises SettingsDiffer and its kin."""
+    options = job.options
+    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
+    try:
+        return RunDirectory.open(path, job.settings, fresh=options.fresh)
+    except SettingsDiffer as error:
+        if not read(path).manifest.is_adaptive:
+            raise
+        raise SettingsDiffer(
+            f"run folder `{path}` was made with --adaptive, which nih no longer has, so it can be reported but not resumed; "
+            "type --fresh or another --out"
+        ) from error

@@ -15,11 +15,9 @@ def table() -> dict[str, object]:
 
 
 def test_every_folder_with_python_is_a_package_of_the_table() -> None:
-    holding = {"nih"} | {
-        f"nih.{p.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
-        for folder in FOLDERS
-        for p in (ROOT / folder).rglob("*.py")
-    }
+    own = {p.parent.relative_to(ROOT) for p in (ROOT / "nih").rglob("*.py")}
+    linked = {"nih" / p.parent.relative_to(ROOT) for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")}
+    holding = {folder.as_posix().replace("/", ".") for folder in own | linked}
     assert set(table()["packages"]) == holding  # type: ignore[call-overload]
 
 

@@ -42,6 +42,8 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel: Path) -> None:
         *(f"nih/report/page/{name}.js" for name in SCRIPTS),
         "nih/report/vendor/uPlot.iife.min.js",
         "nih/report/vendor/uPlot.LICENSE",
+        "nih/prompts/prose/scenes.txt",
+        "nih/scores/exact.py",
         "nih/tasks/fact.py",
         "nih/models/echo.py",
         "nih/kernels/wkv4.cu",

@@ -32,7 +32,7 @@ from nih.report import tables, terminal
 from nih.report.heatmap import heatmap
 from nih.report.tables import results_for
 from nih.report.write import report, write
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.stats.results import Results
 from nih.store.journal import Row
 from nih.store.manifest import Manifest

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nih.errors import EngineError
-from nih.models._http import Refused, Retry
+from nih.models.engines._http import Refused, Retry
 from nih.protocols import Tokenizer
 from nih.types import Sample, TokenIds, Usage
 

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from nih.errors import EngineError
-from nih.models._background import from_background
-from nih.models._completion import OPTIONAL, Dialect, Reply, Wanted
-from nih.models._http import BudgetSpent, Refused, Retry, Sender, Tally, Unsupported, authorization
-from nih.models._usage import TRUNCATED, Log
+from nih.models.engines._background import from_background
+from nih.models.engines._completion import OPTIONAL, Dialect, Reply, Wanted
+from nih.models.engines._http import BudgetSpent, Refused, Retry, Sender, Tally, Unsupported, authorization
+from nih.models.engines._usage import TRUNCATED, Log
 from nih.protocols import Tokenizer
 from nih.tokenizers.huggingface import open_tokenizer
 from nih.types import Answer, Sample, Status, Usage

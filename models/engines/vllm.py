@@ -23,7 +23,7 @@ import numpy as np
 from nih.errors import EngineError, reason
 from nih.inference.prefix_cache import block_hits
 from nih.models import smollm2, transformer
-from nih.models._vllm_arguments import check_taken, installed, names, typed, vllm
+from nih.models.engines._vllm_arguments import check_taken, installed, names, typed, vllm
 from nih.protocols import Tokenizer
 from nih.tokenizers.huggingface import HubTokenizer
 from nih.types import Answer, Prompt, Sample, TokenIds, Usage

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nih.models._completion import Reply
-from nih.models._http import shown
+from nih.models.engines._completion import Reply
+from nih.models.engines._http import shown
 
 TRUNCATED = 0.9
 """A prompt of which a server read less than this share, as it counted the shortest one, was cut by it."""
