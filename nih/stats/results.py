@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,14 +19,10 @@ from nih.stats.intervals import CONFIDENCE
 from nih.stats.mean import Mean, average, mean
 from nih.store.journal import Row
 from nih.store.run import StoredRun
-from nih.types import Cell
+from nih.types import Cell, CellState
 
-AVERAGE = "average"
-"""The name that stands for all tasks in `Results.tasks`."""
 _FIRST_BIN = 64
 
-CellState = Literal["scored", "error", "over_limit", "missing"]
-"""What a cell shows: a score, else why it has none."""
 Key = tuple[str, Cell]
 """Task and cell."""
 
@@ -54,7 +50,7 @@ class Record(NamedTuple):
 
 
 COLUMNS = Record._fields
-"""Columns of every tidy table: cells, lengths, depths, tasks."""
+"""Columns of every tidy table: cells, lengths, depths."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,6 @@ class Results:
     """All lengths of a task and depth together."""
     distances: pd.DataFrame
     """By tokens between the needle's first token and the end of the prompt, in doubling bins, columns `from` and `below`."""
-    tasks: pd.DataFrame
-    """Each task, then `AVERAGE`, at each length and over all lengths (`length` is empty). Tasks weigh alike in the average."""
     overall: Mean
     """Everything that was scored: all samples weigh alike (in an adaptive run, all cells)."""
     by_task: Mapping[str, Mean]
@@ -152,7 +146,6 @@ def results_of(run: StoredRun) -> Results:
         pool.length_table(),
         pool.depth_table(),
         pool.distance_table(),
-        pool.task_table(),
         pool.mean(pool.rows),
         {task: pool.mean(pool.keys(task)) for task in tasks},
         {task: pool.effective_length(task) for task in tasks},
@@ -258,23 +251,6 @@ class _Pool:
         table.insert(4, "from", [start for _, start, _ in lines])
         table.insert(5, "below", [stop for _, _, stop in lines])
         return table.drop(columns=["length", "depth"])
-
-    def task_table(self) -> pd.DataFrame:
-        """Return the table of tasks and their average."""
-        lengths = sorted({n for task in self.run.tasks for n in self.run.grid(task).lengths})
-        lines = []
-        for task in self.run.tasks:
-            for length in (*lengths, None):
-                keys = [key for key in self.keys(task) if length in (None, key[1].length)]
-                lines.append(self.record(task, length, None, keys))
-        for length in (*lengths, None):
-            groups = [
-                _flat(self.scores[key] for key in self.keys(task) if length in (None, key[1].length))
-                for task in self.run.tasks
-            ]
-            errors = sum(line.errors for line in lines if line.length == length)
-            lines.append(self.line(AVERAGE, length, None, average(groups), errors))
-        return _table(lines)
 
 
 def _scores(rows: Iterable[Row]) -> list[float]:
