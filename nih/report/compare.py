@@ -262,9 +262,7 @@ def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[
 # Tables
 
 
-def tables(
-    views: Sequence[RunView], compared: Sequence[ComparisonView]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (cells, lengths), a row for each run; `length` is empty where all lengths are taken together."""
     against = {each.run: each for each in compared}
     cells: list[list[Any]] = []

@@ -163,10 +163,10 @@ def _cumulative(ax: Axes, generation: pd.DataFrame, looks: dict[str, dict[str, A
         unit = float(last.min()) or 1.0
     for model, look in looks.items():
         own = generation[generation["model"] == model]
-        for length, style in _ends(own["length"]).items():
+        for length, dash in _ends(own["length"]).items():
             line = own[own["length"] == length].sort_values("token")
             ax.plot(
-                line["token"], line["seconds"] / unit, style, color=look["color"],
+                line["token"], line["seconds"] / unit, dash, color=look["color"],
                 label=f"{model} after {length_label(int(length))}", linewidth=1.6,
             )  # fmt: skip
             ax.fill_between(

@@ -23,9 +23,7 @@ SAMPLE_COLUMNS = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "expected", "answer", "score", "score_name", "status",
     "error", "nll", "greedy", "prefill_tokens", "seconds",
 )  # fmt: skip
-_DECIMALS = defaultdict(
-    lambda: 6, accuracy=4, ci_low=4, ci_high=4, correct=4, score=4, nll=4, seconds=3
-)
+_DECIMALS = defaultdict(lambda: 6, accuracy=4, ci_low=4, ci_high=4, correct=4, score=4, nll=4, seconds=3)
 PUBLISHED = {"run": "model", "low": "ci_low", "high": "ci_high"}
 """Names that columns of `Results` have in files."""
 

@@ -24,11 +24,10 @@ from nih.report.page import RunView, TableCell, TaskTable
 from nih.report.tables import csv, plain, rounded_csv
 from nih.stats.effective_length import EffectiveLength
 from nih.stats.mean import Mean, average, mean
-from nih.stats.results import Results, cell_state
+from nih.stats.results import AVERAGE, Results, cell_state
 from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
 from nih.types import CellState
 
-AVERAGE = "average"
 ALL = "all lengths"
 COLUMNS = ("task", "length", "run", "n", "accuracy", "ci_low", "ci_high")
 """Columns of a comparison's tasks.csv; a row without a length is all lengths together. The rows of the average come last."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -21,6 +22,8 @@ from nih.store.journal import Row
 from nih.store.run import StoredRun
 from nih.types import Cell, CellState
 
+AVERAGE = "average"
+"""The name that stands for all tasks in tables."""
 _FIRST_BIN = 64
 
 Key = tuple[str, Cell]
@@ -85,11 +88,8 @@ class Results:
 
     def scores_of(self, task: str, length: int | None = None) -> list[float]:
         """Return the scores of a task, by length and ascending within each; those of one length if it is given."""
-        return (
-            [score for at in self._by_length.get(task, {}).values() for score in at]
-            if length is None
-            else (self._by_length.get(task, {}).get(length, []))
-        )
+        lengths = self._by_length.get(task, {})
+        return lengths.get(length, []) if length is not None else list(chain.from_iterable(lengths.values()))
 
     @cached_property
     def _by_length(self) -> dict[str, dict[int, list[float]]]:
@@ -255,10 +255,6 @@ class _Pool:
 
 def _scores(rows: Iterable[Row]) -> list[float]:
     return sorted(float(row.score) for row in rows if row.score is not None)
-
-
-def _flat(groups: Iterable[Sequence[float]]) -> list[float]:
-    return sorted(score for group in groups for score in group)
 
 
 def _mean(values: Iterable[float | None]) -> float:
