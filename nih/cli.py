@@ -402,11 +402,15 @@ def bench_startup() -> None:
 
 @bench_app.command("kernels")
 @_plain
-def bench_kernels() -> None:
+def bench_kernels(
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
+    only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+) -> None:
     """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure
 
-    measure()
+    measure(device, out=out, only=only)
 
 
 @bench_app.command("prompts")
