@@ -43,7 +43,7 @@ def suite(folder: Path, model: str, over: int | None = None, **more: Any) -> Pat
         for depth in DEPTHS
     ]
     for each in made:
-        if each["length"] == over:
+        if each.length == over:
             each |= {"status": "over_limit", "score": None}
     return make_run(
         folder / model, made, **{"model": model, "grid": grid(LENGTHS, DEPTHS), "tasks": TASKS, **more}
@@ -106,11 +106,11 @@ def test_totals_leave_out_what_a_run_could_not_read_and_say_so(tmp_path: Path) -
 
 def test_a_task_that_one_run_lacks_is_named(tmp_path: Path) -> None:
     short = suite(tmp_path, "rwkv")
-    journal = [r for r in store.read(short).rows if (r["task"], r["length"]) != ("passkey", 512)]
+    journal = [r for r in store.read(short).rows if (r.task, r.length) != ("passkey", 512)]
     less = make_run(tmp_path / "less", journal, model="rwkv", grid=grid(LENGTHS, DEPTHS), tasks=TASKS)
     found = together(less, suite(tmp_path, "mamba"))
     assert found.notes[0].startswith("rwkv has no scores at 512: ")
-    journal = [r for r in store.read(short).rows if (r["task"], r["length"]) != ("passkey", 1024)]
+    journal = [r for r in store.read(short).rows if (r.task, r.length) != ("passkey", 1024)]
     less = make_run(tmp_path / "other", journal, model="rwkv", grid=grid(LENGTHS, DEPTHS), tasks=TASKS)
     assert together(less, tmp_path / "mamba").notes[0].startswith("rwkv has no scores at 1k in passkey: ")
 
