@@ -126,13 +126,6 @@ class Row:
             values |= {_USAGE + name: value for name, value in self.usage._asdict().items()}
         return values | dict(self.more)
 
-    def __getitem__(self, name: str) -> Any:
-        value = getattr(self, name)
-        return list(value) if name == "expected" else value
-
-    def get(self, name: str) -> Any:
-        return getattr(self, name)
-
     @property
     def cell(self) -> Cell:
         """Length and depth that were asked for."""

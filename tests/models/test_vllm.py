@@ -199,7 +199,7 @@ def test_a_failing_engine_is_one_sentence_and_what_was_answered_is_kept(
     fake.fail_at = None
     assert evaluate(**GRID, engine="vllm", out=tmp_path / "run").exit_state == "done"
     rows = store.read(tmp_path / "run").rows
-    assert len(rows) == len({r["id"] for r in rows}) == 20 == sum(r["score"] for r in rows)
+    assert len(rows) == len({r.id for r in rows}) == 20 == sum(r.score for r in rows)
 
 
 def test_a_run_writes_what_answered_and_what_its_cache_held(
@@ -208,10 +208,10 @@ def test_a_run_writes_what_answered_and_what_its_cache_held(
     fake = install()
     run = evaluate(**GRID, engine="vllm", set={"tensor_parallel_size": 2}, out=tmp_path / "run")
     manifest = store.read(run.path).manifest
-    identity = manifest["identity"]
+    identity = manifest.values["identity"]
     assert (identity["engine"], identity["engine_version"], identity["devices"]) == ("vllm", "0.32.0", 2)
     assert identity["dtype"] == "float32" and identity["arguments"] == {"tensor_parallel_size": "2"}
-    assert manifest["engine"][-1]["prefix_cache"]["hit_rate"] > 0
+    assert manifest.values["engine"][-1]["prefix_cache"]["hit_rate"] > 0
     assert fake.arguments["max_model_len"] == 1024 and fake.arguments["tensor_parallel_size"] == 2
     assert fake.arguments["skip_tokenizer_init"] and "stop" not in fake.sampling[0]
     assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
