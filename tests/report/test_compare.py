@@ -132,11 +132,7 @@ def test_unpaired_cells_weigh_alike_however_many_trials_they_have(tmp_path: Path
     """More trials where a run is good must not look like being better."""
     easy = [row(f"e{t}", depth=0.0, trial=t, score=1.0) for t in range(40)]
     hard = [row(f"h{t}", depth=100.0, trial=t, score=0.0) for t in range(4)]
-<<<<<<< HEAD
     even = [replace(r, id=r.id + "x") for r in [*easy[:4], *hard]]
-=======
-    even = [{**r, "id": r.id + "x"} for r in [*easy[:4], *hard]]
->>>>>>> w-store
     a, b = make_run(tmp_path / "a", [*easy, *hard], model="x"), make_run(tmp_path / "b", even, model="y")
     (found,) = compared(a, b)
     assert found.overall["passkey"].value == 0 and found.overall["passkey"].n == 8
@@ -223,12 +219,7 @@ def test_names_cannot_break_the_markdown_table(tmp_path: Path) -> None:
     paths = [run(tmp_path / "a", rows(0.9), "a|b<script>\x1b"), run(tmp_path / "b", rows(0.3), "c\n| d")]
     text = written(compare.aligned([view(path, str(i)) for i, path in enumerate(paths)]))
     assert text.count("\n| ") == 5
-<<<<<<< HEAD
     text = written([view(path) for path in paths])
-=======
-    named = [on_page(p, label=store.read(p).manifest.values["model"]) for p in paths]
-    text = compare.markdown(named, compare.compare(named))
->>>>>>> w-store
     assert "<script>" not in text and "\x1b" not in text and text.count("\n| ") == 5
     assert "a\\|b&lt;script&gt;\\\\x1b" in text
 
