@@ -95,6 +95,31 @@ class Manifest:
         return dict(self.values.get("settings", {}))
 
     @property
+    def chat(self) -> bool:
+        """Whether prompts were put into the model's chat template."""
+        return bool(self.settings.get("chat"))
+
+    @property
+    def chat_options(self) -> Mapping[str, Any]:
+        """Options of the chat template."""
+        return dict(self.settings.get("chat_options", {}))
+
+    @property
+    def system(self) -> str:
+        """The system message; "" if there was none."""
+        return str(self.settings.get("system", ""))
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Tokens reserved for the answer; None if the task decided."""
+        return self.settings.get("max_new_tokens")
+
+    @property
+    def limit(self) -> int | None:
+        """Number of samples that `--limit` cut the run to; None for the whole grid."""
+        return self.settings.get("limit")
+
+    @property
     def options(self) -> Mapping[str, Any]:
         """The options of the command line."""
         return dict(self.values.get("options", {}))
@@ -213,8 +238,9 @@ class Manifest:
         return list(self.values.get("workers", []))
 
 
-def _within(values: Mapping[str, Any], key: str, name: str) -> Any:
-    return (values.get(key) or {}).get(name)
+def _within(values: Mapping[str, Any], key: str, name: str) -> str | None:
+    found = (values.get(key) or {}).get(name)
+    return None if found is None else str(found)
 
 
 def _grid(values: Mapping[str, Any]) -> Grid:
