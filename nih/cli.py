@@ -171,7 +171,7 @@ def run(options: RunOptions) -> None:
     from nih.run.evaluate import evaluate
 
     finished = evaluate(options, tell=_say)
-    Console(stderr=True).print(terminal.heatmap(finished.cells))
+    Console(stderr=True).print(terminal.heatmap(finished.results))
     for line in finished.headline:
         _say(line)
     typer.echo(str(finished.path))
@@ -234,10 +234,9 @@ def report(
         raise UsageError(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
-    from nih.report.write import write
-    from nih.store import run as store
+    from nih.report.write import report as draw
 
-    store.annotate(folders[0], report=write(folders[0], score))
+    draw(folders[0], score)
     typer.echo(str(folders[0]))
 
 
@@ -258,9 +257,9 @@ def compare(
 
 
 def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
-    from nih.report.compare import write
+    from nih.report.compare import compare
 
-    folder, notes = write(folders, out, score)
+    folder, notes = compare(folders, out, score)
     for note in notes:
         _say(note)
     typer.echo(str(folder))
@@ -385,10 +384,10 @@ def bench_accuracy(
     out: Annotated[Path, typer.Option(help="Picture to write")] = Path("accuracy-cost.png"),
 ) -> None:
     """Draw accuracy against seconds and against bytes, several runs in one picture."""
-    from nih.cost.figure import cost_against_accuracy, images
-    from nih.store import run as store
+    from nih.report.cost import cost_against_accuracy, images
+    from nih.store.files import write_atomic
 
-    store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
     typer.echo(str(out))
 
 
@@ -403,11 +402,15 @@ def bench_startup() -> None:
 
 @bench_app.command("kernels")
 @_plain
-def bench_kernels() -> None:
+def bench_kernels(
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
+    only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+) -> None:
     """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure
 
-    measure()
+    measure(device, out=out, only=only)
 
 
 @bench_app.command("prompts")

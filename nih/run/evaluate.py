@@ -1,23 +1,28 @@
-"""A sweep from its options to its reports: `evaluate` answers it into a run directory and returns the run."""
+"""A run from its options to its reports: `evaluate` answers it into a run folder and returns it."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nih.cost import measure as costs
+from nih.errors import SettingsDiffer
 from nih.options import RunOptions
-from nih.run.job import prepare
-from nih.run.loop import Runner
-from nih.store import run as store
+from nih.run.job import Job, prepare
+from nih.run.loop import Loop
+from nih.run.price import write_cost
+from nih.store.directory import RunDirectory, default_folder
+from nih.store.run import read
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+    from nih.stats.results import Results
 
 RUNS = Path("results/runs")
 
@@ -30,32 +35,35 @@ class Run:
     exit_state: str
     """done, or incomplete if some samples have no score."""
 
+    results: Results = field(repr=False, compare=False)
+    """All its numbers."""
+
     @property
     def cells(self) -> pandas.DataFrame:
-        """One row a cell; the columns of cells.csv."""
-        from nih.report.write import cells
+        """One row per cell, in the columns of cells.csv."""
+        from nih.report.tables import cells
 
-        return cells(self.path)
+        return cells(self.results)
 
     @property
     def samples(self) -> pandas.DataFrame:
-        """One row a sample; the columns of samples.csv."""
-        from nih.report.write import samples
+        """One row per sample, in the columns of samples.csv."""
+        from nih.report.tables import samples
 
-        return samples(self.path)
+        return samples(self.results)
 
     @property
     def headline(self) -> list[str]:
         """Accuracy and effective length in words, with their intervals."""
-        from nih.report.write import headline
+        from nih.report.terminal import headline
 
-        return headline(self.path)
+        return headline(self.results)
 
     def heatmap(self, ax: Axes | None = None) -> Axes:
         """Draw depth x length."""
-        from nih.report.write import heatmap
+        from nih.report.heatmap import heatmap
 
-        return heatmap(store.read(self.path), ax)
+        return heatmap(self.results, ax)
 
 
 def evaluate(
@@ -65,10 +73,10 @@ def evaluate(
     quiet: bool | None = None,
     **arguments: Any,
 ) -> Run:
-    """Run a sweep, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
+    """Run an evaluation, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
 
     Takes the options of `nih run` as arguments (or a ready RunOptions). `tell` gets a line for each thing the user should know
-    (default: to stderr), `quiet` hides the progress bar (default: where stderr is no terminal).
+    (default: to stderr), `quiet` hides the progress bar (default: where stderr is not a terminal).
     Raises UsageError and its kin for what the user can mend; KeyboardInterrupt after the journal is safe.
     """
     options = options or RunOptions.of(**arguments)
@@ -78,20 +86,29 @@ def evaluate(
     job = prepare(options)
     if options.cost:
         costs.measurable(job.model)
-    path = (
-        Path(options.out)
-        if options.out
-        else store.default_folder(RUNS, options.model, job.label, job.settings)
-    )
-    with store.RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
-        runner = Runner(job, directory, say, hidden, started)
-        try:
-            state = runner.run()
-            runner.price()
-        except BaseException as error:
-            runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
+    with _open(job) as directory:
+        loop = Loop(job, directory, say, hidden, started)
+        state = loop.run()
+        # An interrupt from here on leaves a run that has ended as it ended; the same command measures and writes what is missing.
+        write_cost(loop)
         from nih.report.write import write
+        from nih.stats.results import results_of
 
-        directory.write_manifest(report=write(directory.path))
-        return Run(directory.path, state)
+        results = results_of(read(directory.path))
+        directory.write_manifest(report=write(results))
+        return Run(directory.path, state, results)
+
+
+def _open(job: Job) -> RunDirectory:
+    """Start or take up the run's folder. Raises SettingsDiffer and its kin."""
+    options = job.options
+    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
+    try:
+        return RunDirectory.open(path, job.settings, fresh=options.fresh)
+    except SettingsDiffer as error:
+        if not read(path).manifest.is_adaptive:
+            raise
+        raise SettingsDiffer(
+            f"run folder `{path}` was made with --adaptive, which nih no longer has, so it can be reported but not resumed; "
+            "type --fresh or another --out"
+        ) from error
