@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nih.report.write import cells
+from nih.report.tables import cells
 from nih.store.run import StoredRun, read
 from tests.inference.test_workers import two_nodes
 
