@@ -48,6 +48,7 @@ class Asked:
         None,
         "What is hidden and asked: a name of `nih list` (default: passkey), FILE.yaml, or `jsonl:FILE` with prompts made elsewhere",
         decides=True,
+        short="-t",
     )
     suite: str | None = _option(
         None, "Several tasks in one run: `quick`, `architectures`, `ruler`, `pressure`, or FILE.yaml"

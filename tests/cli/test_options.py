@@ -310,7 +310,7 @@ def test_whatever_is_typed_becomes_the_dataclass_or_one_sentence(values: dict[st
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"timeout": 0}, "--timeout `0` must be above 0"),
+        ({"timeout": 0}, "--timeout `0` must be a positive number"),
         ({"concurrency": 0}, "--concurrency `0` must be at least 1"),
         ({"share": "sometimes"}, "--share `sometimes` must be one of `auto`, `always`, `never`"),
         ({"question": "middle"}, "must be one of `start`, `end`, `both`"),
