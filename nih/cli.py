@@ -24,13 +24,13 @@ from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
 from nih.version import __version__
 
 app = typer.Typer(
-    help="Measure what a language model still finds in a long context.",
+    help="Test how well a language model retrieves facts from long contexts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Ratios measured side by side in one run.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speeds as ratios, side by side in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
@@ -171,7 +171,7 @@ def run(options: RunOptions) -> None:
     from nih.run.evaluate import evaluate
 
     finished = evaluate(options, tell=_say)
-    Console(stderr=True).print(terminal.heatmap(finished.cells))
+    Console(stderr=True).print(terminal.heatmap(finished.results))
     for line in finished.headline:
         _say(line)
     typer.echo(str(finished.path))
@@ -234,10 +234,9 @@ def report(
         raise UsageError(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
-    from nih.report.write import write
-    from nih.store.directory import annotate
+    from nih.report.write import report as draw
 
-    annotate(folders[0], report=write(folders[0], score))
+    draw(folders[0], score)
     typer.echo(str(folders[0]))
 
 
@@ -258,9 +257,9 @@ def compare(
 
 
 def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
-    from nih.report.compare import write
+    from nih.report.compare import compare
 
-    folder, notes = write(folders, out, score)
+    folder, notes = compare(folders, out, score)
     for note in notes:
         _say(note)
     typer.echo(str(folder))
@@ -271,17 +270,18 @@ def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
 def gate(
     folder: RunFolder,
     baseline: Annotated[
-        Path, typer.Option(help="Run folder, or its cells.csv, that the run is held against")
+        Path, typer.Option(help="Run folder, or its cells.csv, with which the run is compared")
     ],
     max_drop: Annotated[
-        float, typer.Option(help="Accuracy that may be lost, overall and at any length")
+        float, typer.Option(help="Largest loss of accuracy that passes, overall and at any length")
     ] = 0.05,
-    alpha: Annotated[float, typer.Option(help="Chance of failing a run that is no worse")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Chance of failing a run that is not worse")] = 0.05,
     max_slowdown: Annotated[
-        float | None, typer.Option(help="Also judge seconds a sample: at most this many times the baseline's")
+        float | None,
+        typer.Option(help="Also judge the seconds per sample: at most this many times the baseline's"),
     ] = None,
     score: Annotated[str | None, typer.Option(help="Judge both with this score, without the model")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a rule")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case per rule")] = None,
     summary: Annotated[
         Path | None,
         typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
@@ -335,9 +335,11 @@ def bench_sweep(
     lengths: str = "512-2k",
     depths: str = "0-100:5",
     trials: str = "2",
-    generate: Annotated[bool, typer.Option(help="Also transformers' own generate, prompt by prompt")] = True,
+    generate: Annotated[
+        bool, typer.Option(help="Also measure the `generate` of transformers, prompt by prompt")
+    ] = True,
 ) -> None:
-    """Shared prefixes against none, and against transformers' generate."""
+    """Compare shared prefixes with none, and with the `generate` of transformers."""
     from nih.bench.sweep import sweep
 
     sweep(
@@ -357,17 +359,17 @@ def bench_prefill(
     device: str = "auto",
     dtype: str = "auto",
     up_to: Annotated[
-        list[str] | None, typer.Option(help="MODEL=LENGTH, the longest of one model; repeatable")
+        list[str] | None, typer.Option(help="MODEL=LENGTH: the longest length of one model; repeatable")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds for one reading; longer ones are not tried")
+        float | None, typer.Option(help="Most seconds for one measurement; longer lengths are not tried")
     ] = None,
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for tables and figure")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure")] = Path(
         "results/runs/bench-prefill"
     ),
 ) -> None:
-    """Seconds and bytes of reading a prompt, by length, and the exponents with which they grow."""
+    """Measure the seconds and bytes of reading a prompt by length, and the exponents with which they grow."""
     from nih.bench.prefill import Request, prefill
 
     request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
@@ -379,10 +381,10 @@ def bench_prefill(
 def bench_accuracy(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --cost")],
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="The picture")] = Path("accuracy-cost.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write")] = Path("accuracy-cost.png"),
 ) -> None:
-    """Accuracy against seconds and against bytes, several runs in one picture."""
-    from nih.cost.figure import cost_against_accuracy, images
+    """Draw accuracy against seconds and against bytes, several runs in one picture."""
+    from nih.report.cost import cost_against_accuracy, images
     from nih.store.files import write_atomic
 
     write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
@@ -392,7 +394,7 @@ def bench_accuracy(
 @bench_app.command("startup")
 @_plain
 def bench_startup() -> None:
-    """Seconds of `nih --help`."""
+    """Measure the seconds of `nih --help`."""
     from nih.bench.sweep import startup
 
     startup(typer.echo)
@@ -400,20 +402,26 @@ def bench_startup() -> None:
 
 @bench_app.command("kernels")
 @_plain
-def bench_kernels() -> None:
-    """Kernels against transformers' own paths, after a correctness check."""
+def bench_kernels(
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
+    only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+) -> None:
+    """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure
 
-    measure()
+    measure(device, out=out, only=only)
 
 
 @bench_app.command("prompts")
 @_plain
 def bench_prompts(
-    model: Annotated[str, typer.Option(help="Whose tokeniser; `echo` counts bytes")] = "echo",
+    model: Annotated[
+        str, typer.Option(help="The model whose tokenizer is used; `echo` counts bytes")
+    ] = "echo",
     length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
 ) -> None:
-    """Tokens a second of every task's prompts."""
+    """Tokens per second at which the prompts of every task are made."""
     from nih.bench.prompts import prompts
 
     prompts(model, length, typer.echo)

@@ -246,8 +246,12 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
     def stored(cls, values: Mapping[str, Any]) -> RunOptions:
         """Build from the options of a run.json, of this version or an older one.
 
-        Raises UsageError for an option that no longer exists and was not at its default.
+        Raises UsageError where there are none, and for an option that no longer exists and was not at its default.
         """
+        if not values:
+            raise UsageError(
+                "run.json does not say with which options the run was made, so its prompts cannot be planned again"
+            )
         for key, harmless in _REMOVED.items():
             if key in values and values[key] not in harmless:
                 raise UsageError(

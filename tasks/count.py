@@ -1,11 +1,11 @@
-"""How many needles there are.
+"""Count the needles.
 
 needle    Maeve signed the guest book.
 question  How many people signed the guest book?
 answer    In digits, the number of people who signed the guest book is | 7
 
-Between `least` and `most` people sign, each number as likely as the others. The cell's depth is that of one of them; the others stand by
-`--set placement=`.
+Between `least` and `most` people sign, all numbers equally likely. The cell's depth is that of one of the needles; `--set placement=` places the
+others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Count(MultiNeedle):
-    """See the module's docstring. Default score `first_number`: an answer that names several numbers counts by its first."""
+    """See the module's docstring. The default score is `first_number`: of several numbers in an answer the first one counts."""
 
     options: Options
     score = "first_number"

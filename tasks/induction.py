@@ -1,10 +1,10 @@
-"""Induction heads, token by token: what followed the marker when it stood there before?
+"""Induction heads, token by token: which letter followed the marker when it came before?
 
 needle    $k
 question  $
 answer    $ | k
 
-The haystack is a random sequence of letters, each one token. With the marker there are 16 symbols, as in the Mamba paper's test (Gu & Dao 2023,
+The haystack is a random sequence of letters of one token each. There are 16 symbols with the marker, as in the Mamba paper's test (Gu & Dao 2023,
 section 4.1.2), which trains on 256 tokens. For models that read bytes.
 """
 
@@ -17,7 +17,7 @@ from itertools import count
 from random import Random
 from string import ascii_lowercase
 
-from nih.prompts.haystack import Source, symbols
+from nih.prompts.haystack import HaystackSource, symbols
 from nih.prompts.task import BaseTask
 from nih.tasks._draw import check_range
 from nih.types import Needle
@@ -28,14 +28,14 @@ _BLOCK = 8192
 
 @dataclass(frozen=True)
 class Options:
-    """`--set vocabulary=...` counts the symbols, the marker among them."""
+    """`--set vocabulary=...` chooses the number of symbols, the marker included."""
 
     vocabulary: int = 16
 
 
 @dataclass(frozen=True)
 class Induction(BaseTask):
-    """See the module's docstring. Default score `exact`: the answer is one token."""
+    """See the module's docstring. The default score is `exact`: the answer is one token."""
 
     options: Options
     score = "exact"
@@ -52,14 +52,14 @@ class Induction(BaseTask):
         return ascii_lowercase[: self.options.vocabulary - 1]
 
     def needle(self, rng: Random) -> Needle:
-        """The marker and the letter that follows it."""
+        """Draw the letter that follows the marker."""
         letter = rng.choice(self._letters)
         return Needle(
             text=_MARKER + letter, question=_MARKER, expected=(letter,), avoid=(_MARKER,), lead="", bare=True
         )
 
-    def source(self) -> Source:
-        """Endless random letters."""
+    def source(self) -> HaystackSource:
+        """Return endless random letters."""
         return symbols("induction", f"induction-{self.version}-{self.options.vocabulary}", self._blocks)
 
     def _blocks(self, stream: int) -> Iterator[str]:

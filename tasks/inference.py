@@ -5,9 +5,9 @@ others    Maeve carries the amber lantern.  Tariq waits in ...  Tariq carries ..
 question  Where is the amber lantern?
 answer    The amber lantern is in the | mossy pavilion
 
-The cell's depth is that of the place; the thing that leads to it, and then the facts about `distractors` other people, stand by
-`--set placement=`: `at=20` puts all of them there, `at=20,80` the thing at 20 and the others in turn. No fact depends on which comes first. A chain of
-two supporting facts as in bAbI (Weston et al. 2015) and BABILong (Kuratov et al. 2024).
+The cell's depth is that of the fact about the place. `--set placement=` places the fact about the thing that leads to it, and then the facts
+about `distractors` other people: `at=20` puts all of them at 20 %, `at=20,80` the thing at 20 % and the others in turn. No fact depends on which
+one comes first. This is a chain of two supporting facts as in bAbI (Weston et al. 2015) and BABILong (Kuratov et al. 2024).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class Options:
-    """`--set distractors=...` chooses how many other people carry something somewhere, and where the other facts stand."""
+    """`--set distractors=...` chooses how many other people carry something somewhere, and where the other facts are placed."""
 
     distractors: int = 2
     placement: str = "spread"
@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Inference(MultiNeedle):
-    """See the module's docstring. Default score `contains`: the place is two words that an answer may wrap in others."""
+    """See the module's docstring. The default score is `contains`: the place is two words, and an answer may put others around them."""
 
     options: Options
     room = 24
@@ -47,7 +47,7 @@ class Inference(MultiNeedle):
         check_range(self.name, 0, 100, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All but the asked place is shared."""
+        """Everything but the asked place is shared."""
         count = 1 + self.options.distractors
         people = shared.sample(NAMES, count)
         looks, nouns = shared.sample(ADJECTIVES, count), shared.sample(NOUNS, count)

@@ -4,7 +4,8 @@ needle    The number of lively-otter is 4812093.
 question  What are the numbers of lively-otter, solemn-harp, quick-tundra and oval-wren?
 answer    In this order, the numbers are | 4812093, 7710385, 2946017 and 5038862
 
-The cell's depth is that of the first one in the question, the others stand by `--set placement=`. RULER's niah_multiquery (Hsieh et al. 2024).
+The cell's depth is that of the first needle in the question; `--set placement=` places the others. This is RULER's niah_multiquery (Hsieh et
+al. 2024).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nih.types import Needle
 
 @dataclass(frozen=True)
 class Options:
-    """`--set queries=...` chooses how many needles there are and are asked for, of what, and where."""
+    """`--set queries=...` chooses how many needles there are, all of which are asked for, what they are made of, and where they are placed."""
 
     queries: int = 4
     key: Kind = "words"
@@ -29,7 +30,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Multiquery(MultiNeedle):
-    """See the module's docstring. Default score `contains`: the share of the values that was named."""
+    """See the module's docstring. The default score is `contains`: the share of the values that were named."""
 
     options: Options
 
@@ -39,7 +40,7 @@ class Multiquery(MultiNeedle):
 
     @property
     def room(self) -> int:
-        """The values with commas or `and` between them, in bytes."""
+        """Bytes of the values with commas or `and` between them."""
         return self.options.queries * (LONGEST[self.options.value] + 3) + 5
 
     def draw(self, shared: Random, own: Random) -> Needle:

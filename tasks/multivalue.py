@@ -4,7 +4,7 @@ needle    The number of lively-otter is 4812093.
 question  What are all the numbers of lively-otter?
 answer    The numbers of lively-otter are | 4812093, 7710385, 2946017 and 5038862
 
-Each value stands in a needle of its own; the cell's depth is that of one of them, the others stand by `--set placement=`. RULER's
+Each value has a needle of its own. The cell's depth is that of one of them; `--set placement=` places the others. This is RULER's
 niah_multivalue (Hsieh et al. 2024).
 """
 
@@ -30,7 +30,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Multivalue(MultiNeedle):
-    """See the module's docstring. Default score `contains`: the share of the values that was named, in any order."""
+    """See the module's docstring. The default score is `contains`: the share of the values that were named, in any order."""
 
     options: Options
 
@@ -40,7 +40,7 @@ class Multivalue(MultiNeedle):
 
     @property
     def room(self) -> int:
-        """The values with commas or `and` between them, in bytes."""
+        """Bytes of the values with commas or `and` between them."""
         return self.options.values * (LONGEST[self.options.value] + 3) + 5
 
     def draw(self, shared: Random, own: Random) -> Needle:

@@ -55,12 +55,12 @@ class Passkey(BaseTask):
 
     @property
     def score(self) -> str:
-        """Digits: `first_number`, for a model may add words but must name the number first. Else `contains`."""
+        """For digits `first_number`: a model may add words but must name the number first; else `contains`."""
         return "first_number" if self.options.key == "digits" else "contains"
 
     @property
     def room(self) -> int:
-        """Enough for the key, a space and its full stop in bytes, so for any tokeniser."""
+        """Bytes of the key, a space and a full stop, which suffice in any tokenizer."""
         return {"digits": self.options.digits + 3, "string": 16, "words": 32}[self.options.key]
 
     def needle(self, rng: Random) -> Needle:

@@ -101,8 +101,12 @@ def table(ways: Sequence[Way]) -> list[str]:
 
 
 def startup(show: Print, repeats: int = 7) -> float:
-    """Print the median seconds of `nih --help`, beside those of an interpreter that does nothing."""
-    commands = {"nih --help": ["-m", "nih", "--help"], "python -c pass": ["-c", "pass"]}
+    """Print the median seconds of `nih --help` and `nih list`, beside those of an interpreter that does nothing."""
+    commands = {
+        "nih --help": ["-m", "nih", "--help"],
+        "nih list": ["-m", "nih", "list"],
+        "python -c pass": ["-c", "pass"],
+    }
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, arguments in commands.items():

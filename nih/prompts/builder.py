@@ -6,9 +6,9 @@ A chat template wraps the words of the user and leaves the answer prefix to the 
 
     [before][intro][haystack ...] [needle] [... haystack][question][after][answer prefix] | room
 
-With the question at the start it stands before the haystack, and only the answer prefix after it; `both` asks twice.
-Each piece is encoded by itself, so lengths add up; the haystack is cut to what is left of the length, and needles go in
-at the sentence edge nearest to the asked depth.
+`--question start` puts the question before the haystack and only the answer prefix after it; `both` asks twice.
+Each piece is encoded by itself, so that lengths add up. The haystack is cut to the rest of the length, and needles are inserted at the
+sentence edge nearest to their depth.
 
 Packed, one context holds a needle for each depth of the grid. The prompts of all depths are equal up to the question, but
 for the few tokens of haystack that make up for questions of different lengths.
@@ -27,7 +27,7 @@ import numpy as np
 from nih.errors import PromptError, UsageError
 from nih.options import Question
 from nih.prompts.grid import format_length, places
-from nih.prompts.haystack import Haystack, Source, build, stream_number
+from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
 from nih.protocols import Packs, SharedDraws, Task, Tokenizer
@@ -38,14 +38,14 @@ _FILLERS = ("\n", " ")
 
 
 class _Outside(NamedTuple):
-    """What stands around the haystack and its needles."""
+    """The pieces before and after the haystack with its needles."""
 
     ahead: tuple[TokenIds, ...]
     behind: tuple[TokenIds, ...]
 
     @property
     def tokens(self) -> int:
-        """Of all pieces."""
+        """Total number of tokens."""
         return sum(map(len, (*self.ahead, *self.behind)))
 
 
@@ -58,7 +58,7 @@ class _Insert(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """The needles of one context that can be asked for, and what stands around the haystack for each; then those that cannot."""
+    """The needles of one context that can be asked for, with the pieces around the haystack for each; then those that cannot."""
 
     needles: tuple[Needle, ...]
     hidden: tuple[TokenIds, ...]
@@ -67,7 +67,7 @@ class _Group(NamedTuple):
     others: tuple[TokenIds, ...]
 
     def left(self, tokens: int) -> list[int]:
-        """What is left to the haystack in prompts of `tokens` tokens, by needle."""
+        """Return the tokens left for the haystack in prompts of `tokens` tokens, by needle."""
         inside = sum(map(len, (*self.hidden, *self.distractors, *self.others)))
         return [tokens - inside - outside.tokens for outside in self.outside]
 
@@ -83,7 +83,7 @@ class Builder:
     task_key: str
     """Name and options of the task, as text: it seeds the needles."""
     tokenizer: Tokenizer
-    source: Source
+    source: HaystackSource
     frame: Frame
     seed: int = 0
     room: int | None = None
@@ -102,7 +102,7 @@ class Builder:
         """Raises UsageError."""
         if self.packed and not isinstance(self.task, Packs):
             raise UsageError(
-                f"task `{self.task.name}` cannot be packed, for its needles have no keys to ask for one by; leave out "
+                f"task `{self.task.name}` cannot be packed, because its needles have no keys to ask for one by; leave out "
                 "--packed, or type for example `--task multikey`"
             )
         if self.packed and self.question != "end":
@@ -117,7 +117,7 @@ class Builder:
 
     @property
     def label(self) -> str:
-        """What tables and figures call the task: its name, and what makes its prompts other than usual."""
+        """The name of the task in tables and figures, with what is unusual about its prompts."""
         # A single depth packs nothing: one needle is asked for, among no others than the task itself wants.
         if len(self.packed) > 1:
             return self._packed_label
@@ -197,7 +197,7 @@ class Builder:
         raise self._hopeless()
 
     def _pack(self, cell: Cell, trial: int, haystack: Haystack) -> _Group:
-        """The needles of all depths of a length and trial."""
+        """Return the needles of all depths of a length and trial."""
         assert isinstance(self.task, Packs)
         known = self._packs.get((cell.length, trial))
         for attempt in range(0 if known else _REDRAWS):
@@ -212,7 +212,7 @@ class Builder:
         return known
 
     def _shared(self, what: str, cell: Cell, trial: int, attempt: int = 0) -> Random:
-        """Chance that is the same at all depths of a length and trial."""
+        """Return a source of chance that is the same at all depths of a length and trial."""
         return _rng(f"{what}|{self.task_key}|{self.seed}|{cell.length}|{trial}|{attempt}")
 
     def _hopeless(self) -> PromptError:
@@ -250,7 +250,7 @@ class Builder:
         )
 
     def _again(self, needles: Iterable[Needle]) -> int:
-        """Room for a chat's answer to say the prefix once more, which its turn could not begin with."""
+        """Return the tokens in which a chat's answer can repeat the prefix with which its turn could not begin."""
         prefixes = [needle.answer_prefix for needle in needles if needle.answer_prefix]
         if not self.frame.repeats:
             return 0
@@ -306,12 +306,12 @@ class Builder:
 
     @property
     def version(self) -> int:
-        """The task's version; a task without one has its first."""
+        """The task's version; 1 for a task without one."""
         return int(getattr(self.task, "version", 1))
 
     @property
     def _versioned(self) -> str:
-        # A first version goes without saying, so that the ids of tasks from before there were versions stay.
+        # A first version is not named, so that the ids of tasks from before there were versions stay.
         # A single packed depth was labelled once; its prompts are what they were, and so are its ids.
         label = self._packed_label if self.packed else self.label
         return label if self.version == 1 else f"{label} v{self.version}"
@@ -319,7 +319,7 @@ class Builder:
     def _inserts(
         self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int, most: int
     ) -> list[_Insert]:
-        """Every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
+        """Return every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
         depths = self.packed or (cell.depth,)
         edges = [haystack.edge_near(depth / 100 * most, most) for depth in depths]
         key = f"places|{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}"
@@ -332,7 +332,7 @@ class Builder:
         return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
 
     def _fill(self, tokens: int) -> TokenIds:
-        """White space in place of a record that would have to be cut. Raises PromptError."""
+        """Return white space in place of a record that would have to be cut. Raises PromptError."""
         token = next((ids for ids in map(self.tokenizer.encode, _FILLERS) if len(ids) == 1), None)
         if token is None:
             raise PromptError(
@@ -352,17 +352,14 @@ def _gives_away(haystack: Haystack, needle: Needle, tokens: int) -> bool:
 
 
 def _in_order(needle: Needle, starts: Sequence[int]) -> tuple[str, ...]:
-    """The expected texts, each of which belongs to a needle, in the order of the needles' places."""
+    """Return the expected texts, each of which belongs to a needle, in the order of the needles' places."""
     return tuple(needle.expected[i] for i in sorted(range(len(starts)), key=starts.__getitem__))
 
 
 def _interleave(
     haystack: Haystack, inserts: Sequence[_Insert], asked: int, body: int
 ) -> tuple[list[TokenIds], list[int]]:
-    """The first `body` tokens of the haystack with the inserts at their edges.
-
-    Returns the pieces, and the position of each insert in them.
-    """
+    """Return the first `body` tokens of the haystack with the inserts at their edges, in pieces, and the position of each insert."""
     # The asked needle comes last among those at its own edge, so that the haystack follows it as asked.
     order = sorted(range(len(inserts)), key=lambda i: (inserts[i].edge, i == asked, i))
     pieces: list[TokenIds] = []
@@ -391,7 +388,7 @@ def sample_id(
     stop: tuple[str, ...],
     expected: tuple[str, ...],
 ) -> str:
-    """A sample's id: a hash of all that decides its prompt and its generation."""
+    """Return a sample's id: a hash of everything that decides its prompt and its generation."""
     head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected))
     digest = hashlib.blake2b(head.encode(), digest_size=8)
     for piece in prompt.pieces:

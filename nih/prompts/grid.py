@@ -1,4 +1,4 @@
-"""Lengths, depths and trials: from what is typed to values, and back.
+"""Lengths, depths and trials: from text to values, and back.
 
 1k-128k        doubling from 1k (k = 1024, m = 1024 k); the end is included whether or not it is a doubling
 1k-128k:15     15 lengths, evenly spaced
@@ -94,7 +94,7 @@ def parse_length(text: str) -> int:
 
 
 def format_length(tokens: int) -> str:
-    """Shortest exact spelling: 1024 -> `1k`, 1048576 -> `1m`, 1000 -> `1000`. `parse_length` reads it back."""
+    """Spell a length as short as is exact: 1024 -> `1k`, 1048576 -> `1m`, 1000 -> `1000`. `parse_length` reads it back."""
     for unit in ("m", "k"):
         if tokens and tokens % _UNITS[unit] == 0:
             return f"{tokens // _UNITS[unit]}{unit}"
@@ -102,24 +102,24 @@ def format_length(tokens: int) -> str:
 
 
 def format_depth(depth: float) -> str:
-    """A depth in percent without useless zeros: 50.0 -> `50`."""
+    """Spell a depth in percent without useless zeros: 50.0 -> `50`."""
     return f"{depth:g}"
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
-    """Ascending context lengths in tokens, without repeats. Raises GridError."""
+    """Read ascending context lengths in tokens, without repeats. Raises GridError."""
     lengths = {n for part in _parts(text, "lengths", "1k-128k") for n in _length_range(part)}
     return tuple(sorted(lengths))
 
 
 def parse_depths(text: str) -> tuple[float, ...]:
-    """Ascending depths in percent, without repeats. Raises GridError."""
+    """Read ascending depths in percent, without repeats. Raises GridError."""
     depths = {d for part in _parts(text, "depths", "0-100:11") for d in _depth_range(part)}
     return tuple(sorted(depths))
 
 
 def parse_trials(text: str) -> Trials:
-    """Trials per cell. Raises GridError."""
+    """Read the trials per cell. Raises GridError."""
     base: int | None = None
     steps: dict[int, int] = {}
     for part in _parts(text, "trials", "5,64k:10"):
@@ -138,7 +138,7 @@ def parse_trials(text: str) -> Trials:
 
 
 def format_trials(trials: Trials) -> str:
-    """The spelling that `parse_trials` reads back."""
+    """Spell trials as `parse_trials` reads them."""
     return ",".join([str(trials.base), *(f"{format_length(n)}:{k}" for n, k in trials.steps)])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from nih.errors import UsageError
 from nih.options import IMPORTED
 from nih.prompts.builder import Builder
-from nih.prompts.haystack import Source, open_source
+from nih.prompts.haystack import HaystackSource, open_source
 from nih.prompts.imported import open_file
 from nih.prompts.source import Setup, TaskKind
 from nih.prompts.yaml_task import NoOptions, read_task
@@ -67,11 +67,11 @@ class BuiltTask:
         )
 
 
-def _haystack(asked: str | None, task: Task) -> Source:
+def _haystack(asked: str | None, task: Task) -> HaystackSource:
     """Return the haystack. Raises HaystackError, and UsageError where the task makes its own and another is asked for."""
     if not isinstance(task, OwnHaystack):
         return open_source(asked or task.haystack)
     if asked is not None:
         raise UsageError(f"task `{task.name}` makes its own haystack; leave out --haystack")
-    source: Source = task.source()
+    source: HaystackSource = task.source()
     return source

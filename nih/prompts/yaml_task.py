@@ -34,12 +34,12 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class NoOptions:
-    """All is in the file."""
+    """No options: everything is in the file."""
 
 
 @dataclass(frozen=True)
 class TemplateTask:
-    """A task made of templates and word lists. Each word list gives one word a sample; templates name them in braces."""
+    """A task made of templates and word lists. Each word list gives one word per sample; templates name them in braces."""
 
     name: str
     needle_text: str
@@ -57,7 +57,7 @@ class TemplateTask:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all it says: it seeds the needles, wherever the file lies."""
+        """SHA-256 of its content: it seeds the needles, wherever the file lies."""
         said = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -162,7 +162,7 @@ def _check(file: _File, words: Mapping[str, Any], whose: str) -> None:
 
 
 def _places(template: str, words: Mapping[str, Any], whose: str) -> set[str]:
-    """Names in braces. Raises UnknownName, UsageError."""
+    """Return the names in braces. Raises UnknownName, UsageError."""
     names = set(_PLACE.findall(template))
     for name in names - set(words):
         raise UnknownName.of(f"word list in {whose}", name, words)
@@ -182,7 +182,7 @@ def _filled(template: str, drawn: Mapping[str, str]) -> str:
 
 
 def _longest(answers: tuple[str, ...], words: Mapping[str, tuple[str, ...] | int]) -> int:
-    """Most bytes that the answers take, joined."""
+    """Return the most bytes that the answers take, joined."""
 
     def most(match: re.Match[str]) -> str:
         choice = words[match[1]]

@@ -1,12 +1,12 @@
-"""Suites: several tasks in one run, as a small YAML file says. Those of nih/suites/ go by their name.
+"""Suites: several tasks in one run, listed in a small YAML file. Those of nih/suites/ go by their name.
 
 about: one line for the report
-lengths: 4k-32k          # lengths, depths, trials, question, packed, score: of all tasks that say nothing else
+lengths: 4k-32k          # lengths, depths, trials, question, packed and score hold for all tasks that do not set them
 trials: 5
 tasks:
   - passkey
   - task: multikey
-    name: eight keys     # what tables call it; needed where two entries are of one task
+    name: eight keys     # its name in tables; needed if two entries are of one task
     set: {keys: 8}       # as --set
     haystack: noise
     trials: 10
@@ -29,7 +29,7 @@ from nih.scores import find
 
 @dataclass(frozen=True)
 class Entry:
-    """One task of a suite; what it does not say is None and the run's default."""
+    """One task of a suite; None stands for the run's default."""
 
     task: str
     name: str = ""
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite's file says, its defaults already in its entries."""
+    """The content of a suite's file, its defaults already in its entries."""
 
     name: str
     about: str
@@ -53,12 +53,12 @@ class Suite:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Suite:
-        """The suite that `as_values` described."""
+        """Return the suite that `as_values` described."""
         entries = tuple(Entry(**{**entry, "set": tuple(entry["set"])}) for entry in values["entries"])
         return cls(values["name"], values["about"], entries)
 
     def as_values(self) -> dict[str, Any]:
-        """JSON values, for run.json: the run can be built again without the file."""
+        """Return JSON values for run.json, from which the run can be built again without the file."""
         return asdict(self)
 
     def asked(self, options: RunOptions) -> Iterator[tuple[str, Resolved]]:
@@ -85,7 +85,7 @@ class Suite:
 
 
 def names() -> list[str]:
-    """The suites that come with nih."""
+    """Return the names of the suites that come with nih."""
     folder = files("nih").joinpath("suites")
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
@@ -100,7 +100,7 @@ def _path(name: str) -> Path:
 
 
 def read_suite(spec: str) -> Suite:
-    """The suite that `--suite` means: a name, or a file. Raises UnknownName, UsageError."""
+    """Return the suite that `--suite` means: a name, or a file. Raises UnknownName, UsageError."""
     if spec in names():
         return _suite(spec, _path(spec))
     if not spec.endswith((".yaml", ".yml")):

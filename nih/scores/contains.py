@@ -1,5 +1,7 @@
-"""The expected text stands somewhere in the answer. Where it begins or ends with a digit, no digit may stand beside it, so that 1234 is
-not found in 12345. (RULER's string match is the same but for the digits.)"""
+"""The expected text stands somewhere in the answer, with no digit beside its digits.
+
+1234 is not found in 12345. RULER's string match is the same but for the digits.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The answer is the expected text and nothing else, but for white space, quotes, brackets, `*` or `_` on either side and punctuation
-after it. Where several texts are expected, the answer is first split at commas, semicolons, line ends and the word "and", and each
-expected text must be one of the parts."""
+"""The answer is the expected text and nothing else.
+
+White space, quotes, brackets, `*` and `_` may stand on either side, and punctuation after it. Where several texts are expected, the answer is
+first split at commas, semicolons, line ends and the word "and", and each expected text must be one of the parts.
+"""
 
 from __future__ import annotations
 

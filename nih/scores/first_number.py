@@ -1,5 +1,7 @@
-"""The first run of digits in the answer is the expected one; leading zeros count. Where k numbers are expected, the first k runs of digits
-are looked at, in any order."""
+"""The first number in the answer is the expected one, leading zeros included.
+
+Where k numbers are expected, the first k runs of digits are compared, in any order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""1 if greedy decoding would have produced the expected answer, else 0, without decoding: the model's own probabilities are judged."""
+"""1 if greedy decoding would produce the expected answer, else 0, judged by the model's probabilities without decoding."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The longest selection of the expected texts that stand in the answer one after the other, in the expected order, as a share of all.
-Each text is found as `contains` finds it."""
+"""The longest part of the expected texts that the answer names in the expected order, as a share of all.
+
+Each text is found as `contains` finds it.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The share of the expected texts that stand anywhere in the answer, both in lower case: RULER's `string_match_all` (Hsieh et al. 2024).
-Nothing else is folded, and digits may stand beside it."""
+"""RULER's `string_match_all`: the share of the expected texts that stand anywhere in the answer, both in lower case.
+
+Nothing else is folded, and digits may stand beside it (Hsieh et al. 2024).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""1 if any of the expected texts stands in the answer, as `substring` looks for it, else 0: RULER's `string_match_part`. It is for
-questions with several spellings of one answer."""
+"""RULER's `string_match_part`: 1 if any of the expected texts stands in the answer, both in lower case, else 0.
+
+It is for questions with several spellings of one answer (Hsieh et al. 2024).
+"""
 
 from __future__ import annotations
 

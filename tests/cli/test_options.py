@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.coerce import Count, build, entry, flag
-from nih.errors import NihError, UnknownName, UsageError
+from nih.errors import NihError, SettingsDiffer, UnknownName, UsageError
+from nih.gate.rules import Limits, gate
 from nih.options import Answering, Asked, Execution, Output, Resolved, RunOptions, resolve, scoped
 from nih.prompts.grid import places, shares
 from nih.run.evaluate import evaluate
@@ -382,6 +383,20 @@ def test_a_limited_run_has_samples_of_the_full_run_and_settings_of_its_own(optio
         assert {s.question[-3:] for s in some.samples} == {f" {i}?" for i in range(5)}
 
 
+def test_the_gate_wants_the_same_limit_on_both_sides(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model": "echo", "lengths": "512", "depths": "0-100:5", "trials": 2}
+    full, some, same = (
+        evaluate(**asked, limit=limit, out=tmp_path / name, quiet=True, tell=lambda _: None)
+        for name, limit in (("full", None), ("some", 7), ("same", 7))
+    )
+    assert not gate(some.path, same.path, Limits()).failed
+    assert len(some.samples) == 7 and len(some.cells) == 5
+    with pytest.raises(SettingsDiffer, match="without `--limit`"):
+        gate(some.path, full.path, Limits())
+    with pytest.raises(SettingsDiffer, match="with `--limit 7`"):
+        gate(full.path, some.path, Limits())
+
+
 # Stored options
 
 
@@ -399,6 +414,8 @@ def test_removed_options_at_their_defaults_are_dropped_and_others_are_a_sentence
             RunOptions.stored(old(**changed))
     with pytest.raises(UnknownName):
         RunOptions.stored(old(lenghts="1k"))
+    with pytest.raises(UsageError, match=r"run\.json does not say"):
+        RunOptions.stored({})
 
 
 def test_like_takes_all_options_but_those_that_are_typed(tmp_path: Path) -> None:

@@ -199,18 +199,22 @@ def test_two_nodes_answer_as_one_process_does(tmp_path: Path, cluster: str) -> N
     alone = go(tmp_path / "one", model="rwkv", device="cpu")
     spread = go(tmp_path / "two", lines, model="rwkv", device="cpu", ray=cluster)
     assert table(spread).equals(table(alone))
-    assert len(spread.rows) == len({r["id"] for r in spread.rows}) == SAMPLES
+    assert len(spread.rows) == len({r.id for r in spread.rows}) == SAMPLES
     manifest = spread.manifest
-    assert manifest["verification"]["state"] == "passed"
-    assert "every worker" in manifest["verification"]["by"]
-    assert manifest["identity"]["weights"] == alone.manifest["identity"]["weights"]
-    (sitting,) = manifest["workers"]
+    assert manifest.values["verification"]["state"] == "passed"
+    assert "every worker" in manifest.values["verification"]["by"]
+    assert manifest.values["identity"]["weights"] == alone.manifest.values["identity"]["weights"]
+    (sitting,) = manifest.values["workers"]
     assert [m["died"] for m in sitting["members"]] == [None, None]
     assert sum(m["answered"] for m in sitting["members"]) == SAMPLES
-    assert sitting["planned_tokens_one"] == alone.manifest["planned_tokens"] < sitting["planned_tokens_split"]
+    assert (
+        sitting["planned_tokens_one"]
+        == alone.manifest.values["planned_tokens"]
+        < sitting["planned_tokens_split"]
+    )
     assert any(f"{sitting['planned_tokens_split']:,} planned tokens" in line for line in lines)
-    assert manifest["times"]["prefill_seconds"] > 0
-    assert manifest["times"]["load_seconds"] > 0
+    assert manifest.values["times"]["prefill_seconds"] > 0
+    assert manifest.values["times"]["load_seconds"] > 0
 
 
 class Killer:
@@ -249,10 +253,10 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
     )
     stored = store.read(finished.path)
     assert finished.exit_state == "done"
-    assert len(stored.rows) == len({r["id"] for r in stored.rows}) == SAMPLES
-    assert {r["score"] for r in stored.rows} == {1.0}
-    assert stored.manifest["verification"]["state"] == "passed"
-    died = [m["died"] for m in stored.manifest["workers"][0]["members"]]
+    assert len(stored.rows) == len({r.id for r in stored.rows}) == SAMPLES
+    assert {r.score for r in stored.rows} == {1.0}
+    assert stored.manifest.values["verification"]["state"] == "passed"
+    died = [m["died"] for m in stored.manifest.values["workers"][0]["members"]]
     assert sorted(map(bool, died)) == [False, True]
     assert any("go to another worker" in line for line in killer.lines)
     assert table(stored).equals(table(go(tmp_path / "one")))
@@ -281,14 +285,14 @@ def test_begun_on_two_workers_and_resumed_on_one_ends_the_same(
         go(tmp_path / "r", ray=cluster, workers=2)
     let_go()
     begun = store.read(tmp_path / "r")
-    assert begun.manifest["exit_state"] == "interrupted"
+    assert begun.manifest.values["exit_state"] == "interrupted"
     assert len(begun.rows) == 7
-    (sitting,) = begun.manifest["workers"]
+    (sitting,) = begun.manifest.values["workers"]
     assert len(sitting["members"]) == 2
     resumed = go(tmp_path / "r")
-    assert resumed.manifest["exit_state"] == "done"
-    assert resumed.manifest["verification"]["state"] == "passed"
-    assert len(resumed.rows) == len({r["id"] for r in resumed.rows}) == SAMPLES
+    assert resumed.manifest.values["exit_state"] == "done"
+    assert resumed.manifest.values["verification"]["state"] == "passed"
+    assert len(resumed.rows) == len({r.id for r in resumed.rows}) == SAMPLES
     assert table(resumed).equals(table(go(tmp_path / "one")))
 
 
@@ -296,11 +300,11 @@ def test_begun_on_two_workers_and_resumed_on_one_ends_the_same(
 def test_where_sharing_fails_all_workers_read_prompts_whole(tmp_path: Path, cluster: str) -> None:
     lines: list[str] = []
     stored = go(tmp_path / "r", lines, model="unsteady", ray=cluster, set={"unlike": True})
-    assert stored.manifest["verification"]["state"] == "failed"
-    assert stored.manifest["prefill"] == "whole"
-    latest = {r["id"]: r for r in stored.rows}
+    assert stored.manifest.values["verification"]["state"] == "failed"
+    assert stored.manifest.values["prefill"] == "whole"
+    latest = {r.id: r for r in stored.rows}
     assert len(latest) == SAMPLES
-    assert {(r["prefill"], r["score"]) for r in latest.values()} == {("whole", 1.0)}
+    assert {(r.prefill, r.score) for r in latest.values()} == {("whole", 1.0)}
     assert sum("every prompt is now read in one call" in line for line in lines) == 1
 
 
@@ -315,11 +319,11 @@ def test_a_sample_that_kills_its_workers_is_an_error_and_the_rest_is_answered(
     assert len(fatal) == 10
     lines: list[str] = []
     stored = go(tmp_path / "r", lines, model="unsteady", ray=cluster, set={"killed": position}, **more)
-    statuses = {r["length"]: r["status"] for r in stored.rows}
+    statuses = {r.length: r.status for r in stored.rows}
     assert statuses == {512: "error", 1024: "ok", 2048: "ok"}
-    (failed,) = [r for r in stored.rows if r["status"] == "error"]
-    assert failed["error"] == "2 workers died over it"
-    assert stored.manifest["exit_state"] == "incomplete"
+    (failed,) = [r for r in stored.rows if r.status == "error"]
+    assert failed.error == "2 workers died over it"
+    assert stored.manifest.values["exit_state"] == "incomplete"
     assert any("starting another" in line for line in lines)
 
 

@@ -60,6 +60,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mqar", {}),
     ("mqar", {"pairs": 26, "queries": 3, "placement": "near"}),
 ]
+CASES += [(name, {}) for name in names("tasks") if name not in {case for case, _ in CASES}]
 PROBES = {"copy", "induction", "mqar"}
 WORDED = [i for i, (name, _) in enumerate(CASES) if name not in PROBES]
 PACKED = ["fact", "kv", "mqar", "multikey", "needles"]
