@@ -87,6 +87,11 @@ class RunOptions:
     max_new_tokens: int | None = _option(
         None, "Room for the answer, inside the length; default: the task's", decides=True
     )
+    thinking: int | None = _option(
+        None,
+        "Tokens for thinking, beside the room for the answer and outside the length; only what follows the thinking is scored",
+        decides="unless default",
+    )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     timeout: float | None = _option(None, "Seconds after which an answer counts as `timeout`")
     engine: str | None = _option(
@@ -121,6 +126,10 @@ class RunOptions:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UsageError(
                 f"--max-new-tokens {self.max_new_tokens} leaves no room for an answer; type at least 1"
+            )
+        if self.thinking is not None and self.thinking < 1:
+            raise UsageError(
+                f"--thinking {self.thinking} leaves no room for thinking; type at least 1, or leave it out"
             )
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"--timeout {self.timeout:g} gives no time; type a positive number of seconds")

@@ -16,10 +16,13 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 """Token ids (T,), int32."""
 
-Status = Literal["ok", "over_limit", "oom", "timeout", "error"]
-STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error")
+Status = Literal["ok", "over_limit", "oom", "timeout", "error", "no_answer"]
+"""`no_answer`: the model was asked, and what came is not an answer (a filter, a refusal, thinking that never ended)."""
+STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error", "no_answer")
 FAILURES: frozenset[str] = frozenset({"oom", "timeout", "error"})
 """Statuses that a resumed run tries again, and that make a run end with exit code 3."""
+UNANSWERED: frozenset[str] = FAILURES | {"no_answer"}
+"""Statuses that make a run end with exit code 3."""
 
 
 class Cell(NamedTuple):
@@ -126,6 +129,8 @@ class Sample:
     """All needles in the order in which they stand, where there are others than the asked one."""
     target: str = ""
     """The text that a perfect model continues the prompt with, if not a space and the expected answers."""
+    thinking: int = 0
+    """Tokens that may be thought before the answer, beside its room and outside the cell's length."""
 
     @property
     def continuation(self) -> str:
@@ -160,6 +165,8 @@ class Answer:
     seconds: float = 0.0
     usage: Usage | None = None
     """Only from an engine."""
+    thinking: str = ""
+    """What the model thought before it answered, as far as it is kept."""
 
 
 class Generation(NamedTuple):

@@ -120,6 +120,7 @@ class File:
         grid: Grid,
         room: int | None,
         name: str | None = None,
+        thinking: int = 0,
     ) -> Prepared:
         """The samples, in bins. Raises UsageError for a row that cannot be read, or is longer than the longest bin."""
         kind = _kind(self, options)
@@ -144,7 +145,7 @@ class File:
                 continue
             counted[cell] = trial + 1
             samples[cell, trial] = Sample(
-                id=identity(label, cell, trial, prompt, room, stop, row.answers),
+                id=identity(label, cell, trial, prompt, room, stop, row.answers, thinking),
                 task=label,
                 cell=cell,
                 trial=trial,
@@ -158,6 +159,7 @@ class File:
                 question=row.prompt.rstrip().rpartition("\n")[2][-AROUND:],
                 expected=row.answers,
                 answer_prefix=row.prefix,
+                thinking=thinking,
             )
         unknown = sum(row.depth is None for row in rows)
         counts = {"rows": len(rows), "asked": len(samples), "without_depth": unknown}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +100,8 @@ class Job:
     def fits(self, sample: Sample) -> bool:
         """Whether the model has positions for the prompt and its answer."""
         limit = self.model.limit
-        return limit is None or self.options.beyond_limit or len(sample.prompt) + sample.room <= limit
+        positions = len(sample.prompt) + sample.room + sample.thinking
+        return limit is None or self.options.beyond_limit or positions <= limit
 
     @cached_property
     def plan(self) -> Plan:
@@ -116,7 +118,7 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
         suite = read_suite(options.suite)
     asked = suite.asked(options) if suite else ((None, options),)
     drafts = [_draft(name, each) for name, each in asked]
-    longest = max(max(draft.grid.lengths) for draft in drafts)
+    longest = max(max(draft.grid.lengths) for draft in drafts) + (options.thinking or 0)
     names = set() if suite else option_names(drafts[0].module.Options)
     model, chosen = _open(options, longest, names, suite.name if suite else options.task)
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
@@ -125,6 +127,8 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     parts = tuple(
         _part(draft, pairs(draft.options.set) if suite else chosen.task, model, frame) for draft in drafts
     )
+    if options.thinking:
+        _check_thinking(options, model, parts)
     settings = {
         **options.deciding(),
         "model_options": chosen.model,
@@ -155,6 +159,19 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
         for part in parts
     )
     return Job(options, model, parts, {**settings, "tasks": described}, suite=suite)
+
+
+def _check_thinking(options: RunOptions, model: Model | Engine, parts: Sequence[Part]) -> None:
+    """Raises UsageError where nothing would be thought."""
+    if not isinstance(model, Engine):
+        raise UsageError(
+            f"--thinking means nothing to model `{options.model}` without --engine; leave it out"
+        )
+    if any(part.score == "likelihood" for part in parts):
+        raise UsageError(
+            "--thinking means nothing to --score likelihood, which rates the expected answer right behind the prompt; "
+            "leave one of them out"
+        )
 
 
 class _Draft(NamedTuple):
@@ -201,6 +218,7 @@ def _part(draft: _Draft, values: dict[str, str], model: Model | Engine, frame: F
         options.question,
         grid.depths if options.packed else (),
         draft.name or "",
+        options.thinking or 0,
     )
     return Part(
         builder,
@@ -232,7 +250,13 @@ def _prepared(
     """Prompts that were made elsewhere."""
     options, file = draft.options, draft.module
     prompts = file.prompts(
-        task_options, model.tokenizer, frame, draft.grid, options.max_new_tokens, draft.name
+        task_options,
+        model.tokenizer,
+        frame,
+        draft.grid,
+        options.max_new_tokens,
+        draft.name,
+        options.thinking or 0,
     )
     score = options.score or prompts.score
     for sample in prompts.samples(prompts.grid):

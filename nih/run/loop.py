@@ -24,7 +24,7 @@ from nih.run import adaptive
 from nih.run.job import Job, grid_settings, open_again
 from nih.scores import score_answer
 from nih.store import run as store
-from nih.types import FAILURES, Answer, Cell, Sample
+from nih.types import FAILURES, UNANSWERED, Answer, Cell, Sample
 
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 """How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
@@ -65,7 +65,8 @@ class Runner:
             self._fill(self._answer) if not self.job.options.spread else self._with_workers()
         else:
             self._through(self.job.engine)
-        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
+        unanswered = any(r["status"] in UNANSWERED for r in self.directory.rows.values())
+        state = "incomplete" if unanswered else "done"
         self.close(state)
         return state
 
@@ -500,6 +501,7 @@ class Runner:
             "expected": list(sample.expected),
             **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
             "answer": answer.text,
+            **({"thinking": answer.thinking} if answer.thinking else {}),
             "score": score_answer(answer, sample.expected, score),
             "score_name": score,
             "status": answer.status,
