@@ -56,7 +56,7 @@ _ONE_REQUEST_TOO_LARGE = re.compile(r"request too large|must be reduced", re.IGN
 _REFUSING = re.compile(
     r"unsupported|not (?:be )?(?:supported|permitted|allowed|accepted|available|implemented|enabled|recognized|valid|known)"
     r"|unrecogni[sz]ed|unknown|unexpected|extra(?:neous)?\b|forbidden|only the default|does(?: not|n't)|cannot|can't|deprecated"
-    r"|incompatible|cannot find|disabled|invalid|\bmust\b|\bshould\b|\bmay only\b|\bonly\b|strictly|not a valid|remove"
+    r"|incompatible|cannot find|disabled|invalid|\bmust\b|\bshould\b|\bmay only\b|\bonly\b|strictly|not a valid|remove|\bno\b"
     r"|不支持|无效",
     re.IGNORECASE,
 )
@@ -226,7 +226,9 @@ def parameter(found: Refusal, sent: Collection[str]) -> str:
 def _only_size(found: Refusal) -> bool:
     """Whether the room is refused for its size, and would be taken with another."""
     strong = re.search(
-        r"unsupported|not supported|unrecogni|unknown|unexpected|not permitted|extra", found.said, re.IGNORECASE
+        r"unsupported|not supported|unrecogni|unknown|unexpected|not permitted|extra",
+        found.said,
+        re.IGNORECASE,
     )
     return is_room(found) and not strong and "unsupported_parameter" not in found.code
 

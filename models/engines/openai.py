@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from nih.errors import EngineError
-from nih.inference.thinking import ENDS, kept, opens
+from nih.inference.thinking import ENDS, kept, opens, spelled
 from nih.models.engines._background import from_background
 from nih.models.engines._completion import Dialect, Reply, Wanted
 from nih.models.engines._cut_prompts import CutPrompts
@@ -398,7 +398,7 @@ def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
     ends = (options.thinking_end,) if options.thinking_end else ENDS
     if options.chat:
         before, after = tokenizer.chat_frame(options.system, options.template)
-        frame, opened = (len(before), len(after)), opens(tokenizer.decode(after), ends)
+        frame, opened = (len(before), len(after)), opens(spelled(tokenizer, after), ends)
     dialect = Dialect(
         model,
         tokenizer,

@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy.typing as npt
+
+from nih.protocols import Tokenizer
 
 HARMONY = "<|channel|>final<|message|>"
 """Header of the channel that the user reads, in the harmony format of gpt-oss; all other channels are thinking."""
@@ -35,6 +39,14 @@ _OVER = re.compile(r"<\|(?:return|end|start|call)\|>")
 _LEAKED = re.compile(r"\s*analysis(?=[A-Z])")
 """Harmony's headers where a server has left out their special tokens: `analysisWe need ... assistantfinal12`."""
 _LEAKED_FINAL = re.compile("assistantfinal")
+
+
+@runtime_checkable
+class Spells(Protocol):
+    """A tokenizer that can write special tokens out."""
+
+    def spell(self, ids: npt.ArrayLike) -> str:
+        """Return the text of ids, special tokens included."""
 
 
 class Thinking(NamedTuple):
@@ -70,6 +82,11 @@ def opens(text: str, ends: Sequence[str] = ENDS) -> bool:
     """Whether a prompt ends inside a thinking, so that the model goes on with one."""
     stripped = text.rstrip()
     return any(stripped.endswith(tag) for tag in _openings(tuple(ends)) if tag != _CHANNEL)
+
+
+def spelled(tokenizer: Tokenizer, ids: npt.ArrayLike) -> str:
+    """Text of ids with their special tokens, of which some end a thinking, as far as the tokenizer spells them out."""
+    return tokenizer.spell(ids) if isinstance(tokenizer, Spells) else tokenizer.decode(ids)
 
 
 def kept(thought: str) -> str:

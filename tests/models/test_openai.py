@@ -570,14 +570,17 @@ def test_the_assistants_turn_can_be_begun(server: FakeServer, tmp_path: Path, ch
     assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
 
 
-def test_an_answer_that_is_all_reasoning_is_empty_and_reported(
+def test_a_response_that_is_all_reasoning_is_no_answer_and_kept(
     server: FakeServer, tmp_path: Path, chat_tokenizer: str
 ) -> None:
     thought = {"role": "assistant", "content": None, "reasoning_content": "Let me think"}
     server.fault = lambda r: Reply(200, {"choices": [{"message": thought}]})
     stored = go(server, tmp_path / "r", tokenizer=chat_tokenizer, chat=True)
-    assert {(r["status"], r["answer"], r["score"]) for r in stored.rows} == {("ok", "", 0.0)}
-    assert any("still reasoning" in line for line in report_of(stored)["warnings"])
+    assert {(r["status"], r["answer"], r["score"]) for r in stored.rows} == {("no_answer", "", None)}
+    assert {r["thinking"] for r in stored.rows} == {"Let me think"}
+    assert all("nothing follows the thinking" in r["error"] for r in stored.rows)
+    assert stored.manifest["exit_state"] == "incomplete"
+    assert (report_of(stored)["thought"], report_of(stored)["no_answer"]) == (SAMPLES, SAMPLES)
 
 
 # Likelihood
