@@ -122,7 +122,9 @@ def _join(whole: dict[str, Any], piece: Mapping[str, Any]) -> None:
             whole[key] = [*before, value]
         elif isinstance(value, list) and isinstance(before, str):
             whole[key] = [before, *value] if before else value
-        elif isinstance(value, str | list) and isinstance(before, type(value)):
+        elif isinstance(value, str) and isinstance(before, str):
             whole[key] = before + value
+        elif isinstance(value, list) and isinstance(before, list):
+            whole[key] = [*before, *value]
         else:
             whole[key] = value

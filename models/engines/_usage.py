@@ -1,4 +1,4 @@
-"""What a server said it read and wrote, held against what was sent."""
+"""Compares what a server reports to have read and written with what was sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEAR = 0.1
 
 @dataclass
 class Log:
-    """What was sent and what came, for the report."""
+    """Counts what was sent and what came back, for the report."""
 
     pairs: list[tuple[int, int]] = field(default_factory=list)
     """(the server's count, ours) of each prompt."""
@@ -37,7 +37,7 @@ class Log:
     """Words for how an answer ended that say nothing known."""
 
     def add(self, reply: Reply, counted: int, prompt: int, retokenised: int | None) -> None:
-        """Take note of an answer: `counted` tokens were sent, the rated answer included, `prompt` without it."""
+        """Add an answer: `counted` tokens were sent, the rated answer included, `prompt` without it."""
         self.answers += 1
         usage = reply.usage
         if usage.prompt_tokens is not None:
@@ -54,7 +54,7 @@ class Log:
         self.odd.update(filter(None, [reply.odd]))
 
     def totals(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the counts for the manifest."""
         return {
             "answers": self.answers,
             "prompt_tokens": sum(theirs for theirs, _ in self.pairs),
@@ -69,7 +69,7 @@ class Log:
         }
 
     def warnings(self, tokenizer: str) -> Iterator[str]:
-        """What of it the user should know, in sentences."""
+        """Yield what the user should know, one sentence each."""
         drift, again = _drift(self.pairs), _drift(self.again)
         if drift["differ"]:
             told = f"the server's count differs from that of `{tokenizer}` by {_range(drift)}; lengths are the latter's"

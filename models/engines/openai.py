@@ -1,8 +1,8 @@
 """A server that speaks OpenAI's protocol: `vllm serve`, llama.cpp's, or a hosted one; `--base-url` says where.
 
-Completions, or with `--chat` chat completions, whose template is the server's. Lengths are counted with `--tokenizer`; the
-server's own count is compared and a difference reported. The key is read from OPENAI_API_KEY and goes nowhere but into the
-requests' headers.
+It is asked for completions or, with `--chat`, for chat completions, whose template is the server's. Lengths are counted with
+`--tokenizer`; the server's own count is compared and a difference reported. A response that holds no answer is never scored. The
+key is read from OPENAI_API_KEY and is sent in the requests' headers only.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from nih.types import Answer, Sample, Status, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
-"""Samples that may end in errors one after the other before the run stops."""
+"""Number of samples in a row that may end in errors before the run stops."""
 LLAMA_CPP = "llamacpp"
 """Who owns the models of a llama.cpp server, which answers with the one it holds, whatever name is asked for."""
 _LOOK_SECONDS = 10.0
@@ -53,13 +53,13 @@ _RESERVED = frozenset({"model", "prompt", "messages", "stream", "n", "echo", "lo
 
 
 def _free(default: Any) -> Any:
-    """An option that changes no answer, so that a resumed run may have another."""
+    """Declare an option that changes no answer, so that a resumed run may have another value."""
     return field(default=default, metadata={"decides": False})
 
 
 @dataclass(frozen=True)
 class Options:
-    """The first ones are typed as options of `nih run`, the others after `--set`."""
+    """Options of the engine: the first ones are options of `nih run`, the others are typed after `--set`."""
 
     tokenizer: str | None = None
     base_url: str | None = _free(None)
@@ -81,9 +81,9 @@ class Options:
     stream: bool = _free(False)
     """Ask for streamed responses; a server that takes no others is found out."""
     limit: int | None = _free(None)
-    """Most positions, where the server does not tell."""
+    """Most positions of the model, for servers that do not report them."""
     attempts: int = _free(5)
-    """Requests for one sample, the first included."""
+    """Most requests per sample, the first one included."""
     backoff: float = _free(1.0)
     """Seconds: the first wait is drawn from 0 to this, and each further one from twice as much."""
     patience: float = _free(600.0)
@@ -107,7 +107,7 @@ class OpenAIEngine:
 
     @property
     def limit(self) -> int | None:
-        """As `--set limit` says, else what the server tells at the start (vLLM does, and llama.cpp for one of its slots)."""
+        """Most positions: `--set limit`, else what the server reports at the start (vLLM, and llama.cpp for one of its slots)."""
         told = self.served.get("max_model_len", self._meta().get("n_ctx"))
         return self.options.limit or (count(told) or None)
 
@@ -157,12 +157,12 @@ class OpenAIEngine:
                 ) from error
 
     def _meta(self) -> Mapping[str, Any]:
-        """What llama.cpp tells of its model: `n_ctx` (positions of a slot), `ftype` (quantisation) and sizes."""
+        """Return what llama.cpp reports of its model: `n_ctx` (positions of a slot), `ftype` (quantisation) and sizes."""
         told = self.served.get("meta")
         return told if isinstance(told, Mapping) else {}
 
     def _listed(self, response: httpx.Response) -> list[Mapping[str, Any]]:
-        """Entries of a list of models; none where a server has no such list."""
+        """Return the entries of the server's list of models; none where it has no such list."""
         try:
             value = json.loads(self.sender.without_key(response.text)) if response.is_success else {}
         except (ValueError, RecursionError):
@@ -171,7 +171,7 @@ class OpenAIEngine:
         return [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
 
     def identity(self) -> Mapping[str, Any]:
-        """Where and what was asked. A server does not tell its weights."""
+        """Describe which server and model were asked. A server does not report its weights."""
         told = {**self._meta(), **self.served}
         kept = ("owned_by", "root", "max_model_len", "ftype", "n_params", "n_ctx")
         return {
@@ -205,7 +205,7 @@ class OpenAIEngine:
         yield from from_background(sweep.run)
 
     def report(self) -> Mapping[str, Any]:
-        """Requests, usage, drift of the counts, and what the server did not take."""
+        """Return the requests, the usage, the drift of the counts, and what the server did not take."""
         return {
             "requests": self.sender.requests,
             "failed_attempts": dict(self.sender.failures),
@@ -237,7 +237,7 @@ class _Sweep:
         self.cut_prompts = CutPrompts(self._cold_count)
 
     async def run(self, put: Callable[[Answer], None]) -> None:
-        """Answer everything. Raises EngineError."""
+        """Answer all samples. Raises EngineError."""
         options, sender = self.engine.options, self.engine.sender
         async with sender.client(options.concurrency) as client:
             put(await self._answer(client, self.first))
@@ -252,7 +252,7 @@ class _Sweep:
             put(await self._answer(client, sample))
 
     async def _answer(self, client: httpx.AsyncClient, sample: Sample) -> Answer:
-        """One sample. Raises EngineError for what no other sample would escape."""
+        """Answer one sample. Raises EngineError for a failure that every other sample would share."""
         tally, good = Tally(), self.engine.sender.good
         wanted = await asyncio.to_thread(self.engine.dialect.wanted, sample, self.likelihood)
         self.left -= 1
@@ -357,7 +357,7 @@ class _Sweep:
 
 
 def _is_called(entry: Mapping[str, Any], name: str) -> bool:
-    """Whether an entry of a list of models is the one of this name; llama.cpp's have aliases."""
+    """Return whether an entry of a list of models has this name; llama.cpp's entries have aliases."""
     aliases = entry.get("aliases")
     return entry.get("id") == name or (isinstance(aliases, list) and name in aliases)
 
@@ -385,7 +385,7 @@ async def _all(workers: Sequence[asyncio.Task[None]]) -> None:
 
 
 def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
-    """Open the tokeniser; nothing is sent. Raises EngineError, ModelError."""
+    """Open the tokenizer; send nothing. Raises EngineError, ModelError."""
     base_url = _checked_url(options.base_url)
     extra = _checked_extra(options.extra)
     if options.prefix == "assistant" and not options.chat:
@@ -428,7 +428,9 @@ def _checked_url(typed: str | None) -> str:
             f"--base-url may hold no user, password or query, because it is written into run.json; put the key into {KEY_VARIABLE}"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EngineError(f"--base-url `{typed}` is no address; type for example `http://localhost:8000/v1`")
+        raise EngineError(
+            f"--base-url `{typed}` is not an address; type for example `http://localhost:8000/v1`"
+        )
     return typed.rstrip("/")
 
 
@@ -439,7 +441,7 @@ def _checked_extra(typed: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise EngineError(
-            f"`--set extra={typed}` is no JSON object; type for example `--set 'extra={{\"top_k\": 1}}'`"
+            f"`--set extra={typed}` is not a JSON object; type for example `--set 'extra={{\"top_k\": 1}}'`"
         )
     if taken := sorted(_RESERVED & value.keys()):
         raise EngineError(f"`--set extra` may not hold `{taken[0]}`, which this engine sets itself")
@@ -453,7 +455,7 @@ def _tokenizer(model: str, options: Options) -> Tokenizer:
     if Path(model).expanduser().exists() or model.count("/") == 1:
         return open_tokenizer(model)
     raise EngineError(
-        f"lengths are counted in tokens and the tokeniser of `{model}` is not known; name it with --tokenizer: a folder, a hub id, "
+        f"lengths are counted in tokens and the tokenizer of `{model}` is not known; name it with --tokenizer: a folder, a hub id, "
         "or `tiktoken:cl100k_base`"
     )
 

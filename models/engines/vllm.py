@@ -67,7 +67,7 @@ def further_options(keys: set[str]) -> set[str]:
 
 
 def open_engine(model: str, options: Options, longest: int) -> VllmEngine:
-    """Read config and tokeniser; vLLM and the weights wait for `start`. Raises ModelError, UsageError.
+    """Read config and tokenizer; vLLM and the weights wait for `start`. Raises ModelError, UsageError.
 
     `longest` is the most tokens of a sample, answer room included. `model` is `smollm2`, `transformer`, a folder or a hub id.
     """
@@ -181,7 +181,7 @@ class VllmEngine:
 
     @property
     def _knows_text(self) -> bool:
-        """Whether vLLM can load the tokeniser: only then can it end an answer at a string."""
+        """Whether vLLM can load the tokenizer: only then can it end an answer at a string."""
         return isinstance(self.tokenizer, HubTokenizer) and not self.tokenizer.name.endswith(".gguf")
 
     @property

@@ -99,7 +99,9 @@ def counts(fault: Callable[[Request], Reply], tokenizer: str, path: str) -> dict
             "--tokenizer", tokenizer, *TRIALS, "--set", "backoff=0.01", "--out", f"{folder}/r",
         ]  # fmt: skip
         # In a folder of its own, so that the version at `path` is the one that runs.
-        subprocess.run(command, capture_output=True, cwd=folder, check=False, env={**os.environ, "PYTHONPATH": path})
+        subprocess.run(
+            command, capture_output=True, cwd=folder, check=False, env={**os.environ, "PYTHONPATH": path}
+        )
         journal = Path(folder, "r", "samples.jsonl")
         rows: list[dict[str, Any]] = [json.loads(line) for line in journal.read_text().splitlines()]
         none = sum(map(taken, set(server.prompts))) if fault is filters else 0
@@ -122,7 +124,10 @@ def main() -> None:
         coder._tokenizer.save_pretrained(folder)
         for name, habit in HABITS.items():
             found = counts(habit(), folder, path)
-            print(f"{name:28} right {found['right']:4} no_answer {found['no_answer']:3} wrong {found['wrong']:4}", flush=True)
+            print(
+                f"{name:28} right {found['right']:4} no_answer {found['no_answer']:3} wrong {found['wrong']:4}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -532,7 +532,7 @@ def test_extra_fields_reach_every_request(server: FakeServer, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tokeniser that has a chat template."""
+    """A folder with a tokenizer that has a chat template."""
     from tests.support.vocabularies import tokenizer
 
     folder = tmp_path_factory.mktemp("chat")
@@ -728,7 +728,7 @@ def test_llama_cpp_rates_only_what_it_generates(llama: FakeServer, tmp_path: Pat
     ("change", "named"),
     [
         ({"base_url": None}, "needs --base-url"),
-        ({"base_url": "localhost:8000"}, "is no address"),
+        ({"base_url": "localhost:8000"}, "is not an address"),
         ({"base_url": "https://me:hunter2@host/v1"}, "no user"),
         ({"base_url": "https://host/v1?api-key=hunter2"}, "no user"),
         ({"tokenizer": None}, "--tokenizer"),

@@ -370,7 +370,7 @@ def test_a_typed_parameter_that_is_refused_stops_the_run_by_name() -> None:
     def fault(request: Request) -> Reply:
         return error(400, "Unrecognized request argument supplied: top_k", param="top_k")
 
-    with pytest.raises(EngineError, match="`top_k` .*--set extra"):
+    with pytest.raises(EngineError, match=r"`top_k` .*--set extra"):
         through(fault, set={"extra": '{"top_k": 1}'})
 
 
