@@ -6,6 +6,7 @@ and a difference is counted, as is the difference to the server's own count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -266,9 +267,10 @@ class Dialect:
             )
         chosen = _numbers(values[place])
         tops = _tops(best[place] if isinstance(best, list) else [], len(ids))
-        if chosen is None or tops is None:
+        nll = math.inf if chosen is None else -float(np.mean(chosen))
+        if chosen is None or tops is None or not math.isfinite(nll):
             return None, None
-        return -float(np.mean(chosen)), all(value >= top for value, top in zip(chosen, tops, strict=True))
+        return nll, all(value >= top for value, top in zip(chosen, tops, strict=True))
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

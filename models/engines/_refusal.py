@@ -31,7 +31,7 @@ _TOO_LONG_AT_ANY_STATUS = re.compile(
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
-    r"tokens?\b|n_ctx|context|\blengths?\b|\bsize\b|\bwindow\b|characters|too (?:long|large|big|many)\b|\blonger\b|truncat"
+    r"tokens?\b|n_ctx|context|\blengths?\b|\bsize\b|\bwindow\b|characters|too (?:long|large|big|many)\b|too much (?:text|input)|\blonger\b|truncat"
     r"|(?:prompt|inputs?|request|messages?|body|payload|entity|conversation|document|text|content)\b.{0,60}?"
     r"(?:exceed|limit|\bfit|maximum|larger|shorten|too much)"
     r"|(?:shorten|reduce).{0,40}(?:prompt|input|request|message)|上下文|长度|过长|超长|トークン|토큰",
@@ -235,7 +235,8 @@ def _only_size(found: Refusal) -> bool:
 
 def _named(found: Refusal, sent: list[str], refuses: bool) -> Iterator[str]:
     """Parameters that an error names: in a field of its own, in quotes, or (only where it refuses something) as a word."""
-    places = [found.error.get("param"), *(found.error.get("loc") or ())]
+    loc = found.error.get("loc")
+    places = [found.error.get("param"), *(loc if isinstance(loc, list) else [])]
     parts = [part for place in places if isinstance(place, str) for part in re.split(r"[.\[\]/]+", place)]
     for name in sent:
         if any(re.fullmatch(_NAMES.get(name, re.escape(name)), part, re.IGNORECASE) for part in parts):

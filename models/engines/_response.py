@@ -23,7 +23,7 @@ _MOST_COUNTED = 2**53
 _FAILED = re.compile(
     r"filter|safety|block|refus|recitation|prohibited|sensitive|spii|moderat|tool|function|error|fail|abort|cancel|interrupt"
     r"|timeout|timed|resource|malformed|overload|unavailable|insufficient|reject|disconnect|language"
-    r"|incomplete|unfinished",
+    r"|incomplete|unfinished|interven|guardrail|violat|policy|harm|unsafe|copyright|denied|toxic|censor",
     re.IGNORECASE,
 )
 _WINDOW = re.compile(r"context|window", re.IGNORECASE)

@@ -17,28 +17,33 @@ from nih.protocols import Tokenizer
 
 HARMONY = "<|channel|>final<|message|>"
 """Header of the channel that the user reads, in the harmony format of gpt-oss; all other channels are thinking."""
-ENDS = (
-    "</think>",
-    "[/THINK]",
-    "</reasoning>",
-    HARMONY,
-    "</thinking>",
-    "</thought>",
-    "</seed:think>",
-    "◁/think▷",
-    "<|END_THINKING|>",
-    "<|end_of_thought|>",
-)
-"""What ends the thinking of known models."""
+TAGS = {
+    "</think>": "<think>",
+    "[/THINK]": "[THINK]",
+    "</reasoning>": "<reasoning>",
+    HARMONY: "<|channel|>",
+    "</thinking>": "<thinking>",
+    "</thought>": "<thought>",
+    "</seed:think>": "<seed:think>",
+    "◁/think▷": "◁think▷",
+    "<|END_THINKING|>": "<|START_THINKING|>",
+    "<|end_of_thought|>": "<|begin_of_thought|>",
+    "<|inner_suffix|>": "<|inner_prefix|>",
+    "<channel|>": "<|channel>",
+}
+"""What ends the thinking of known models, and what opens it."""
+ENDS = tuple(TAGS)
 MOST_KEPT = 20_000
 """Characters of a sample's thinking that a run keeps."""
 
-_CHANNEL = "<|channel|>"
+_CHANNEL = TAGS[HARMONY]
 _FINAL = re.compile(r"<\|channel\|>\s*final\b(?:[^<]|<\|constrain\|>)*<\|message\|>")
 _OVER = re.compile(r"<\|(?:return|end|start|call)\|>")
 _LEAKED = re.compile(r"\s*analysis(?=[A-Z])")
 """Harmony's headers where a server has left out their special tokens: `analysisWe need ... assistantfinal12`."""
 _LEAKED_FINAL = re.compile("assistantfinal")
+_WRAPPED = re.compile(r"<(answer|response|final)>\s*(.*?)\s*(?:</\1>.*)?\Z", re.IGNORECASE | re.DOTALL)
+"""Some models put tags around what follows their thinking, too."""
 
 
 @runtime_checkable
@@ -73,6 +78,8 @@ def split(text: str, ends: Sequence[str] = ENDS, *, opened: bool = False) -> Thi
     answer = text[end:].lstrip()
     if HARMONY in ends and _CHANNEL in text:
         answer = _OVER.split(answer, maxsplit=1)[0]
+    if wrapped := _WRAPPED.match(answer):
+        answer = wrapped[2]
     if _begun(answer, ends, anywhere=True):
         return Thinking(_without_opening(text, ends), None)
     return Thinking(_without_opening(text[:start], ends), answer or None)
@@ -100,7 +107,8 @@ def kept(thought: str) -> str:
 
 def _last_end(text: str, ends: Sequence[str]) -> tuple[int, int] | None:
     """Where the last end begins and ends."""
-    found = [(at, at + len(tag)) for tag in ends if tag and tag != HARMONY and (at := text.rfind(tag)) >= 0]
+    pattern = _end_pattern(tuple(ends))
+    found = [match.span() for match in pattern.finditer(text)] if pattern else []
     if HARMONY in ends:
         found += [match.span() for match in _FINAL.finditer(text)]
         if _LEAKED.match(text):
@@ -109,24 +117,29 @@ def _last_end(text: str, ends: Sequence[str]) -> tuple[int, int] | None:
 
 
 @cache
+def _end_pattern(ends: tuple[str, ...]) -> re.Pattern[str] | None:
+    tags = [_exactly(tag) for tag in ends if tag and tag != HARMONY]
+    return re.compile("|".join(tags)) if tags else None
+
+
+def _exactly(tag: str) -> str:
+    """A pattern for a tag in capitals or not, and for other words as they are."""
+    return f"(?i:{re.escape(tag)})" if tag in TAGS or tag in TAGS.values() else re.escape(tag)
+
+
+@cache
 def _openings(ends: tuple[str, ...]) -> tuple[str, ...]:
     """The tag that opens what each of the ends closes, as far as its form tells."""
-    return tuple(filter(None, map(_opening, ends)))
+    return tuple(filter(None, (TAGS.get(end) or _opening(end) for end in ends)))
 
 
 def _opening(end: str) -> str:
-    if end == HARMONY:
-        return _CHANNEL
-    if end[1:2] == "/":
-        return end[:1] + end[2:]
-    if "END" in end:
-        return end.replace("END", "START")
-    return end.replace("end", "begin") if "end_" in end else ""
+    return end[:1] + end[2:] if end[1:2] == "/" else ""
 
 
 @cache
 def _opening_pattern(ends: tuple[str, ...], anywhere: bool) -> re.Pattern[str] | None:
-    tags = "|".join(map(re.escape, _openings(ends)))
+    tags = "|".join(map(_exactly, _openings(ends)))
     place = r"(?<![\"'`“‘«])" if anywhere else r"^[ \t]*(?:<\|start\|>assistant)?"
     return re.compile(f"{place}(?:{tags})", re.MULTILINE) if tags else None
 
@@ -144,6 +157,5 @@ def _begun(text: str, ends: Sequence[str], *, anywhere: bool) -> bool:
 
 def _without_opening(text: str, ends: Sequence[str]) -> str:
     stripped = text.strip()
-    for tag in _openings(tuple(ends)):
-        stripped = stripped.removeprefix(tag).lstrip()
-    return stripped
+    tags = "|".join(map(_exactly, _openings(tuple(ends))))
+    return re.sub(rf"\A(?:{tags})\s*", "", stripped) if tags else stripped

@@ -6,26 +6,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nih.inference.thinking import ENDS, HARMONY, MOST_KEPT, Thinking, kept, opens, split
+from nih.inference.thinking import ENDS, HARMONY, MOST_KEPT, TAGS, Thinking, kept, opens, split
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>[]|◁▷/"), max_size=40)
 ANSWERS = WORDS.map(str.strip).filter(lambda text: len(text) > 1 and not text.startswith("analysis"))
-TAGS = {
-    "</think>": "<think>",
-    "[/THINK]": "[THINK]",
-    "</reasoning>": "<reasoning>",
-    "</thinking>": "<thinking>",
-    "</thought>": "<thought>",
-    "</seed:think>": "<seed:think>",
-    "◁/think▷": "◁think▷",
-    "<|END_THINKING|>": "<|START_THINKING|>",
-    "<|end_of_thought|>": "<|begin_of_thought|>",
-}
-PAIRS = st.sampled_from(sorted(TAGS.items()))
+PAIRS = st.sampled_from(sorted(pair for pair in TAGS.items() if pair[0] != HARMONY))
 
 
-def test_every_end_is_tried() -> None:
-    assert {*TAGS, HARMONY} == set(ENDS)
+def test_ends_that_were_promised_are_known() -> None:
+    assert {"</think>", "[/THINK]", "</reasoning>", "<|channel|>final<|message|>"} <= set(ENDS)
+
+
+@given(PAIRS, WORDS, ANSWERS)
+def test_a_tag_is_the_same_in_capitals(pair: tuple[str, str], thought: str, answer: str) -> None:
+    end, start = pair
+    assert split(f"{start.swapcase()}{thought}{end.swapcase()}{answer}").answer == answer
+    assert split(f"{start.swapcase()}{thought}").answer is None
+    assert split("thus: 1 Thus: 2", ["Thus:"]).answer == "2", "an end of one's own is taken as it is typed"
+    assert split("Thus: 1 thus: 2", ["Thus:"]).answer == "1 thus: 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>a</think>\n<answer>\n12\n</answer>", "12"),
+        ("<think>a</think><response>12. And", "12. And"),
+        ("<think>a</think>12 <answer>13</answer>", "12 <answer>13</answer>"),
+        ("<answer>12</answer>", "<answer>12</answer>"),
+        ("<think></think>\n\n12", "12"),
+    ],
+)
+def test_tags_around_the_answer_behind_a_thinking_are_left_out(text: str, answer: str) -> None:
+    assert split(text).answer == answer
 
 
 @given(PAIRS, WORDS, ANSWERS, st.sampled_from(["", " ", "\n\n"]), st.booleans())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from nih.errors import EngineError, UsageError
 from nih.inference.engine import tree_order
 from nih.models.engines import openai
+from nih.models.engines._http import Refused, Retry
 from nih.models.engines._refusal import (
     Refusal,
     hidden,
@@ -191,7 +193,8 @@ def test_an_answer_that_was_complete_before_the_server_stopped_counts() -> None:
         ("model_context_window_exceeded", None, "window"), ("content_filter", None, "failed"), ("SAFETY", None, "failed"),
         ("tool_calls", None, "failed"), ("function_call", None, "failed"), ("insufficient_system_resource", None, "failed"),
         ("network_error", None, "failed"), ("sensitive", None, "failed"), ("abort", None, "failed"),
-        ("incomplete", None, "failed"), ("stop", "SAFETY", "failed"), ("stop", "MAX_TOKENS", "stop"), ("zap", None, "other"),
+        ("incomplete", None, "failed"), ("guardrail_intervened", None, "failed"), ("ERROR_TOXIC", None, "failed"),
+        ("COMPLETE", None, "stop"), ("stop", "SAFETY", "failed"), ("stop", "MAX_TOKENS", "stop"), ("zap", None, "other"),
     ],
 )  # fmt: skip
 def test_a_word_for_the_end_is_read_by_its_meaning(word: Any, native: Any, kind: str) -> None:
@@ -262,6 +265,18 @@ LONG = [
                                 "or output tokens must be reduced", "code": "rate_limit_exceeded"}}),
     (500, {"error": "the request exceeds the available context size"}),
     (400, {"error": {"code": "string_above_max_length", "message": "Invalid"}}),
+    (400, {"message": "too many tokens: total number of tokens in the prompt cannot exceed 4081"}),
+    (400, {"error": {"code": "1261", "message": "Prompt 超长"}}),
+    (400, {"error": "Invalid request: Your request exceeded model token limit: 8192"}),
+    (400, {"error_code": 336007, "error_msg": "the max input characters is 20000"}),
+    (400, {"errors": [{"code": 5021, "message": "AiError: The estimated number of input and maximum output tokens (8000) "
+                                                 "exceeded this model context window limit (7968)."}], "success": False}),
+    (500, {"error": {"message": "Requested tokens (1234) exceed context window of 512", "type": "server_error"}}),
+    (400, {"message": "Requested generation length 8 is not possible! The provided prompt is 1999 tokens long"}),
+    (400, {"error_code": "BAD_REQUEST", "message": "prompt token count + max_tokens exceeds limit of 4096"}),
+    (400, "Prompt has 4000 tokens in total, larger than the model input length limit 1500"),
+    (400, {"error": {"message": "Request payload size exceeds the limit: 20971520 bytes."}}),
+    (400, {"error": "Too much text for this model"}),
 ]  # fmt: skip
 
 
@@ -284,6 +299,8 @@ def test_over_the_limit_in_whatever_words(status: int, body: Any) -> None:
         (500, {"error": "upstream has no context"}),
         (411, {"error": "Length Required"}),
         (400, {"error": {"message": "max_tokens: 100000 > 8192, the maximum number of output tokens"}}),
+        (400, {"detail": [{"loc": ["body", "max_tokens"], "msg": "ensure this value is less than or equal to 4096"}]}),
+        (400, {"error": {"message": "Invalid 'max_completion_tokens': integer below minimum value. Expected a value >= 16"}}),
         (400, {"error": {"message": "max_tokens is too large: 9000. This model supports at most 4096 completion tokens",
                          "param": "max_tokens"}}),
     ],
@@ -306,6 +323,12 @@ REFUSED = [
     ("logprobs", {"error": {"message": "property 'logprobs' is unsupported"}}),
     ("logprobs", {"error": {"message": "This model does not support log probabilities"}}),
     ("seed", {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}),
+    ("stop", {"message": "Malformed input request: extraneous key [stop] is not permitted, please reformat your input"}),
+    ("stop", "Failed to deserialize the JSON body into the target type: stop: invalid type: sequence, expected a string"),
+    ("temperature", {"error": "unknown field `temperature`, expected one of `messages`, `model`, `max_tokens`, `stop`"}),
+    ("stop", {"error": {"message": "Additional properties are not allowed ('stop', 'temperature' were unexpected)"}}),
+    ("max_tokens", {"error": "max_tokens is not supported with this model. Please use max_completion_tokens"}),
+    ("logprobs", {"error": {"message": "deepseek-reasoner does not support logprobs parameter"}}),
     ("stream", {"error": {"message": "parameter.enable_thinking must be set to false for non-streaming calls"}}),
     ("stream", {"error": {"message": "This model only supports streaming."}}),
 ]  # fmt: skip
@@ -361,6 +384,60 @@ def test_any_body_is_read_without_a_traceback(body: Any, status: int) -> None:
     hidden(body)
     assert isinstance(is_too_long(status, found), bool) and isinstance(is_filtered(found), bool)
     assert parameter(found, {"stop": [], "max_tokens": 1}) in ("", "stop", "max_tokens", "stream")
+
+
+WEIRD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices", "message", "content", "text", "finish_reason", "usage", "prompt_tokens", "logprobs",
+                    "completion_tokens_details", "tokens", "token_logprobs", "top_logprobs", "refusal", "type",
+                    "reasoning", "tool_calls", "delta", "timings", "model",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=25,
+)  # fmt: skip
+
+
+@given(
+    WEIRD | st.builds(lambda c, u: {"choices": [c], "usage": u}, WEIRD, WEIRD)
+    | st.builds(lambda m, f: {"choices": [{"message": m, "finish_reason": f}]}, WEIRD, WEIRD)
+    | st.builds(lambda r: {"choices": [{"text": "x", "logprobs": r}]}, WEIRD),
+    st.booleans(),
+    st.sampled_from([True, False]),
+)  # fmt: skip
+def test_any_response_is_an_answer_or_none_and_never_a_traceback(
+    body: Any, likelihood: bool, chats: bool
+) -> None:
+    typed = {"model": "m", "engine": "openai", "base_url": "http://127.0.0.1:9/v1", "tokenizer": "byte"}
+    job = prepare(RunOptions.of(**typed, lengths="512", depths="0", trials=1))
+    assert isinstance(job.engine, openai.OpenAIEngine)
+    dialect, sample = job.engine.dialect, job.samples[0]
+    dialect.chat = chats and not likelihood
+    hidden(body)
+    try:
+        reply = dialect.read(sample, likelihood, body, {"max_tokens": 8})
+    except (Retry, Refused, EngineError):
+        return
+    assert reply.why_none or likelihood or isinstance(reply.text, str)
+    assert reply.nll is None or math.isfinite(reply.nll)
+
+
+@given(
+    st.text(max_size=200)
+    | st.lists(
+        st.sampled_from(["data: ", "{}", "[DONE]", "\n", "\r", ":", "event: error", '{"choices": [{}]}'])
+    ).map("".join)
+)
+def test_any_text_is_a_stream_or_none(text: str) -> None:
+    assembled(text)
 
 
 # Parameters, end to end
