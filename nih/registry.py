@@ -1,7 +1,7 @@
 """Names -> modules. The name of a file is its registration: `tasks/passkey.py` is `--task passkey`.
 
-Third-party packages add names through the entry points `nih.tasks`, `nih.models` and `nih.engines`; they cannot shadow the
-built-in ones. Nothing is imported before it is asked for.
+Third-party packages add names through the entry points `nih.tasks`, `nih.models`, `nih.engines` and `nih.scores`; they cannot shadow
+the built-in ones. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
-from nih.errors import ModelError, UnknownName, UsageError
+from nih.errors import ModelError, UnknownName
 
 _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 
 
-_PACKAGES = {"tasks": "nih.tasks", "models": "nih.models", "engines": "nih.models.engines"}
+_PACKAGES = {
+    "tasks": "nih.tasks",
+    "models": "nih.models",
+    "engines": "nih.models.engines",
+    "scores": "nih.scores",
+}
 """Kind -> the package whose public modules are its built-in names."""
 
 
@@ -34,14 +39,14 @@ class ModelSource(NamedTuple):
 
 
 def names(kind: str) -> list[str]:
-    """Names of `tasks`, `models` or `engines`, built-in ones and plugins, sorted."""
+    """Return the names of `tasks`, `models`, `engines` or `scores`, built-in ones and plugins, sorted."""
     return sorted({*_builtin(kind), *_plugins(kind)})
 
 
 def load(kind: str, name: str) -> ModuleType:
     """Import the module that `name` stands for. Raises UnknownName."""
     if name in _builtin(kind):
-        return import_module(f"{_PACKAGES[kind]}.{_module_of(kind, name)}")
+        return import_module(module_name(kind, name))
     plugins = _plugins(kind)
     if name not in plugins:
         raise UnknownName.of(kind.removesuffix("s"), name, names(kind))
@@ -69,35 +74,11 @@ def resolve_model(spec: str) -> ModelSource:
     raise UnknownName.of("model", spec, names("models"), "A folder or a hub id (`owner/name`) works too")
 
 
-def first_line(kind: str, name: str) -> str:
-    """First line of a module's docstring, for `nih list`."""
-    if (module := _module_of(kind, name)) != name:
-        return f"The reference model of `{module}` for `--suite architectures`: trained on all of its tasks."
-    return (load(kind, name).__doc__ or "").strip().partition("\n")[0]
-
-
-def build_options(cls: type[Any], values: Mapping[str, Any], whose: str) -> Any:
-    """Make a frozen options dataclass from typed-in strings or values. Raises UnknownName, UsageError."""
-    assert is_dataclass(cls)
-    hints = get_type_hints(cls)
-    known = {field.name for field in fields(cls) if field.init}
-    converted = {}
-    for key, value in values.items():
-        if key not in known:
-            raise UnknownName.of(f"option of {whose}", key, known)
-        converted[key] = _convert(value, hints[key], key)
-    return cls(**converted)
-
-
-def deciding(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a resumed run must agree in: all but those of fields whose metadata say `decides: False`."""
-    free = {field.name for field in fields(cls) if not field.metadata.get("decides", True)}
-    return {key: value for key, value in values.items() if key not in free}
-
-
-def option_names(cls: type[Any]) -> set[str]:
-    """Names of the options that a dataclass declares and a user can type."""
-    return {field.name for field in fields(cls) if field.init and field.metadata.get("typed", True)}
+def module_name(kind: str, name: str) -> str:
+    """Return the module that a known name stands for, without importing it."""
+    if name in _builtin(kind):
+        return f"{_PACKAGES[kind]}.{_module_of(kind, name)}"
+    return _plugins(kind)[name].module
 
 
 def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -> set[str]:
@@ -107,44 +88,24 @@ def further_options(module: ModuleType, pairs: Sequence[str], known: set[str]) -
     return module.further_options(keys) if keys and hasattr(module, "further_options") else set()
 
 
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    kinds = [k for k in (get_args(hint) or (hint,)) if k is not type(None)]
-    if type(None) in get_args(hint) and value.lower() == "none":
-        return None
-    kind = kinds[0]
-    if kind is bool:
-        lowered = value.lower()
-        if lowered in ("true", "yes", "1", "on"):
-            return True
-        if lowered in ("false", "no", "0", "off"):
-            return False
-        raise UsageError(f"option `{key}={value}` must be true or false")
-    if kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            raise UsageError(f"option `{key}={value}` must be a number ({kind.__name__})") from None
-    if isinstance(kind, str) and value not in kinds:  # the members of a Literal
-        raise UsageError(f"option `{key}={value}` must be one of " + ", ".join(f"`{k}`" for k in kinds))
-    return value
-
-
 def _builtin(kind: str) -> set[str]:
     return _modules(kind) | set(_reference_configs() if kind == "models" else ())
 
 
 def _modules(kind: str) -> set[str]:
-    package = import_module(_PACKAGES[kind])
-    return {
-        m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg
-    }
+    found = pkgutil.iter_modules(_folders(kind))
+    return {m.name for m in found if not m.name.startswith("_") and not m.ispkg}
+
+
+def _folders(kind: str) -> list[str]:
+    """The folders of a kind's package, which is not imported."""
+    spec = find_spec(_PACKAGES[kind])
+    return list((spec.submodule_search_locations if spec else None) or ())
 
 
 def _reference_configs() -> dict[str, Path]:
     """Name -> config.json of the models in the box; those named like their adapter are its default weights."""
-    folders = (Path(path) / "reference" for path in import_module(_PACKAGES["models"]).__path__)
+    folders = (Path(path) / "reference" for path in _folders("models"))
     return {config.parent.name: config for folder in folders for config in folder.glob("*/config.json")}
 
 

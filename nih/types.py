@@ -1,6 +1,6 @@
-"""Frozen values and protocols that every other module speaks in.
+"""Frozen values that every other module uses.
 
-Letters: T tokens of a piece of text, V vocabulary. Lengths and positions are in tokens of the model's own tokeniser,
+Letters: T tokens of a piece of text, V vocabulary. Lengths and positions are in tokens of the model's own tokenizer,
 depths in percent of the haystack (0 = its beginning, 100 = its end), times in seconds, memory in bytes.
 """
 
@@ -93,9 +93,9 @@ class Placed(NamedTuple):
 
     text: str
     at: int
-    """Token position of its first token in the prompt."""
+    """Position of its first token in the prompt."""
     depth: float
-    """In percent of the haystack's tokens."""
+    """Its depth in percent of the haystack's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Sample:
     """One question about one haystack, ready to be answered."""
 
     id: str
-    """Content hash of all that decides the prompt and the generation (not of the score)."""
+    """Hash of everything that decides the prompt and the generation, but not of the score."""
     task: str
     cell: Cell
     trial: int
@@ -114,52 +114,52 @@ class Sample:
     stop: tuple[str, ...]
     """Generation ends before the first of these strings."""
     actual_depth: float
-    """Where the needle really stands, in percent of the haystack's tokens."""
+    """The depth at which the needle really stands, in percent of the haystack's tokens."""
     needle: str
     needle_at: int
-    """Token position of the needle's first token in the prompt."""
+    """Position of the needle's first token in the prompt."""
     around: str
     """Up to 200 characters on each side of the needle, with the needle."""
     question: str
     expected: tuple[str, ...]
     """The answers that count; one for the simple tasks."""
     answer_prefix: str = ""
-    """What the prompt already said of the answer ("The pass key is")."""
+    """The beginning of the answer that the prompt already contains ("The pass key is")."""
     needles: tuple[Placed, ...] = ()
-    """All needles in the order in which they stand, where there are others than the asked one."""
+    """All needles in the order of their positions; empty if the one that is asked for is the only one."""
     target: str = ""
-    """The text that a perfect model continues the prompt with, if not a space and the expected answers."""
+    """The text with which a perfect model continues the prompt; "" if that is a space and the expected answers."""
     thinking: int = 0
     """Tokens that may be thought before the answer, beside its room and outside the cell's length."""
 
     @property
     def continuation(self) -> str:
-        """What a perfect model says next, white space included."""
+        """The text that a perfect model generates next, white space included."""
         lead = "" if self.answer_prefix.endswith(" ") else " "
         return self.target or lead + ", ".join(self.expected)
 
 
 class Usage(NamedTuple):
-    """What an engine says an answer took; None where it does not say."""
+    """Tokens and requests that an engine reports for an answer; None where it reports none."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    """Prompt tokens that its prefix cache held."""
+    """Prompt tokens that were found in its prefix cache."""
     requests: int | None = None
     """Requests sent for this answer, retries included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to one sample, and what it took."""
+    """A model's answer to one sample, with its cost."""
 
     sample_id: str
     status: Status
     text: str = ""
     error: str = ""
     nll: float | None = None
-    """Mean negative log-likelihood of the expected answer, nats a token (only for `--score likelihood`)."""
+    """Mean negative log-likelihood of the expected answer, nats per token (only for `--score likelihood`)."""
     greedy: bool | None = None
     """Whether greedy decoding would have produced the expected answer (only for `--score likelihood`)."""
     seconds: float = 0.0
@@ -187,33 +187,33 @@ class Likelihood(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """What a task hides in one haystack, and what it asks."""
+    """The sentences that a task hides in one haystack, and its question."""
 
     text: str
-    """The sentence that is hidden, without surrounding space. The depth of a cell is the depth of this one."""
+    """The hidden sentence, without space around it. The depth of a cell is the depth of this sentence."""
     question: str
     expected: tuple[str, ...]
     answer_prefix: str = ""
-    """Begins the answer for the model, so that a base model continues it; "" if there is none."""
+    """The beginning of the answer, so that a base model continues it; "" if there is none."""
     intro: str = ""
-    """Stands before the haystack."""
+    """The text before the haystack."""
     distractors: tuple[str, ...] = ()
     """Further sentences, spread over the haystack, that must not be mistaken for the needle."""
     avoid: tuple[str, ...] = ()
-    """Strings that the haystack must not hold (the answer, if not given)."""
+    """Strings that the haystack must not contain; empty: the expected answers."""
     others: tuple[str, ...] = ()
     """Further needles, placed by the task's `placement`."""
     in_order: bool = False
-    """`expected` belongs to `text` and `others` one by one; the answer names them in the order in which they stand."""
+    """Whether `expected` belongs to `text` and `others` one by one, so that the right order is that of their positions."""
     intro_start: str = ""
-    """Takes the place of `intro` where the question stands before the haystack; "" if `intro` suits both."""
+    """Replaces `intro` if the question comes before the haystack; "" if `intro` suits both."""
     lead: str = " "
-    """Joins a needle to what stands before it."""
+    """The text between a needle and what comes before it."""
     opens: str = ""
-    """Stands between whatever comes before the haystack and the haystack itself."""
+    """The text between the introduction and the haystack."""
     closes: str = ""
-    """Stands between the haystack and whatever comes after it."""
+    """The text between the haystack and the question."""
     bare: bool = False
-    """The question is not a sentence: it follows the haystack without a line break and stands nowhere else."""
+    """Whether the question is not a sentence: it follows the haystack without a line break and cannot come first."""
     target: str = ""
     """As in Sample."""

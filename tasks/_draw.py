@@ -1,4 +1,4 @@
-"""What keys, values, names and places of the generated tasks are drawn from."""
+"""Words and numbers from which tasks draw their keys, values, names and places."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from random import Random
 from typing import Literal
 
 from nih.errors import UsageError
-from nih.types import Needle
 
 Kind = Literal["words", "numbers", "uuids"]
-"""Of a key or a value: `lively-otter`, `4812093`, or a random UUID (RFC 4122, version 4)."""
+"""The kind of a key or a value: `lively-otter`, `4812093`, or a random UUID (RFC 4122, version 4)."""
 
 NAMED: dict[Kind, str] = {"words": "word", "numbers": "number", "uuids": "code"}
-"""What a sentence calls a value."""
+"""The noun for a value in a sentence."""
 LONGEST: dict[Kind, int] = {"words": 17, "numbers": 7, "uuids": 36}
 """Bytes of the longest text of a kind."""
 
@@ -75,20 +74,8 @@ NAMES = (
 ).split()
 
 
-class Drawn:
-    """A task whose `draw(shared, own)` also serves where one source of chance is all there is."""
-
-    def draw(self, shared: Random, own: Random) -> Needle:
-        """See nih.types.Shares."""
-        raise NotImplementedError
-
-    def needle(self, rng: Random) -> Needle:
-        """See nih.types.Task."""
-        return self.draw(rng, rng)
-
-
 def text_of(kind: Kind, rng: Random) -> str:
-    """One key or value."""
+    """Draw one key or value."""
     if kind == "words":
         return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
     if kind == "numbers":
@@ -97,13 +84,13 @@ def text_of(kind: Kind, rng: Random) -> str:
 
 
 def uuid(rng: Random) -> str:
-    """A random UUID."""
+    """Draw a random UUID."""
     h = f"{rng.getrandbits(124):031x}"
     return f"{h[:8]}-{h[8:12]}-4{h[12:15]}-{'89ab'[int(h[15], 16) & 3]}{h[16:19]}-{h[19:]}"
 
 
 def distinct(kind: Kind, rng: Random, count: int, taken: Collection[str] = ()) -> list[str]:
-    """`count` different texts, none of which is in `taken`."""
+    """Draw `count` different texts, none of which is in `taken`."""
     drawn: dict[str, None] = {}
     while len(drawn) < count:
         text = text_of(kind, rng)
@@ -112,12 +99,12 @@ def distinct(kind: Kind, rng: Random, count: int, taken: Collection[str] = ()) -
     return list(drawn)
 
 
-def listed(texts: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+def join_words(texts: list[str]) -> str:
+    """Join texts: `a`, `a and b`, `a, b and c`."""
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def within(task: str, low: int, high: int, **options: int) -> None:
+def check_range(task: str, low: int, high: int, **options: int) -> None:
     """Raise UsageError for an option that is not in [low, high]."""
     for name, value in options.items():
         if not low <= value <= high:

@@ -5,9 +5,9 @@ question  Which 3 words are the most frequent in the list?
 answer    The most frequent words in the list are | kadumo, revite and solapa
 
 Frequent words occur `times` times each, all others three times, close together. The cell's depth is that of one occurrence of the first
-frequent word. The others stand by `--set placement=`: `spread` over the list makes it a question about the whole of it, with `near` all of them
-stand at the depth. Common and frequent word extraction as in RULER (Hsieh et al. 2024), with a number of frequent words that does not grow
-with the list. A list of more than two million letters meets rare words again; then `times` must grow.
+frequent word. The placement of the others (`--set placement=`) decides what is tested: `spread` asks about the whole list, `near` puts all of
+them at the depth. Common and frequent word extraction as in RULER (Hsieh et al. 2024), with a number of frequent words that does not grow
+with the list. In a list of more than two million letters rare words come again; then `times` must grow.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from nih.prompts.haystack import Source, records
-from nih.tasks._draw import Drawn, listed, within
+from nih.prompts.haystack import HaystackSource, records
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range, join_words
 from nih.types import Needle
 
 _RARE = 3
@@ -37,33 +38,24 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Aggregate(Drawn):
-    """See the module's docstring. Default score `contains`: the share of the frequent words that was named."""
+class Aggregate(MultiNeedle):
+    """See the module's docstring. The default score is `contains`: the share of the frequent words that were named."""
 
     options: Options
-    name: str = "aggregate"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "own"
-    stop: tuple[str, ...] = (".", "\n")
+    haystack = "own"
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 100, words=self.options.words)
-        within(self.name, 2 * _RARE, 1000, times=self.options.times)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 100, words=self.options.words)
+        check_range(self.name, 2 * _RARE, 1000, times=self.options.times)
 
     @property
     def room(self) -> int:
-        """The words with commas or `and` between them, in bytes."""
+        """Bytes of the words with commas or `and` between them."""
         return self.options.words * (2 * _SYLLABLES_A_WORD + 2) + 5
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All is shared, for each frequent word stands in many places."""
+        """Everything is shared, because each frequent word stands in many places."""
         words = [_word(i) for i in shared.sample(range(_WORDS), self.options.words)]
         others = words * self.options.times
         del others[0]
@@ -76,11 +68,11 @@ class Aggregate(Drawn):
             answer_prefix=f"The most frequent word{'s' * (len(words) > 1)} in the list {'are' if len(words) > 1 else 'is'}",
             intro="Remember which words of this list are frequent.\n",
             others=tuple(others),
-            target=f" {listed(words)}",
+            target=f" {join_words(words)}",
         )
 
-    def source(self) -> Source:
-        """Endless words, each three times within 192 words, and not again before some 300,000 others."""
+    def source(self) -> HaystackSource:
+        """Return endless words, each three times within 192 words and not again before about 300,000 others."""
         return records("aggregate", f"aggregate-{self.version}", _rare_words)
 
 

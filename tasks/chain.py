@@ -5,9 +5,9 @@ others    Let PWDB be equal to ZKQV.  Let HRTN be equal to PWDB. ...
 question  Which variables are equal to 48213?
 answer    The variables equal to 48213 are | ZKQV, PWDB, HRTN, GXLC and MJFS
 
-A chain has a value and `hops` links; `chains` of them stand among each other, and one is asked for. The cell's depth is that of its value, all
-other sentences stand by `--set placement=`, with each chain in its own order. The question names no variable, so repeating it scores 0.
-`--set ask=value` turns it round: "What is the value of MJFS?", the far end of the chain. Variable tracking as in RULER (Hsieh et al. 2024).
+A chain has a value and `hops` links; `chains` of them are interleaved, and the question is about one. The cell's depth is that of its value;
+`--set placement=` places all other sentences, each chain in its own order. The question names no variable, so repeating it scores 0.
+`--set ask=value` asks the other way round for the far end of the chain: "What is the value of MJFS?" Variable tracking as in RULER (Hsieh et al. 2024).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
-from nih.tasks._draw import Drawn, listed, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range, join_words
 from nih.types import Needle
 
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
@@ -35,32 +36,24 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Chain(Drawn):
+class Chain(MultiNeedle):
     """See the module's docstring."""
 
     options: Options
-    name: str = "chain"
-    version: int = 1
-    haystack: str = "noise"
-    stop: tuple[str, ...] = (".", "\n")
+    haystack = "noise"
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 100, hops=self.options.hops, chains=self.options.chains)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 100, hops=self.options.hops, chains=self.options.chains)
 
     @property
     def score(self) -> str:
-        """Variables: `contains`, the share of them that was named. The value: `first_number`."""
+        """For variables `contains`, the share of them that were named; for the value `first_number`."""
         return "contains" if self.options.ask == "variables" else "first_number"
 
     @property
     def room(self) -> int:
-        """The names with commas or `and` between them, in bytes; too little for those of another chain too."""
+        """Bytes of the names with commas or `and` between them; too few for the names of another chain too."""
         return (self.options.hops + 1) * (_LETTERS_A_NAME + 2) + 4 if self.options.ask == "variables" else 8
 
     def draw(self, shared: Random, own: Random) -> Needle:
@@ -93,7 +86,7 @@ def _asked(ask: Literal["variables", "value"], chain: list[str], value: str) -> 
         "question": f"Which variables are equal to {value}?",
         "expected": tuple(chain),
         "answer_prefix": f"The variables equal to {value} are",
-        "target": f" {listed(chain)}",
+        "target": f" {join_words(chain)}",
     }
 
 

@@ -4,8 +4,8 @@ needle    k
 question  |
 answer    | | cbkapomfdeaghhbn
 
-Sixteen letters out of sixteen stand among dots; sixteen random ones would score 0.30. The cell's depth is that of one of them; the others stand by `--set placement=`, `spread` over the
-haystack as in the Mamba paper (Gu & Dao 2023, section 4.1.1), which takes 4,096 tokens. For models that read bytes.
+Sixteen letters out of an alphabet of sixteen stand among dots; sixteen random letters would score 0.30. The cell's depth is that of one of
+them; `--set placement=` places the others, `spread` over the haystack as in the Mamba paper (Gu & Dao 2023, section 4.1.1), which takes 4,096 tokens. For models that read bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from itertools import repeat
 from random import Random
 
-from nih.prompts.haystack import Source, symbols
-from nih.tasks._draw import Drawn, within
+from nih.prompts.haystack import HaystackSource, symbols
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _LETTERS = "abcdefghijklmnop"
@@ -32,28 +33,21 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Copy(Drawn):
-    """See the module's docstring. Default score `ordered`: the longest part of the sequence that was given, as a share of all."""
+class Copy(MultiNeedle):
+    """See the module's docstring. The default score is `ordered`: the longest correct part of the sequence, as a share of all."""
 
     options: Options
-    name: str = "copy"
-    version: int = 1
-    score: str = "ordered"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ()
+    score = "ordered"
+    haystack = "own"
+    stop = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, tokens=self.options.tokens)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, tokens=self.options.tokens)
 
     @property
     def room(self) -> int:
-        """As many tokens as are to be copied."""
+        """As many tokens as there are letters."""
         return self.options.tokens
 
     def draw(self, shared: Random, own: Random) -> Needle:
@@ -70,8 +64,8 @@ class Copy(Drawn):
             bare=True,
         )
 
-    def source(self) -> Source:
-        """Endless blanks."""
+    def source(self) -> HaystackSource:
+        """Return endless blanks."""
         return symbols("copy", f"copy-{self.version}", _blanks)
 
 

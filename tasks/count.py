@@ -1,11 +1,11 @@
-"""How many needles there are.
+"""Count the needles.
 
 needle    Maeve signed the guest book.
 question  How many people signed the guest book?
 answer    In digits, the number of people who signed the guest book is | 7
 
-Between `least` and `most` people sign, each number as likely as the others. The cell's depth is that of one of them; the others stand by
-`--set placement=`.
+Between `least` and `most` people sign, all numbers equally likely. The cell's depth is that of one of the needles; `--set placement=` places the
+others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from random import Random
 
 from nih.errors import UsageError
-from nih.tasks._draw import NAMES, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import NAMES, check_range
 from nih.types import Needle
 
 
@@ -28,30 +29,21 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Count(Drawn):
-    """See the module's docstring. Default score `first_number`: an answer that names several numbers counts by its first."""
+class Count(MultiNeedle):
+    """See the module's docstring. The default score is `first_number`: of several numbers in an answer the first one counts."""
 
     options: Options
-    name: str = "count"
-    version: int = 1
-    score: str = "first_number"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 6
+    score = "first_number"
+    room = 6
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
         o = self.options
-        within(self.name, 1, len(NAMES), least=o.least, most=o.most)
+        check_range(self.name, 1, len(NAMES), least=o.least, most=o.most)
         if o.least > o.most:
             raise UsageError(
                 f"task `count` has least={o.least} above most={o.most}; type `--set least={o.most}`"
             )
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """The order of names is shared, the number is fresh."""

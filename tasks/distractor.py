@@ -4,7 +4,7 @@ needle    The code of the oval chest on the third floor of Heron House is 481209
 question  What is the code of the oval chest on the third floor of Heron House?
 answer    The code of the oval chest on the third floor of Heron House is | 4812093
 
-`--set distractors=k` sets how many there are: "The code of the oval chest on the fifth floor of Heron House is 7710385."
+`--set distractors=k` chooses how many near-duplicates there are: "The code of the oval chest on the fifth floor of Heron House is 7710385."
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import ADJECTIVES, LONGEST, NOUNS, Drawn, distinct, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import ADJECTIVES, LONGEST, NOUNS, check_range, distinct
 from nih.types import Needle
 
 _FLOORS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
@@ -29,28 +30,19 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Distractor(Drawn):
-    """See the module's docstring. Default score `first_number`: naming the codes of several is no answer."""
+class Distractor(MultiNeedle):
+    """See the module's docstring. The default score is `first_number`: naming several codes is not an answer."""
 
     options: Options
-    name: str = "distractor"
-    version: int = 1
-    score: str = "first_number"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = LONGEST["numbers"] + 3
+    score = "first_number"
+    room = LONGEST["numbers"] + 3
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 0, 400, distractors=self.options.distractors)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 0, 400, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All but the asked code is shared."""
+        """Everything but the asked code is shared."""
         asked = [shared.choice(words) for words in _SLOTS]
         others = self._near(asked, shared)
         codes = distinct("numbers", shared, len(others))
@@ -67,7 +59,7 @@ class Distractor(Drawn):
         )
 
     def _near(self, asked: list[str], rng: Random) -> list[list[str]]:
-        """Different slots that differ from the asked ones in one place."""
+        """Draw different slots that differ from the asked ones in one place."""
         near: list[list[str]] = []
         while len(near) < self.options.distractors:
             slots = list(asked)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
+from nih.prompts.task import BaseTask
 from nih.types import Needle
 
 _FIRST = (
@@ -129,16 +130,12 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Fact:
-    """See the module's docstring. Default score `contains`: the answer is a short phrase, and models add words around it."""
+class Fact(BaseTask):
+    """See the module's docstring. The default score is `contains`: the answer is a short phrase, and models add words around it."""
 
     options: Options
-    name: str = "fact"
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 32
-    """The longest answers (a full name, a date, an object) take up to 27 bytes, so 32 hold them in any tokeniser."""
+    room = 32
+    """The longest answers (a full name, a date, an object) take up to 27 bytes, so 32 hold them in any tokenizer."""
 
     def needle(self, rng: Random) -> Needle:
         """Draw a kind of fact and fill it; distractors share no slot with it or with each other."""
@@ -147,7 +144,7 @@ class Fact:
         return replace(_needle(kind, asked), distractors=_statements(kind, others))
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` facts of one kind that can be asked for, and the distractors."""
+        """Return `count` facts of one kind that can be asked for, with the distractors."""
         kind = rng.choice(_KINDS)
         slots = _distinct_slots(rng, count + self.options.distractors)
         others = _statements(kind, slots[count:])
@@ -155,7 +152,7 @@ class Fact:
 
 
 def drawn(rng: Random) -> tuple[Needle, _Slots]:
-    """A fact, and the names in it."""
+    """Draw a fact, and return it with the names in it."""
     kind, slots = rng.choice(_KINDS), _draw(rng)
     return _needle(kind, slots), slots
 

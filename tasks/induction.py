@@ -1,10 +1,10 @@
-"""Induction heads, token by token: what followed the marker when it stood there before?
+"""Induction heads, token by token: which letter followed the marker when it came before?
 
 needle    $k
 question  $
 answer    $ | k
 
-The haystack is a random sequence of letters, each one token. With the marker there are 16 symbols, as in the Mamba paper's test (Gu & Dao 2023,
+The haystack is a random sequence of letters of one token each. There are 16 symbols with the marker, as in the Mamba paper's test (Gu & Dao 2023,
 section 4.1.2), which trains on 256 tokens. For models that read bytes.
 """
 
@@ -17,8 +17,9 @@ from itertools import count
 from random import Random
 from string import ascii_lowercase
 
-from nih.prompts.haystack import Source, symbols
-from nih.tasks._draw import within
+from nih.prompts.haystack import HaystackSource, symbols
+from nih.prompts.task import BaseTask
+from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _MARKER = "$"
@@ -27,40 +28,38 @@ _BLOCK = 8192
 
 @dataclass(frozen=True)
 class Options:
-    """`--set vocabulary=...` counts the symbols, the marker among them."""
+    """`--set vocabulary=...` chooses the number of symbols, the marker included."""
 
     vocabulary: int = 16
 
 
 @dataclass(frozen=True)
-class Induction:
-    """See the module's docstring. Default score `exact`: the answer is one token."""
+class Induction(BaseTask):
+    """See the module's docstring. The default score is `exact`: the answer is one token."""
 
     options: Options
-    name: str = "induction"
-    version: int = 1
-    score: str = "exact"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ()
-    room: int = 1
+    score = "exact"
+    haystack = "own"
+    stop = ()
+    room = 1
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 3, 27, vocabulary=self.options.vocabulary)
+        check_range(self.name, 3, 27, vocabulary=self.options.vocabulary)
 
     @property
     def _letters(self) -> str:
         return ascii_lowercase[: self.options.vocabulary - 1]
 
     def needle(self, rng: Random) -> Needle:
-        """The marker and the letter that follows it."""
+        """Draw the letter that follows the marker."""
         letter = rng.choice(self._letters)
         return Needle(
             text=_MARKER + letter, question=_MARKER, expected=(letter,), avoid=(_MARKER,), lead="", bare=True
         )
 
-    def source(self) -> Source:
-        """Endless random letters."""
+    def source(self) -> HaystackSource:
+        """Return endless random letters."""
         return symbols("induction", f"induction-{self.version}-{self.options.vocabulary}", self._blocks)
 
     def _blocks(self, stream: int) -> Iterator[str]:

@@ -5,9 +5,9 @@ others    Maeve carries the amber lantern.  Tariq waits in ...  Tariq carries ..
 question  Where is the amber lantern?
 answer    The amber lantern is in the | mossy pavilion
 
-The cell's depth is that of the place; the thing that leads to it, and then the facts about `distractors` other people, stand by
-`--set placement=`: `at=20` puts all of them there, `at=20,80` the thing at 20 and the others in turn. No fact depends on which comes first. A chain of
-two supporting facts as in bAbI (Weston et al. 2015) and BABILong (Kuratov et al. 2024).
+The cell's depth is that of the fact about the place. `--set placement=` places the fact about the thing that leads to it, and then the facts
+about `distractors` other people: `at=20` puts all of them at 20 %, `at=20,80` the thing at 20 % and the others in turn. No fact depends on which
+one comes first. This is a chain of two supporting facts as in bAbI (Weston et al. 2015) and BABILong (Kuratov et al. 2024).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import ADJECTIVES, NAMES, NOUNS, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import ADJECTIVES, NAMES, NOUNS, check_range
 from nih.types import Needle
 
 _PLACES = (
@@ -28,35 +29,25 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class Options:
-    """`--set distractors=...` chooses how many other people carry something somewhere, and where the other facts stand."""
+    """`--set distractors=...` chooses how many other people carry something somewhere, and where the other facts are placed."""
 
     distractors: int = 2
     placement: str = "spread"
 
 
 @dataclass(frozen=True)
-class Inference(Drawn):
-    """See the module's docstring. Default score `contains`: the place is two words that an answer may wrap in others."""
+class Inference(MultiNeedle):
+    """See the module's docstring. The default score is `contains`: the place is two words, and an answer may put others around them."""
 
     options: Options
-    name: str = "inference"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 24
+    room = 24
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 0, 100, distractors=self.options.distractors)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 0, 100, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All but the asked place is shared."""
+        """Everything but the asked place is shared."""
         count = 1 + self.options.distractors
         people = shared.sample(NAMES, count)
         looks, nouns = shared.sample(ADJECTIVES, count), shared.sample(NOUNS, count)

@@ -14,28 +14,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from nih.prompts.haystack import Source, records
-from nih.tasks._draw import LONGEST, Drawn, distinct, uuid
+from nih.prompts.haystack import HaystackSource, records
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, distinct, uuid
 from nih.types import Needle
 
 
 @dataclass(frozen=True)
 class Options:
-    """There is nothing to choose."""
+    """There are no options."""
 
 
 @dataclass(frozen=True)
-class KeyValue(Drawn):
-    """See the module's docstring. Default score `contains`: a UUID cannot stand in an answer by chance."""
+class KeyValue(MultiNeedle):
+    """See the module's docstring. The default score is `contains`: a UUID is not in an answer by chance."""
 
     options: Options
-    name: str = "kv"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ('"', "\n")
-    room: int = LONGEST["uuids"] + 2
-    placement: str = "spread"
+    haystack = "own"
+    stop = ('"', "\n")
+    room = LONGEST["uuids"] + 2
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """Two keys are shared: the asked one and the first of the object. The asked value is fresh."""
@@ -43,13 +40,13 @@ class KeyValue(Drawn):
         return _needle(_pair(first, uuid(shared)), key, uuid(own))
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` pairs that can be asked for."""
+        """Return `count` pairs that can be asked for."""
         first, *keys = distinct("uuids", rng, 1 + count)
         head = _pair(first, uuid(rng))
         return tuple(_needle(head, key, uuid(rng)) for key in keys)
 
-    def source(self) -> Source:
-        """Endless pairs of other keys."""
+    def source(self) -> HaystackSource:
+        """Return endless pairs of other keys."""
         return records("kv", f"kv-{self.version}", _pairs)
 
 

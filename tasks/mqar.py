@@ -1,13 +1,13 @@
-"""Multi-query associative recall, token by token: which value stood behind this key?
+"""Multi-query associative recall, token by token: which value came after this key?
 
 needle    qkM
 question  qk
 answer    qk | M
 
-A key is two small letters, its value one capital; blanks (dots) fill the haystack. `--set pairs=N` sets how many pairs the model has to hold,
-which decides what a state of constant size can do (Arora et al. 2023, Zoology). The cell's depth is that of the asked pair, the others stand
-by `--set placement=`. With `--set queries=q`, q - 1 other keys are asked before, each followed by its value; `--packed` asks for the pairs of
-all depths from one state. For models that read bytes.
+A key is two small letters, its value one capital letter; blanks (dots) fill the haystack. `--set pairs=N` chooses how many pairs the model has
+to remember, which decides what a state of constant size can do (Arora et al. 2023, Zoology). The cell's depth is that of the asked pair;
+`--set placement=` places the others. With `--set queries=q` the question first shows q - 1 other keys with their values; `--packed` asks for the
+pairs of all depths from one state. For models that read bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from itertools import product, repeat
 from random import Random
 from string import ascii_lowercase, ascii_uppercase
 
-from nih.prompts.haystack import Source, symbols
-from nih.tasks._draw import Drawn, within
+from nih.prompts.haystack import HaystackSource, symbols
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _KEYS = ["".join(pair) for pair in product(ascii_lowercase, repeat=2)]
@@ -28,7 +29,7 @@ _BLANK = "."
 
 @dataclass(frozen=True)
 class Options:
-    """`--set pairs=...` chooses how many pairs there are, how many are asked for, and where they stand."""
+    """`--set pairs=...` chooses how many pairs there are, how many are asked for, and where they are placed."""
 
     pairs: int = 8
     queries: int = 1
@@ -36,44 +37,37 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Mqar(Drawn):
-    """See the module's docstring. Default score `exact`: the answer is one token."""
+class Mqar(MultiNeedle):
+    """See the module's docstring. The default score is `exact`: the answer is one token."""
 
     options: Options
-    name: str = "mqar"
-    version: int = 1
-    score: str = "exact"
-    haystack: str = "own"
-    stop: tuple[str, ...] = ()
-    room: int = 1
+    score = "exact"
+    haystack = "own"
+    stop = ()
+    room = 1
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, len(_KEYS), pairs=self.options.pairs)
-        within(self.name, 1, self.options.pairs, queries=self.options.queries)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, len(_KEYS), pairs=self.options.pairs)
+        check_range(self.name, 1, self.options.pairs, queries=self.options.queries)
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All but the asked value is shared."""
+        """Everything but the asked value is shared."""
         keys = shared.sample(_KEYS, self.options.pairs)
         values = _values(shared, len(keys) - 1)
         rest = [v for v in ascii_uppercase if v not in values] or ascii_uppercase
         return self._needle(keys[0], own.choice(rest), _pairs(keys[1:], values))
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` pairs that can be asked for; what `pairs` wants beyond them stands among them."""
-        within(self.name, 1, len(_KEYS), pairs=count)
+        """Return `count` pairs that can be asked for; if `pairs` is larger, further pairs stand among them."""
+        check_range(self.name, 1, len(_KEYS), pairs=count)
         keys = rng.sample(_KEYS, max(count, self.options.pairs))
         values = _values(rng, len(keys))
         others = _pairs(keys[count:], values[count:])
         return tuple(self._needle(*pair, others) for pair in zip(keys[:count], values, strict=False))
 
-    def source(self) -> Source:
-        """Endless blanks."""
+    def source(self) -> HaystackSource:
+        """Return endless blanks."""
         return symbols("mqar", f"mqar-{self.version}", _blanks)
 
     def _needle(self, key: str, value: str, others: tuple[str, ...]) -> Needle:
@@ -90,7 +84,7 @@ class Mqar(Drawn):
 
 
 def _values(rng: Random, count: int) -> list[str]:
-    """Capitals, none of them more often than another by more than one, so that no value is a good guess."""
+    """Draw capital letters whose counts differ by at most one, so that no value is a good guess."""
     values = [v for _ in range(count // len(ascii_uppercase) + 1) for v in rng.sample(ascii_uppercase, 26)]
     return values[:count]
 

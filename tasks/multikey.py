@@ -4,8 +4,8 @@ needle    The number of lively-otter is 4812093.
 question  What is the number of lively-otter?
 answer    The number of lively-otter is | 4812093
 
-`--set keys=k` hides k needles of different keys (1: the only needle is asked for). `--set key=` and `value=` choose words, numbers or
-uuids, `--set placement=` where the needles stand that are not asked for. With one key on noise or prose and with four on prose, these are
+`--set keys=k` hides k needles with different keys (1: the only needle is asked for). `--set key=` and `value=` choose words, numbers or
+uuids; `--set placement=` places the needles that are not asked for. With one key on noise or prose and with four on prose, these are
 RULER's niah_single and niah_multikey_1 tasks (Hsieh et al. 2024).
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, NAMED, Kind, check_range, distinct
 from nih.types import Needle
 
 
@@ -29,32 +30,23 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Multikey(Drawn):
+class Multikey(MultiNeedle):
     """See the module's docstring."""
 
     options: Options
-    name: str = "multikey"
-    version: int = 1
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, keys=self.options.keys)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, keys=self.options.keys)
 
     @property
     def score(self) -> str:
-        """Numbers: `first_number`, so that listing all of them earns nothing. Else `contains`."""
+        """For numbers `first_number`, so that listing all of them earns nothing; else `contains`."""
         return "first_number" if self.options.value == "numbers" else "contains"
 
     @property
     def room(self) -> int:
-        """The value, a space and its full stop in bytes."""
+        """Bytes of the value, a space and a full stop."""
         return LONGEST[self.options.value] + 3
 
     def draw(self, shared: Random, own: Random) -> Needle:
@@ -67,7 +59,7 @@ class Multikey(Drawn):
         return self._needle(asked, value, sentences)
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` needles that can be asked for; what `keys` wants beyond them stands among them."""
+        """Return `count` needles that can be asked for; if `keys` is larger, further needles stand among them."""
         most = max(count, self.options.keys)
         keys, values = distinct(self.options.key, rng, most), distinct(self.options.value, rng, most)
         pairs = list(zip(keys, values, strict=True))

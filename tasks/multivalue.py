@@ -4,7 +4,7 @@ needle    The number of lively-otter is 4812093.
 question  What are all the numbers of lively-otter?
 answer    The numbers of lively-otter are | 4812093, 7710385, 2946017 and 5038862
 
-Each value stands in a needle of its own; the cell's depth is that of one of them, the others stand by `--set placement=`. RULER's
+Each value has a needle of its own. The cell's depth is that of one of them; `--set placement=` places the others. This is RULER's
 niah_multivalue (Hsieh et al. 2024).
 """
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import LONGEST, NAMED, Drawn, Kind, distinct, text_of, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import LONGEST, NAMED, Kind, check_range, distinct, text_of
 from nih.types import Needle
 
 
@@ -28,28 +29,18 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Multivalue(Drawn):
-    """See the module's docstring. Default score `contains`: the share of the values that was named, in any order."""
+class Multivalue(MultiNeedle):
+    """See the module's docstring. The default score is `contains`: the share of the values that were named, in any order."""
 
     options: Options
-    name: str = "multivalue"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 1, 1000, values=self.options.values)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 1, 1000, values=self.options.values)
 
     @property
     def room(self) -> int:
-        """The values with commas or `and` between them, in bytes."""
+        """Bytes of the values with commas or `and` between them."""
         return self.options.values * (LONGEST[self.options.value] + 3) + 5
 
     def draw(self, shared: Random, own: Random) -> Needle:

@@ -1,4 +1,4 @@
-"""A haystack made of nothing but needles, one of which is asked for by its key.
+"""A haystack made only of needles, one of which is asked for by its key.
 
 needle    The number of lively-otter is 4812093.
 question  What is the number of lively-otter?
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from nih.prompts.haystack import Source, records
+from nih.prompts.haystack import HaystackSource, records
+from nih.prompts.task import BaseTask
 from nih.tasks import multikey
 from nih.tasks._draw import NAMED, Kind, text_of
 from nih.types import Needle
@@ -29,35 +30,32 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Needles:
-    """See the module's docstring. Score, room and wording are those of `multikey`."""
+class Needles(BaseTask):
+    """See the module's docstring. Score, answer length and wording are those of `multikey`."""
 
     options: Options
-    name: str = "needles"
-    version: int = 1
-    haystack: str = "own"
-    stop: tuple[str, ...] = (".", "\n")
+    haystack = "own"
 
     @property
     def score(self) -> str:
-        """As `multikey`."""
+        """The same as in `multikey`."""
         return self._one_key.score
 
     @property
     def room(self) -> int:
-        """As `multikey`."""
+        """The same as in `multikey`."""
         return self._one_key.room
 
     def needle(self, rng: Random) -> Needle:
-        """The needle that is asked for."""
+        """Draw the needle that is asked for."""
         return self._one_key.needle(rng)
 
     def pack(self, rng: Random, count: int) -> tuple[Needle, ...]:
-        """`count` needles that can be asked for."""
+        """Return `count` needles that can be asked for."""
         return self._one_key.pack(rng, count)
 
-    def source(self) -> Source:
-        """Endless needles about other keys."""
+    def source(self) -> HaystackSource:
+        """Return endless needles about other keys."""
         return records(
             "needles", f"needles-{self.version}-{self.options.key}-{self.options.value}", self._sentences
         )

@@ -1,10 +1,10 @@
-"""In which order the needles stand.
+"""Name the needles in the order of their positions.
 
 needle    The next name on the list is Maeve.
 question  In which order do the names on the list appear?
 answer    The names, in their order, are | Tariq, Maeve, Uma and Felix
 
-The cell's depth is that of one of them; the others stand by `--set placement=`. The question names nobody, so repeating it scores 0.
+The cell's depth is that of one of them; `--set placement=` places the others. The question names nobody, so repeating it scores 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from nih.tasks._draw import NAMES, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import NAMES, check_range
 from nih.types import Needle
 
 
@@ -25,32 +26,23 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Order(Drawn):
-    """See the module's docstring. Default score `ordered`: the longest part of the order that was given, as a share of all."""
+class Order(MultiNeedle):
+    """See the module's docstring. The default score is `ordered`: the longest correct part of the order, as a share of all."""
 
     options: Options
-    name: str = "order"
-    version: int = 1
-    score: str = "ordered"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
+    score = "ordered"
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 2, 100, items=self.options.items)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 2, 100, items=self.options.items)
 
     @property
     def room(self) -> int:
-        """The names with commas or `and` between them, in bytes."""
+        """Bytes of the names with commas or `and` between them."""
         return self.options.items * (max(map(len, NAMES)) + 2) + 5
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All names but that at the cell's depth are shared."""
+        """All names but the one at the cell's depth are shared."""
         others = shared.sample(NAMES, self.options.items - 1)
         names = [own.choice([name for name in NAMES if name not in others]), *others]
         sentences = [_sentence(name) for name in names]

@@ -1,11 +1,11 @@
-"""A needle that shares no content word with its question: what the model knows has to join them.
+"""A needle that shares no content word with its question, so that the model needs its own knowledge to connect them.
 
 needle    Maeve has a flat next to the Colosseum.
 question  Who lives in Italy?
 answer    The one who lives in Italy is | Maeve
 
 Five kinds of knowledge: landmarks, animals, feast days, gems, words of thanks. `--set distractors=k` adds k facts of the same kind that answer
-another question: "Tariq has a flat next to the Louvre." The idea is NoLiMa's (Modarressi et al. 2025), the material was written for this project.
+another question: "Tariq has a flat next to the Louvre." The idea is that of NoLiMa (Modarressi et al. 2025); the material was written for this project.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from nih.tasks._draw import NAMES, Drawn, within
+from nih.prompts.task import MultiNeedle
+from nih.tasks._draw import NAMES, check_range
 from nih.types import Needle
 
 
 class Knowledge(NamedTuple):
-    """Pairs of what the needle says and what the question says, and the sentences around them."""
+    """Pairs of words for the needle and for its question, with the sentences around them."""
 
     statement: str
     question: str
@@ -88,35 +89,25 @@ _FEWEST = min(len(kind.pairs) for kind in KNOWLEDGE)
 
 @dataclass(frozen=True)
 class Options:
-    """`--set distractors=...` chooses how many facts of the same kind stand beside the asked one, and where."""
+    """`--set distractors=...` chooses how many facts of the same kind there are beside the asked one, and where they are placed."""
 
     distractors: int = 3
     placement: str = "spread"
 
 
 @dataclass(frozen=True)
-class Paraphrase(Drawn):
-    """See the module's docstring. Default score `contains`: the answer is a name, and models add words around it."""
+class Paraphrase(MultiNeedle):
+    """See the module's docstring. The default score is `contains`: the answer is a name, and models add words around it."""
 
     options: Options
-    name: str = "paraphrase"
-    version: int = 1
-    score: str = "contains"
-    haystack: str = "prose"
-    stop: tuple[str, ...] = (".", "\n")
-    room: int = 16
+    room = 16
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
-        within(self.name, 0, _FEWEST - 1, distractors=self.options.distractors)
-
-    @property
-    def placement(self) -> str:
-        """As the option says."""
-        return self.options.placement
+        check_range(self.name, 0, _FEWEST - 1, distractors=self.options.distractors)
 
     def draw(self, shared: Random, own: Random) -> Needle:
-        """All but the asked name is shared."""
+        """Everything but the asked name is shared."""
         kind = shared.choice(KNOWLEDGE)
         pairs = shared.sample(kind.pairs, 1 + self.options.distractors)
         others = shared.sample(NAMES, self.options.distractors)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from nih.prompts.task import BaseTask
 from nih.types import Needle
 
 INTRO = (
@@ -45,22 +46,21 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Passkey:
+class Passkey(BaseTask):
     """See the module's docstring. Answers end at a full stop; nothing but the answer room limits them otherwise."""
 
     options: Options
-    name: str = "passkey"
-    haystack: str = "noise"
-    stop: tuple[str, ...] = (".",)
+    haystack = "noise"
+    stop = (".",)
 
     @property
     def score(self) -> str:
-        """Digits: `first_number`, for a model may add words but must name the number first. Else `contains`."""
+        """For digits `first_number`: a model may add words but must name the number first; else `contains`."""
         return "first_number" if self.options.key == "digits" else "contains"
 
     @property
     def room(self) -> int:
-        """Enough for the key, a space and its full stop in bytes, so for any tokeniser."""
+        """Bytes of the key, a space and a full stop, which suffice in any tokenizer."""
         return {"digits": self.options.digits + 3, "string": 16, "words": 32}[self.options.key]
 
     def needle(self, rng: Random) -> Needle:

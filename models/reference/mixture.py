@@ -29,8 +29,9 @@ from nih.models.reference.texts import (
     short_text,
     whole_text,
 )
-from nih.prompts.builder import Builder, frame_of
+from nih.prompts.builder import Builder
 from nih.prompts.haystack import open_source
+from nih.prompts.source import frame_of
 from nih.protocols import OwnHaystack
 from nih.registry import load
 from nih.types import Cell, Sample
@@ -184,11 +185,11 @@ def _builder(
     key = f"{task}|{options}"
     shared = {} if task in _FRESH else _haystacks(task if own else haystack)
     return Builder(
-        made,
-        key,
-        TOKENIZER,
-        source,
-        frame_of(TOKENIZER, False, "", {}),
+        task=made,
+        task_key=key,
+        tokenizer=TOKENIZER,
+        source=source,
+        frame=frame_of(TOKENIZER, False, "", {}),
         seed=seed,
         one_haystack=True,
         packed=packed,

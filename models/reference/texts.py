@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nih.prompts.builder import Builder, frame_of
+from nih.prompts.builder import Builder
 from nih.prompts.haystack import open_source
+from nih.prompts.source import frame_of
 from nih.tasks import fact, passkey
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Cell, Needle, Sample
@@ -44,7 +45,15 @@ class Text(NamedTuple):
 def builder_of(task: str, haystack: str, seed: int) -> Builder:
     made = fact.Fact(fact.Options()) if task == "fact" else passkey.Passkey(passkey.Options())
     frame = frame_of(TOKENIZER, False, "", {})
-    return Builder(made, task, TOKENIZER, open_source(haystack), frame, seed=seed, one_haystack=True)
+    return Builder(
+        task=made,
+        task_key=task,
+        tokenizer=TOKENIZER,
+        source=open_source(haystack),
+        frame=frame,
+        seed=seed,
+        one_haystack=True,
+    )
 
 
 def whole_text(task: str, haystack: str, length: int, depth: float, seed: int) -> Text:

@@ -52,7 +52,7 @@ from nih.models.reference.texts import (
     short_text,
     whole_text,
 )
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.types import Cell
 
 

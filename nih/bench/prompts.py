@@ -34,9 +34,9 @@ def prompts(model: str, length: str, show: Callable[[str], None]) -> dict[str, f
 def _speed(model: str, task: str, length: str) -> float:
     options = RunOptions.of(model=model, task=task, lengths=length, depths="50", trials=1)
     job = prepare(options)
-    (cell,), (part,) = job.grid.cells(), job.parts
+    (cell,), (asked,) = job.grid.cells(), job.tasks
     # The first prompt pays for word lists and templates that all later ones use.
-    part.builder.sample(cell._replace(length=min(cell.length, 4096)), 1)
+    asked.prompts.sample(cell._replace(length=min(cell.length, 4096)), 1)
     start = time.process_time()
-    part.builder.sample(cell, 0)
+    asked.prompts.sample(cell, 0)
     return cell.length / (time.process_time() - start)

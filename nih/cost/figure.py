@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from nih.cost.label_places import Label, Points, place
 from nih.errors import StoreError, UsageError
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.text import length_label, sanitize
 
 _RC: Any = {

@@ -6,9 +6,9 @@ A chat template wraps the words of the user and leaves the answer prefix to the 
 
     [before][intro][haystack ...] [needle] [... haystack][question][after][answer prefix] | room
 
-With the question at the start it stands before the haystack, and only the answer prefix after it; `both` asks twice.
-Each piece is encoded by itself, so lengths add up; the haystack is cut to what is left of the length, and needles go in
-at the sentence edge nearest to the asked depth.
+`--question start` puts the question before the haystack and only the answer prefix after it; `both` asks twice.
+Each piece is encoded by itself, so that lengths add up. The haystack is cut to the rest of the length, and needles are inserted at the
+sentence edge nearest to their depth.
 
 Packed, one context holds a needle for each depth of the grid. The prompts of all depths are equal up to the question, but
 for the few tokens of haystack that make up for questions of different lengths.
@@ -17,7 +17,7 @@ for the few tokens of haystack that make up for questions of different lengths.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
@@ -26,47 +26,26 @@ import numpy as np
 
 from nih.errors import PromptError, UsageError
 from nih.options import Question
-from nih.prompts.grid import format_length
-from nih.prompts.haystack import Haystack, Source, build, stream_number
+from nih.prompts.grid import format_length, places
+from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
-from nih.protocols import Packs, Shares, Task, Tokenizer
+from nih.prompts.source import AROUND, Frame, Text
+from nih.protocols import Packs, SharedDraws, Task, Tokenizer
 from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
 
-AROUND = 200
-"""Characters of haystack kept on each side of the needle in the journal."""
 _REDRAWS = 1000
 _FILLERS = ("\n", " ")
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What stands around the user's words: BOS, or the two halves of a chat template."""
-
-    before: TokenIds
-    after: TokenIds
-    chat: bool
-    """Whether the assistant's turn begins with the answer prefix; if not, the prefix follows the question."""
-    repeats: bool = False
-    """Whether the answer may say the prefix again, and has room for it: a chat whose assistant's turn begins with nothing."""
-
-
-def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str, Any]) -> Frame:
-    """The frame for this tokeniser. Raises ModelError if a chat template is asked for and there is none."""
-    if not chat:
-        return Frame(tokenizer.opening, np.empty(0, np.int32), False)
-    before, after = tokenizer.chat_frame(system, options)
-    return Frame(before, after, True)
-
-
 class _Outside(NamedTuple):
-    """What stands around the haystack and its needles."""
+    """The pieces before and after the haystack with its needles."""
 
     ahead: tuple[TokenIds, ...]
     behind: tuple[TokenIds, ...]
 
     @property
     def tokens(self) -> int:
-        """Of all pieces."""
+        """Total number of tokens."""
         return sum(map(len, (*self.ahead, *self.behind)))
 
 
@@ -79,7 +58,7 @@ class _Insert(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """The needles of one context that can be asked for, and what stands around the haystack for each; then those that cannot."""
+    """The needles of one context that can be asked for, with the pieces around the haystack for each; then those that cannot."""
 
     needles: tuple[Needle, ...]
     hidden: tuple[TokenIds, ...]
@@ -88,12 +67,12 @@ class _Group(NamedTuple):
     others: tuple[TokenIds, ...]
 
     def left(self, tokens: int) -> list[int]:
-        """What is left to the haystack in prompts of `tokens` tokens, by needle."""
+        """Return the tokens left for the haystack in prompts of `tokens` tokens, by needle."""
         inside = sum(map(len, (*self.hidden, *self.distractors, *self.others)))
         return [tokens - inside - outside.tokens for outside in self.outside]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Builder:
     """Builds the samples of one task over a grid. A sample depends on its own cell and trial only, so any can be made alone.
 
@@ -104,7 +83,7 @@ class Builder:
     task_key: str
     """Name and options of the task, as text: it seeds the needles."""
     tokenizer: Tokenizer
-    source: Source
+    source: HaystackSource
     frame: Frame
     seed: int = 0
     room: int | None = None
@@ -114,6 +93,8 @@ class Builder:
     """Depths that share one context; () if each has its own."""
     name: str = ""
     """What a suite calls the task; default: the task's own name."""
+    fingerprint: str | None = None
+    """Hash of the file that the task comes from; None for a task that goes by its name."""
     thinking: int = 0
     """As in Sample."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
@@ -123,7 +104,7 @@ class Builder:
         """Raises UsageError."""
         if self.packed and not isinstance(self.task, Packs):
             raise UsageError(
-                f"task `{self.task.name}` cannot be packed, for its needles have no keys to ask for one by; leave out "
+                f"task `{self.task.name}` cannot be packed, because its needles have no keys to ask for one by; leave out "
                 "--packed, or type for example `--task multikey`"
             )
         if self.packed and self.question != "end":
@@ -138,7 +119,7 @@ class Builder:
 
     @property
     def label(self) -> str:
-        """What tables and figures call the task: its name, and what makes its prompts other than usual."""
+        """The name of the task in tables and figures, with what is unusual about its prompts."""
         # A single depth packs nothing: one needle is asked for, among no others than the task itself wants.
         if len(self.packed) > 1:
             return self._packed_label
@@ -150,15 +131,45 @@ class Builder:
     def _packed_label(self) -> str:
         return f"{self.name or self.task.name} (multi-key, {len(self.packed)} packed)"
 
-    def samples(self, grid: Grid) -> Iterator[Sample]:
-        """All samples of the grid, by cell, then trial. Raises PromptError, HaystackError."""
+    @property
+    def text(self) -> Text:
+        """Which text the needles are hidden in."""
+        return Text(self.source.name, self.source.fingerprint)
+
+    @property
+    def default_score(self) -> str:
+        """The score that the task itself asks for."""
+        return self.task.score
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: prompts that were built are as asked."""
+        return ()
+
+    def described(self) -> dict[str, Any]:
+        """Return what run.json says of the way in which the prompts are asked."""
+        return {"question": self.question, "packed": len(self.packed)}
+
+    def expected(self) -> Iterator[tuple[str, ...]]:
+        """Yield the expected answers of one needle; those of all others are of the same kind."""
+        yield self.task.needle(Random(0)).expected
+
+    def cells(self, grid: Grid) -> Grid:
+        """Return the whole grid."""
+        return grid
+
+    def total(self, grid: Grid) -> int:
+        """Return the number of samples in the grid."""
+        return sum(map(grid.trials.at, grid.lengths)) * len(grid.depths)
+
+    def samples(self, grid: Grid, limit: int | None = None) -> Iterator[Sample]:
+        """Yield all samples of the grid by cell, then trial; with a limit, the first ones. Raises PromptError, HaystackError."""
         longest = max(grid.lengths)
-        for cell in grid.cells():
-            for trial in range(grid.trials.at(cell.length)):
-                yield self.sample(cell, trial, longest)
+        for cell, trial in places(grid, limit):
+            yield self.sample(cell, trial, longest)
 
     def sample(self, cell: Cell, trial: int, longest: int | None = None) -> Sample:
-        """One sample. `longest` is the grid's greatest length, so that its haystack is made once."""
+        """Return one sample. `longest` is the greatest length of the grid, so that its haystack is made once."""
         haystack = self._haystack(trial, longest or cell.length)
         if self.packed:
             group = self._pack(cell, trial, haystack)
@@ -166,7 +177,7 @@ class Builder:
         return self._assemble(cell, trial, haystack, self._group((self._needle(cell, trial, haystack),)), 0)
 
     def _placement(self) -> Placement:
-        return parse_placement(self.task.placement if isinstance(self.task, Shares) else "spread")
+        return parse_placement(self.task.placement if isinstance(self.task, SharedDraws) else "spread")
 
     def _haystack(self, trial: int, tokens: int) -> Haystack:
         stream = stream_number(self.seed, 0 if self.one_haystack else trial, self.source)
@@ -179,7 +190,7 @@ class Builder:
         """Draw until the haystack does not give the answer away."""
         for attempt in range(_REDRAWS):
             own = _rng(f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}")
-            if isinstance(self.task, Shares):
+            if isinstance(self.task, SharedDraws):
                 needle = self.task.draw(self._shared("shared", cell, trial, attempt), own)
             else:
                 needle = self.task.needle(own)
@@ -188,7 +199,7 @@ class Builder:
         raise self._hopeless()
 
     def _pack(self, cell: Cell, trial: int, haystack: Haystack) -> _Group:
-        """The needles of all depths of a length and trial."""
+        """Return the needles of all depths of a length and trial."""
         assert isinstance(self.task, Packs)
         known = self._packs.get((cell.length, trial))
         for attempt in range(0 if known else _REDRAWS):
@@ -203,7 +214,7 @@ class Builder:
         return known
 
     def _shared(self, what: str, cell: Cell, trial: int, attempt: int = 0) -> Random:
-        """Chance that is the same at all depths of a length and trial."""
+        """Return a source of chance that is the same at all depths of a length and trial."""
         return _rng(f"{what}|{self.task_key}|{self.seed}|{cell.length}|{trial}|{attempt}")
 
     def _hopeless(self) -> PromptError:
@@ -241,7 +252,7 @@ class Builder:
         )
 
     def _again(self, needles: Iterable[Needle]) -> int:
-        """Room for a chat's answer to say the prefix once more, which its turn could not begin with."""
+        """Return the tokens in which a chat's answer can repeat the prefix with which its turn could not begin."""
         prefixes = [needle.answer_prefix for needle in needles if needle.answer_prefix]
         if not self.frame.repeats:
             return 0
@@ -277,7 +288,7 @@ class Builder:
         expected = _in_order(needle, starts) if needle.in_order else needle.expected
         edge = inserts[asked].edge
         return Sample(
-            id=identity(self._versioned, cell, trial, prompt, room, self.task.stop, expected, self.thinking),
+            id=sample_id(self._versioned, cell, trial, prompt, room, self.task.stop, expected, self.thinking),
             task=self.label,
             cell=cell,
             trial=trial,
@@ -298,12 +309,12 @@ class Builder:
 
     @property
     def version(self) -> int:
-        """The task's version; a task without one has its first."""
+        """The task's version; 1 for a task without one."""
         return int(getattr(self.task, "version", 1))
 
     @property
     def _versioned(self) -> str:
-        # A first version goes without saying, so that the ids of tasks from before there were versions stay.
+        # A first version is not named, so that the ids of tasks from before there were versions stay.
         # A single packed depth was labelled once; its prompts are what they were, and so are its ids.
         label = self._packed_label if self.packed else self.label
         return label if self.version == 1 else f"{label} v{self.version}"
@@ -311,7 +322,7 @@ class Builder:
     def _inserts(
         self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int, most: int
     ) -> list[_Insert]:
-        """Every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
+        """Return every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
         depths = self.packed or (cell.depth,)
         edges = [haystack.edge_near(depth / 100 * most, most) for depth in depths]
         key = f"places|{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}"
@@ -324,7 +335,7 @@ class Builder:
         return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
 
     def _fill(self, tokens: int) -> TokenIds:
-        """White space in place of a record that would have to be cut. Raises PromptError."""
+        """Return white space in place of a record that would have to be cut. Raises PromptError."""
         token = next((ids for ids in map(self.tokenizer.encode, _FILLERS) if len(ids) == 1), None)
         if token is None:
             raise PromptError(
@@ -344,17 +355,14 @@ def _gives_away(haystack: Haystack, needle: Needle, tokens: int) -> bool:
 
 
 def _in_order(needle: Needle, starts: Sequence[int]) -> tuple[str, ...]:
-    """The expected texts, each of which belongs to a needle, in the order of the needles' places."""
+    """Return the expected texts, each of which belongs to a needle, in the order of the needles' places."""
     return tuple(needle.expected[i] for i in sorted(range(len(starts)), key=starts.__getitem__))
 
 
 def _interleave(
     haystack: Haystack, inserts: Sequence[_Insert], asked: int, body: int
 ) -> tuple[list[TokenIds], list[int]]:
-    """The first `body` tokens of the haystack with the inserts at their edges.
-
-    Returns the pieces, and the position of each insert in them.
-    """
+    """Return the first `body` tokens of the haystack with the inserts at their edges, in pieces, and the position of each insert."""
     # The asked needle comes last among those at its own edge, so that the haystack follows it as asked.
     order = sorted(range(len(inserts)), key=lambda i: (inserts[i].edge, i == asked, i))
     pieces: list[TokenIds] = []
@@ -374,7 +382,7 @@ def _rng(key: str) -> Random:
     return Random(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big"))
 
 
-def identity(
+def sample_id(
     task: str,
     cell: Cell,
     trial: int,
@@ -384,8 +392,8 @@ def identity(
     expected: tuple[str, ...],
     thinking: int = 0,
 ) -> str:
-    """A sample's id: a hash of all that decides its prompt and its generation."""
-    # Thinking joins where there is some, so that other ids stay what they were.
+    """Return a sample's id: a hash of everything that decides its prompt and its generation."""
+    # Thinking joins only where there is some, so that other ids stay what they were.
     thought = (thinking,) if thinking else ()
     head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected, *thought))
     digest = hashlib.blake2b(head.encode(), digest_size=8)

@@ -17,7 +17,7 @@ _READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "js
 
 
 def column(spec: str) -> list[str]:
-    """All texts of a column, in order. Raises HaystackError, and UnknownName for a split or column that is not there."""
+    """Return all texts of a column, in order. Raises HaystackError, and UnknownName for a split or column that is not there."""
     name, _, rest = spec.partition(":")
     split, _, wanted = rest.partition(":")
     if not name or ":" in wanted:
@@ -62,6 +62,6 @@ def _load(name: str, spec: str) -> Any:
 def _reader(path: Path, spec: str) -> str:
     if path.suffix not in _READERS:
         raise HaystackError(
-            f"haystack `hf:{spec}` is no file of {', '.join(sorted(_READERS))}; convert it first"
+            f"haystack `hf:{spec}` is not a file of {', '.join(sorted(_READERS))}; convert it first"
         )
     return _READERS[path.suffix]

@@ -1,21 +1,25 @@
-"""Lengths, depths and trials: from what is typed to values, and back.
+"""Lengths, depths and trials: from text to values, and back.
 
 1k-128k        doubling from 1k (k = 1024, m = 1024 k); the end is included whether or not it is a doubling
 1k-128k:15     15 lengths, evenly spaced
 4k,32k,1000    as given
 0-100:11       depths in percent, evenly spaced
-5,64k:10       5 trials a cell, 10 from 64k on
+5,64k:10       5 trials per cell, 10 from 64k on
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from math import lcm
+from typing import TypeVar
 
 import numpy as np
 
 from nih.errors import GridError
-from nih.types import Grid, Trials
+from nih.types import Cell, Grid, Trials
 
+T = TypeVar("T")
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([km]?)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -24,6 +28,54 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 def parse(lengths: str, depths: str, trials: str | int) -> Grid:
     """Read the three axes. Raises GridError, which names the bad part."""
     return Grid(parse_lengths(lengths), parse_depths(depths), parse_trials(str(trials)))
+
+
+def places(grid: Grid, limit: int | None = None) -> list[tuple[Cell, int]]:
+    """Return every cell with every trial, by cell, then trial; with a limit, the first `limit` of them.
+
+    Those are trial 0 of every cell, then trial 1, and so on. Of a last incomplete round, any two lengths get numbers of samples that
+    differ by at most one, and so do any two depths. Which cells they are depends on the grid alone.
+    """
+    every = [(cell, trial) for cell in grid.cells() for trial in range(grid.trials.at(cell.length))]
+    if limit is None or limit >= len(every):
+        return every
+    first: set[tuple[Cell, int]] = set()
+    for trial in range(max(trial for _, trial in every) + 1):
+        lengths = [length for length in grid.lengths if trial < grid.trials.at(length)]
+        spread = _diagonals(lengths, grid.depths)[: limit - len(first)]
+        first |= {(cell, trial) for cell in spread}
+    return [place for place in every if place in first]
+
+
+def _diagonals(lengths: Sequence[int], depths: Sequence[float]) -> list[Cell]:
+    """Every cell once. Any run of cells from the beginning has each length and each depth equally often, give or take one.
+
+    Cell n has length n mod L and depth n mod D, where L and D count lengths and depths; each time that this comes round to where it
+    began, the depths move on by one.
+    """
+    lengths, depths = _far_apart(lengths), _far_apart(depths)[::-1]
+    lap = lcm(len(lengths), len(depths))
+    return [
+        Cell(lengths[n % len(lengths)], depths[(n + n // lap) % len(depths)])
+        for n in range(len(lengths) * len(depths))
+    ]
+
+
+def _far_apart(values: Sequence[T]) -> list[T]:
+    """The values in an order in which neighbours are far apart: by the reversed bits of their places (van der Corput 1935)."""
+    bits = max(len(values) - 1, 1).bit_length()
+    return sorted(values, key=lambda value: int(f"{values.index(value):0{bits}b}"[::-1], 2))
+
+
+def shares(limit: int | None, totals: Sequence[int]) -> list[int | None]:
+    """Share a limit out among tasks of `totals` samples: evenly, as far as a task has so many."""
+    if limit is None:
+        return [None] * len(totals)
+    given = [0] * len(totals)
+    for _ in range(min(limit, sum(totals))):
+        open_ = [i for i, total in enumerate(totals) if given[i] < total]
+        given[min(open_, key=given.__getitem__)] += 1
+    return list(given)
 
 
 def parse_length(text: str) -> int:
@@ -42,7 +94,7 @@ def parse_length(text: str) -> int:
 
 
 def format_length(tokens: int) -> str:
-    """Shortest exact spelling: 1024 -> `1k`, 1048576 -> `1m`, 1000 -> `1000`. `parse_length` reads it back."""
+    """Spell a length as short as is exact: 1024 -> `1k`, 1048576 -> `1m`, 1000 -> `1000`. `parse_length` reads it back."""
     for unit in ("m", "k"):
         if tokens and tokens % _UNITS[unit] == 0:
             return f"{tokens // _UNITS[unit]}{unit}"
@@ -50,24 +102,24 @@ def format_length(tokens: int) -> str:
 
 
 def format_depth(depth: float) -> str:
-    """A depth in percent without useless zeros: 50.0 -> `50`."""
+    """Spell a depth in percent without useless zeros: 50.0 -> `50`."""
     return f"{depth:g}"
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
-    """Ascending context lengths in tokens, without repeats. Raises GridError."""
+    """Read ascending context lengths in tokens, without repeats. Raises GridError."""
     lengths = {n for part in _parts(text, "lengths", "1k-128k") for n in _length_range(part)}
     return tuple(sorted(lengths))
 
 
 def parse_depths(text: str) -> tuple[float, ...]:
-    """Ascending depths in percent, without repeats. Raises GridError."""
+    """Read ascending depths in percent, without repeats. Raises GridError."""
     depths = {d for part in _parts(text, "depths", "0-100:11") for d in _depth_range(part)}
     return tuple(sorted(depths))
 
 
 def parse_trials(text: str) -> Trials:
-    """Trials a cell. Raises GridError."""
+    """Read the trials per cell. Raises GridError."""
     base: int | None = None
     steps: dict[int, int] = {}
     for part in _parts(text, "trials", "5,64k:10"):
@@ -86,7 +138,7 @@ def parse_trials(text: str) -> Trials:
 
 
 def format_trials(trials: Trials) -> str:
-    """The spelling that `parse_trials` reads back."""
+    """Spell trials as `parse_trials` reads them."""
     return ",".join([str(trials.base), *(f"{format_length(n)}:{k}" for n, k in trials.steps)])
 
 

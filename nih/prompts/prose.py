@@ -1,8 +1,19 @@
 """The `prose` haystack: endless seeded English in paragraphs.
 
-A paragraph stays in one scene of `nih.prompts.prose_words` (a bakery, a harbor, a law office ...) with two recurring actors,
-who do what one does there in the order of the day. Sentence frames are filled from the scene's actions, surroundings,
-sayings and things, and from pools of openers, tails and thoughts. All of the material was written for this project.
+A paragraph stays in one scene (a bakery, a harbor, a law office ...) with two recurring actors, who do what one does there in the order
+of the day. Sentence frames are filled from the scene's actions, surroundings, sayings and things, and from pools of openers, tails and
+thoughts. All of the material was written for this project; it lies in the folder prose/:
+
+scenes.txt  A scene is a block that starts with `# name`. Its fields hold entries separated by `;`: at (where), m f p (people: he, she, they),
+            do (actions in the order of the day, verb first, further verbs after `*`), is (what was going on around), say (things people
+            say), see (things that lie about).
+pools.txt   Openers, tails, thoughts and the like, in blocks of the same form.
+frames.txt  A frame is a sentence with slots. do.past, do.participle ... are forms of the actor's next action, other.past ... of the other
+            person's; my, your, our, their and his say whose voice an action is quoted in. actor is the actor by name or pronoun,
+            actor.name and other.name are names, statement is something said, query something asked; the rest are fields and pools.
+
+In scenes and pools `a/b` are alternatives, `_` is a space inside one, and an empty alternative drops the word. `~` is the actor's
+his/her/their/my/our, `^` he/she, `@` him/her, `&` himself/herself, `=` was/were, `+` the s of a verb in the present.
 
 Draws are 16-bit integers from SHAKE-128 of the seed, so a stream is the same on every machine and Python version.
 """
@@ -13,11 +24,10 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from hashlib import shake_128
+from importlib.resources import files
 from itertools import product
 from struct import unpack
 from typing import NamedTuple
-
-from nih.prompts.prose_words import FRAMES, POOLS, SCENES
 
 Variants = tuple[str, ...]
 Pool = tuple[Variants, ...]
@@ -88,11 +98,11 @@ def _third_person(verb: str) -> str:
 
 
 _FORMS: dict[str, Callable[[str], str]] = {
-    "v": _past,
-    "p": _participle,
-    "i": str,
-    "g": _gerund,
-    "s": _third_person,
+    "past": _past,
+    "participle": _participle,
+    "infinitive": str,
+    "gerund": _gerund,
+    "present": _third_person,
 }
 
 
@@ -128,6 +138,12 @@ _VOICES = {
     "y": _Voice("you", "your", "you", "yourself", "were", ""),
 }
 _CASTS = ("mf", "fm", "mf", "fm", "mp", "fp", "pm", "pf", "im", "if", "wm", "wf")
+
+
+def _blocks(name: str) -> list[str]:
+    """The blocks of a file of words, each of which begins with `# `."""
+    text = files("nih.prompts").joinpath("prose", f"{name}.txt").read_text(encoding="utf-8")
+    return [block for block in re.split(r"^# ", text.strip(), flags=re.MULTILINE) if block]
 
 
 def _fields(block: str) -> tuple[str, str]:
@@ -173,7 +189,7 @@ def _inflect(action: str, form: str) -> str:
 class _Scene(NamedTuple):
     people: dict[str, tuple[str, ...]]
     pools: dict[str, Pool]
-    """Pools by slot: at, is, see, U (statements), W (questions)."""
+    """Pools by slot, of _SCENE_SLOTS."""
     actions: Pool
 
 
@@ -183,7 +199,7 @@ def _pool(entries: list[str]) -> Pool:
 
 @cache
 def _scene_sources() -> tuple[str, ...]:
-    return tuple(block for block in re.split(r"^# ", SCENES.strip(), flags=re.MULTILINE) if block)
+    return tuple(_blocks("scenes"))
 
 
 @cache
@@ -197,8 +213,8 @@ def _scene(index: int) -> _Scene:
         "at": _pool(entries["at"]),
         "is": _pool(entries["is"]),
         "see": _pool(entries["see"]),
-        "U": _pool([entry for entry in said if entry[-1] != "?"]) + _general("remark", "y"),
-        "W": _pool([entry for entry in said if entry[-1] == "?"]) + _general("query", "y"),
+        "statement": _pool([entry for entry in said if entry[-1] != "?"]) + _general("remark", "y"),
+        "query": _pool([entry for entry in said if entry[-1] == "?"]) + _general("query", "y"),
     }
     return _Scene(people, pools, _pool(entries["do"]))
 
@@ -211,8 +227,8 @@ def _inflected(scene: int, form: str) -> Pool:
 @cache
 def _actions(scene: int, form: str, voice: str) -> Pool:
     """The scene's actions in a form of `_FORMS`, spoken of `voice`."""
-    if form == "s" and voice not in "mf":
-        form = "i"
+    if form == "present" and voice not in "mf":
+        form = "infinitive"
     return _spoken(_inflected(scene, form), voice)
 
 
@@ -223,40 +239,44 @@ def _spoken(pool: Pool, voice: str) -> Pool:
 
 @cache
 def _general(name: str, voice: str) -> Pool:
-    """A pool of POOLS, spoken of `voice`."""
+    """A pool of pools.txt, spoken of `voice`."""
     return _spoken(_general_sources()[name], voice)
 
 
 @cache
 def _general_sources() -> dict[str, Pool]:
-    blocks = [_fields(block) for block in re.split(r"^# ", POOLS.strip(), flags=re.MULTILINE) if block]
-    pools = {name: _pool(_entries(body)) for name, body in blocks}
+    pools = {name: _pool(_entries(body)) for name, body in map(_fields, _blocks("pools"))}
     for name in ("remark", "query"):
         pools[name] = tuple(tuple(text[0].upper() + text[1:] for text in group) for group in pools[name])
     return pools
 
 
 _QUOTED = {
-    "m": ("i", "i"),
-    "q": ("p", "i"),
-    "y": ("i", "y"),
-    "Q": ("p", "y"),
-    "o": ("i", "w"),
-    "z": ("i", "p"),
-    "pz": ("p", "p"),
-    "s_": ("s", "m"),
+    "my.infinitive": "i",
+    "my.participle": "i",
+    "your.infinitive": "y",
+    "your.participle": "y",
+    "our.infinitive": "w",
+    "their.infinitive": "p",
+    "their.participle": "p",
+    "his.present": "m",
 }
-"""Action slots with a voice of their own: slot -> (form, voice)."""
-_SCENE_SLOTS = ("at", "is", "see", "U", "W")
-_SLOTS = (
-    *("S", "N", "B"),
-    *_SCENE_SLOTS,
-    *("v", "p", "i", "g", "s", "V", "P", "I", "G", "S_"),
-    *_QUOTED,
+"""Action slots with a voice of their own: slot -> voice."""
+_SCENE_SLOTS = ("at", "is", "see", "statement", "query")
+_GENERAL_SLOTS = (
     *("opener", "time", "state", "adverb", "span", "tag", "mood", "work", "custom", "reason"),
-    *("tail", "head", "thought", "aside", "tail_B", "head_B", "thought_B", "aside_B"),
+    *("tail", "head", "thought", "aside", "other.tail", "other.head", "other.thought", "other.aside"),
 )
-_REGISTERS = (*("S", "N", "B"), *_SCENE_SLOTS, "do", *_SLOTS[_SLOTS.index("opener") :])
+_NAME_SLOTS = ("actor", "actor.name", "other.name")
+_SLOTS = (
+    *_NAME_SLOTS,
+    *_SCENE_SLOTS,
+    *(f"do.{form}" for form in _FORMS),
+    *(f"other.{form}" for form in _FORMS),
+    *_QUOTED,
+    *_GENERAL_SLOTS,
+)
+_REGISTERS = (*_NAME_SLOTS, *_SCENE_SLOTS, "do", *_GENERAL_SLOTS)
 """A register walks through the pools of its slot; all forms of the actions share `do`, so they follow each other."""
 
 Frame = tuple[str, tuple[tuple[int, int], ...]]
@@ -265,9 +285,7 @@ Frame = tuple[str, tuple[tuple[int, int], ...]]
 
 @cache
 def _frames(cast: str) -> dict[str, tuple[Frame, ...]]:
-    blocks = [
-        block.partition("\n") for block in re.split(r"^# ", FRAMES.strip(), flags=re.MULTILINE) if block
-    ]
+    blocks = [block.partition("\n") for block in _blocks("frames")]
     return {name: tuple(_frame(line, cast) for line in body.splitlines() if line) for name, _, body in blocks}
 
 
@@ -278,8 +296,8 @@ def _frame(line: str, cast: str) -> Frame:
     for mark, word in zip(_MARKS, other, strict=True):
         line = line.replace(f"{{B{mark}}}", word)
     line = actor.speak(line)
-    names = re.findall(r"{(\w+)}", line)
-    return re.sub(r"{\w+}", "%s", line), tuple((_SLOTS.index(name), _register(name)) for name in names)
+    names = re.findall(r"{([\w.]+)}", line)
+    return re.sub(r"{[\w.]+}", "%s", line), tuple((_SLOTS.index(name), _register(name)) for name in names)
 
 
 def _register(slot: str) -> int:
@@ -293,10 +311,10 @@ def _pools(scene: int, cast: str) -> tuple[Pool, ...]:
     pools: list[Pool] = [_scene(scene).pools[slot] for slot in _SCENE_SLOTS]
     pools += [_actions(scene, form, actor) for form in _FORMS]
     pools += [_actions(scene, form, other) for form in _FORMS]
-    pools += [_actions(scene, form, voice) for form, voice in _QUOTED.values()]
-    for slot in _SLOTS[_SLOTS.index("opener") :]:
-        name, _, whose = slot.partition("_")
-        pools.append(_general(name, other if whose else actor))
+    pools += [_actions(scene, slot.partition(".")[2], voice) for slot, voice in _QUOTED.items()]
+    for slot in _GENERAL_SLOTS:
+        name = slot.removeprefix("other.")
+        pools.append(_general(name, actor if name == slot else other))
     return tuple(pools)
 
 
@@ -304,9 +322,7 @@ def _draws(seed: int) -> Iterator[int]:
     """Endless 16-bit integers."""
     block = 0
     while True:
-        yield from unpack(
-            f"<{_BLOCK}H", shake_128(f"nih.prompts.prose/1 {seed} {block}".encode()).digest(2 * _BLOCK)
-        )
+        yield from unpack(f"<{_BLOCK}H", shake_128(f"nih.prose/1 {seed} {block}".encode()).digest(2 * _BLOCK))
         block += 1
 
 
@@ -330,7 +346,7 @@ def paragraphs(seed: int) -> Iterator[list[str]]:
 
 
 def _names(scene: int, cast: str, drawn: int) -> tuple[Pool, ...]:
-    """Pools of the slots S (name or pronoun), N (name) and B (the other's name)."""
+    """Pools of _NAME_SLOTS: the actor by name or pronoun, the actor by name, the other person by name."""
     pronoun = _VOICES[cast[0]].subject
     people = _scene(scene).people
     own, others = people.get(cast[0], (pronoun,)), people[cast[1]]

@@ -1,4 +1,4 @@
-"""What `--task` means: a name, a file of prompts made elsewhere, or a task that a YAML file describes.
+"""A task that a YAML file describes: `--task FILE.yaml`.
 
     needle: The harbour master of {city} keeps a {animal}.
     question: Which animal does the harbour master of {city} keep?
@@ -18,53 +18,28 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
+from nih.coerce import Count, build, convert, entry, mapping
 from nih.errors import UnknownName, UsageError
-from nih.options import PROMPTS
-from nih.prompts.imported import open_file
-from nih.prompts.yaml_file import Fields, read
-from nih.registry import load
+from nih.prompts.yaml_file import read
 from nih.types import Needle
 
-_ENDINGS = (".yaml", ".yml")
-_TEMPLATES = ("needle", "question", "answer_prefix", "intro")
-_KNOWN = (*_TEMPLATES, "answer", "words", "name", "score", "haystack", "stop", "room", "version")
 _PLACE = re.compile(r"\{([^{}]*)\}")
-
-
-def task_module(spec: str) -> Any:
-    """What has `Options` and makes the task. Raises UnknownName, UsageError."""
-    if spec.startswith(PROMPTS):
-        return open_file(spec.removeprefix(PROMPTS))
-    if spec.endswith(_ENDINGS):
-        task = read_task(Path(spec).expanduser())
-        return SimpleNamespace(Options=NoOptions, task=lambda _: task)
-    if spec.removesuffix(".gz").endswith((".jsonl", ".json")):
-        raise UsageError(f"task `{spec}` is a file of prompts; type `--task {PROMPTS}{spec}`")
-    return load("tasks", spec)
-
-
-def label_of(spec: str) -> str:
-    """What a run of this task is called after: its name, or that of its file."""
-    if spec.startswith(PROMPTS) or spec.endswith(_ENDINGS):
-        return Path(spec.removeprefix(PROMPTS).removesuffix(".gz")).stem
-    return spec
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """All is in the file."""
+    """No options: everything is in the file."""
 
 
 @dataclass(frozen=True)
 class TemplateTask:
-    """A task made of templates and word lists. Each word list gives one word a sample; templates name them in braces."""
+    """A task made of templates and word lists. Each word list gives one word per sample; templates name them in braces."""
 
     name: str
     needle_text: str
@@ -82,7 +57,7 @@ class TemplateTask:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all it says: it seeds the needles, wherever the file lies."""
+        """SHA-256 of its content: it seeds the needles, wherever the file lies."""
         said = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -99,27 +74,51 @@ class TemplateTask:
         )
 
 
+@dataclass(frozen=True)
+class _File:
+    """The keys of such a file."""
+
+    needle: str
+    question: str
+    answer: tuple[str, ...]
+    words: Any = None
+    answer_prefix: str = ""
+    intro: str = ""
+    name: str | None = None
+    score: str = "contains"
+    haystack: str = "prose"
+    stop: tuple[str, ...] = (".", "\n")
+    room: Count | None = None
+    version: Count = 1
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A word list that is a number."""
+
+    digits: Count
+
+
 def read_task(path: Path) -> TemplateTask:
-    """A task from its file. Raises UsageError for templates that give the answer away, or do not hold it."""
+    """Read a task from its file. Raises UsageError for templates that give the answer away, or do not hold it."""
     whose = f"task `{path.name}`"
-    fields = Fields(read(path, "task"), whose, _KNOWN)
-    words = _word_lists(fields.values.get("words", {}), whose)
-    texts = {key: fields.text(key, "" if key in ("answer_prefix", "intro") else None) for key in _TEMPLATES}
-    answers = fields.texts("answer")
-    _check(texts, answers, words, whose)
+    values = mapping(read(path, "task"), whose, [field.name for field in fields(_File)])
+    file = build(_File, values, f"key of {whose}", entry(whose))
+    words = _word_lists(file.words, whose)
+    _check(file, words, whose)
     return TemplateTask(
-        fields.text("name", path.stem),
-        texts["needle"],
-        texts["question"],
-        answers,
-        texts["answer_prefix"],
-        texts["intro"],
-        words,
-        fields.text("score", "contains"),
-        fields.text("haystack", "prose"),
-        fields.texts("stop", (".", "\n")),
-        fields.count("room") or _longest(answers, words) + 3,
-        fields.count("version") or 1,
+        name=file.name or path.stem,
+        needle_text=file.needle,
+        question=file.question,
+        answers=file.answer,
+        answer_prefix=file.answer_prefix,
+        intro=file.intro,
+        words=words,
+        score=file.score,
+        haystack=file.haystack,
+        stop=file.stop,
+        room=file.room or _longest(file.answer, words) + 3,
+        version=file.version,
     )
 
 
@@ -128,33 +127,30 @@ def _word_lists(values: Any, whose: str) -> dict[str, tuple[str, ...] | int]:
         raise UsageError(
             f"{whose} has no word lists; write `words:` and below it lines like `city: [Lisbon, Oslo]`"
         )
-    lists = Fields(values, f"`words` of {whose}", tuple(values))
-    return {str(name): _word_list(lists, name, whose) for name in values}
+    return {str(name): _word_list(name, value, whose) for name, value in values.items()}
 
 
-def _word_list(lists: Fields, name: Any, whose: str) -> tuple[str, ...] | int:
+def _word_list(name: Any, value: Any, whose: str) -> tuple[str, ...] | int:
     if not isinstance(name, str) or not name.isidentifier():
         raise UsageError(
             f"`{name}` in `words` of {whose} cannot stand in braces; use letters, digits and `_`"
         )
-    if isinstance(lists.values[name], Mapping):
-        digits = Fields(lists.values[name], f"`{name}` of {whose}", ("digits",)).count("digits")
-        if digits is None:
-            raise UsageError(
-                f"`{name}` of {whose} has no `digits`; write for example `{name}: {{digits: 6}}`"
-            )
-        return digits
-    found = lists.texts(name)
-    if len(set(found)) < max(2, len(found)):
+    if isinstance(value, Mapping):
+        of = f"`{name}` of {whose}"
+        return build(_Number, value, f"key of {of}", entry(of)).digits
+    words: tuple[str, ...] = convert(value, tuple[str, ...], entry(f"`words` of {whose}")(name, value))
+    if len(set(words)) < max(2, len(words)):
         raise UsageError(
             f"`{name}` of {whose} has too few words or one twice; list at least two different ones"
         )
-    return found
+    return words
 
 
-def _check(texts: Mapping[str, str], answers: tuple[str, ...], words: Mapping[str, Any], whose: str) -> None:
-    used = {key: _places(text, words, f"`{key}` of {whose}") for key, text in texts.items()}
-    for answer in answers:
+def _check(file: _File, words: Mapping[str, Any], whose: str) -> None:
+    """Raise UsageError where nobody could answer, or everybody."""
+    templates = ("needle", "question", "answer_prefix", "intro")
+    used = {key: _places(getattr(file, key), words, f"`{key}` of {whose}") for key in templates}
+    for answer in file.answer:
         asked = _places(answer, words, f"`answer` of {whose}")
         if not asked:
             raise UsageError(f"`answer` of {whose} is the same in every sample; name a word list in braces")
@@ -166,7 +162,7 @@ def _check(texts: Mapping[str, str], answers: tuple[str, ...], words: Mapping[st
 
 
 def _places(template: str, words: Mapping[str, Any], whose: str) -> set[str]:
-    """Names in braces. Raises UnknownName, UsageError."""
+    """Return the names in braces. Raises UnknownName, UsageError."""
     names = set(_PLACE.findall(template))
     for name in names - set(words):
         raise UnknownName.of(f"word list in {whose}", name, words)
@@ -186,7 +182,7 @@ def _filled(template: str, drawn: Mapping[str, str]) -> str:
 
 
 def _longest(answers: tuple[str, ...], words: Mapping[str, tuple[str, ...] | int]) -> int:
-    """Most bytes that the answers take, joined."""
+    """Return the most bytes that the answers take, joined."""
 
     def most(match: re.Match[str]) -> str:
         choice = words[match[1]]

@@ -27,14 +27,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from nih import scores as scoring
 from nih.cost import figure as cost_figure
 from nih.errors import UnknownName, UsageError
 from nih.report import tasks as suite_report
 from nih.report.page import Shown, render
 from nih.report.terminal import State, state
 from nih.stats import results as stats
+from nih.stats.intervals import Interval, wilson
 from nih.store import run as store
+from nih.store.files import write_atomic
 from nih.store.run import StoredRun
 from nih.text import depth_label, length_label, sanitize
 from nih.types import FAILURES, Cell
@@ -58,7 +59,7 @@ class Overall(NamedTuple):
     n: int
     accuracy: float
     """NaN where n = 0."""
-    interval: scoring.Interval
+    interval: Interval
 
     def __str__(self) -> str:
         if not self.n:
@@ -133,11 +134,7 @@ def _stored(run: StoredRun | Path) -> StoredRun:
 
 def _rescored(run: StoredRun, score: str | None) -> StoredRun:
     """The run as it would be had it been scored by `score`."""
-    if score is None:
-        return run
-    return replace(
-        run, rows=[{**row, "score": scoring.rescore(row, score), "score_name": score} for row in run.rows]
-    )
+    return run.rescored(score)
 
 
 def _tasks(manifest: Mapping[str, Any]) -> list[str]:
@@ -190,25 +187,25 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     run = _rescored(stored, score)
     table = cells(run)
     png, svg = _figures(run, table)
-    store.write_atomic(run_path / "samples.csv", _csv(samples(run)))
-    store.write_atomic(run_path / "cells.csv", _csv(table))
-    store.write_atomic(run_path / "heatmap.png", png)
-    store.write_atomic(run_path / "heatmap.svg", svg)
+    write_atomic(run_path / "samples.csv", _csv(samples(run)))
+    write_atomic(run_path / "cells.csv", _csv(table))
+    write_atomic(run_path / "heatmap.png", png)
+    write_atomic(run_path / "heatmap.svg", svg)
     if (run_path / "cost.csv").exists():
-        store.write_atomic(
+        write_atomic(
             run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
         )
     by_task = suite_report.table(run) if len(stats.tasks(run.manifest, run.rows)) > 1 else None
     tasks = None if by_task is None else suite_report.on_page(by_task)
-    store.write_atomic(run_path / "report.html", render([on_page(run)], tasks=tasks))
+    write_atomic(run_path / "report.html", render([on_page(run)], tasks=tasks))
     for name, records in _axes(run).items():
-        store.write_atomic(run_path / name, _csv(records))
+        write_atomic(run_path / name, _csv(records))
     if by_task is not None:
-        store.write_atomic(run_path / "tasks.csv", suite_report.csv(by_task))
-        store.write_atomic(run_path / "tasks.md", suite_report.markdown(by_task))
-        store.write_atomic(run_path / "tasks.png", suite_report.image(run, by_task))
+        write_atomic(run_path / "tasks.csv", suite_report.csv(by_task))
+        write_atomic(run_path / "tasks.md", suite_report.markdown(by_task))
+        write_atomic(run_path / "tasks.png", suite_report.image(run, by_task))
     statistics = json.dumps(stats.summary(run.manifest, run.rows), indent=2, allow_nan=False)
-    store.write_atomic(run_path / "statistics.json", statistics.encode() + b"\n")
+    write_atomic(run_path / "statistics.json", statistics.encode() + b"\n")
     return {"score": _score_name(run), "interval": overall(run).interval.method}
 
 
@@ -495,7 +492,7 @@ def _heading(table: pd.DataFrame, total: Overall, score: str) -> str:
 def _pooled(table: pd.DataFrame) -> Overall:
     """Overall result where only the cells are known; Wilson's interval is at least as wide as any of scores in [0, 1]."""
     n, correct = int(table["n"].sum()), math.fsum(table["correct"])
-    return Overall(n, correct / n if n else math.nan, scoring.Interval(*scoring.wilson(correct, n), "wilson"))
+    return Overall(n, correct / n if n else math.nan, Interval(*wilson(correct, n), "wilson"))
 
 
 def _middle_cut(text: str, most: int) -> str:

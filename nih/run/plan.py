@@ -1,28 +1,26 @@
-"""What a run would ask and read, before any weights are loaded: what `nih plan` prints."""
+"""What a run would ask and read, counted before any weights are loaded: what `nih plan` prints."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
-from nih.inference.prefix_plan import Plan
+from nih.inference.prefix_plan import PrefixPlan
 from nih.inference.shards import loss, split
 from nih.protocols import Engine, Model
 from nih.run.job import Job
 
 
-def cost(job: Job) -> dict[str, Any]:
-    """What `nih plan` prints: cells, prompts, tokens, and the memory of the states that the walk holds, in bytes."""
+def plan(job: Job) -> dict[str, Any]:
+    """Count the cells, prompts and tokens of a run, and the bytes of the states that the walk holds."""
     plan_ = job.plan
     return {
         "model": job.options.model,
-        **(_extents(job) if job.suite else {"task": job.parts[0].builder.label}),
+        **(_extents(job) if job.suite else {"task": job.tasks[0].prompts.label}),
         "lengths": list(job.grid.lengths),
         "depths": list(job.grid.depths),
-        "cells": sum(len(part.grid.lengths) * len(part.grid.depths) for part in job.parts),
+        "cells": sum(len(task.grid.lengths) * len(task.grid.depths) for task in job.tasks),
         "prompts": len(job.samples),
-        **({"adaptive": {**asdict(job.rule), "note": "figures of the first round"}} if job.rule else {}),
         "over_limit": len(job.samples) - len(plan_.samples),
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
@@ -33,7 +31,7 @@ def cost(job: Job) -> dict[str, Any]:
 
 
 def _split(job: Job) -> dict[str, Any]:
-    """What --workers reads more than one process, as far as no worker dies."""
+    """Count the tokens that several workers read more than one process does, if no worker dies."""
     options, plan_ = job.options, job.plan
     if options.workers is None:
         return {}
@@ -43,25 +41,25 @@ def _split(job: Job) -> dict[str, Any]:
 
 
 def _extents(job: Job) -> dict[str, Any]:
-    """What each task of a suite asks."""
+    """Count what each task of a suite asks."""
     assert job.suite
     prompts = Counter(sample.task for sample in job.samples)
     return {
         "suite": job.suite.name,
         "tasks": [
             {
-                "task": part.builder.label,
-                "lengths": list(part.grid.lengths),
-                "depths": list(part.grid.depths),
-                "prompts": prompts[part.builder.label],
+                "task": task.prompts.label,
+                "lengths": list(task.grid.lengths),
+                "depths": list(task.grid.depths),
+                "prompts": prompts[task.prompts.label],
             }
-            for part in job.parts
+            for task in job.tasks
         ],
     }
 
 
-def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
-    """Marks and states of a walk; an engine sees to its own memory."""
+def _memory(model: Model | Engine, plan_: PrefixPlan) -> dict[str, int]:
+    """Return the marks and the bytes of the states of a walk; an engine sees to its own memory."""
     if isinstance(model, Engine):
         return {}
     state = model.state_bytes

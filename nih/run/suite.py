@@ -1,12 +1,12 @@
-"""Suites: several tasks in one run, as a small YAML file says. Those of nih/suites/ go by their name.
+"""Suites: several tasks in one run, listed in a small YAML file. Those of nih/suites/ go by their name.
 
 about: one line for the report
-lengths: 4k-32k          # lengths, depths, trials, question, packed, score: of all tasks that say nothing else
+lengths: 4k-32k          # lengths, depths, trials, question, packed and score hold for all tasks that do not set them
 trials: 5
 tasks:
   - passkey
   - task: multikey
-    name: eight keys     # what tables call it; needed where two entries are of one task
+    name: eight keys     # its name in tables; needed if two entries are of one task
     set: {keys: 8}       # as --set
     haystack: noise
     trials: 10
@@ -15,23 +15,21 @@ tasks:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from nih.coerce import build, entry, mapping
 from nih.errors import UnknownName, UsageError
-from nih.options import RunOptions
-from nih.prompts.yaml_file import Fields, read
-
-_SHARED = ("lengths", "depths", "trials", "question", "packed", "score")
-_DEFAULTS = {"lengths": "1k-8k", "depths": "0-100:11", "trials": "5"}
-_QUESTIONS = ("start", "end", "both")
+from nih.options import Question, Resolved, RunOptions, resolve
+from nih.prompts.yaml_file import read
+from nih.scores import find
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One task of a suite; what it does not say is None and the run's default."""
+    """One task of a suite; None stands for the run's default."""
 
     task: str
     name: str = ""
@@ -47,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite's file says, its defaults already in its entries."""
+    """The content of a suite's file, its defaults already in its entries."""
 
     name: str
     about: str
@@ -55,33 +53,23 @@ class Suite:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Suite:
-        """The suite that `as_values` described."""
+        """Return the suite that `as_values` described."""
         entries = tuple(Entry(**{**entry, "set": tuple(entry["set"])}) for entry in values["entries"])
         return cls(values["name"], values["about"], entries)
 
     def as_values(self) -> dict[str, Any]:
-        """JSON values, for run.json: the run can be built again without the file."""
+        """Return JSON values for run.json, from which the run can be built again without the file."""
         return asdict(self)
 
-    def asked(self, options: RunOptions) -> Iterator[tuple[str, RunOptions]]:
-        """Name and options of each task: the run's, and where a length, depth, trial count or score was typed, that in all."""
-        for entry in self.entries:
+    def asked(self, options: RunOptions) -> Iterator[tuple[str, Resolved]]:
+        """Yield name and options of each task: the run's, but what was typed of lengths, depths, trials and score goes for all tasks."""
+        for each in self.entries:
             typed = {key: getattr(options, key) for key in ("lengths", "depths", "trials", "score")}
-            own: dict[str, Any] = {key: value or getattr(entry, key) for key, value in typed.items()}
-            if entry.question:
-                own["question"] = entry.question
-            yield (
-                entry.name,
-                replace(
-                    options,
-                    suite=None,
-                    task=entry.task,
-                    set=entry.set,
-                    haystack=entry.haystack,
-                    packed=entry.packed,
-                    **own,
-                ),
-            )
+            own: dict[str, Any] = {key: value or getattr(each, key) for key, value in typed.items()}
+            if each.question:
+                own["question"] = each.question
+            own |= {"task": each.task, "set": each.set, "haystack": each.haystack, "packed": each.packed}
+            yield each.name, resolve(replace(options, suite=None, **own))
 
     def check(self, scores: Mapping[str, str], tasks: int) -> None:
         """Raise UsageError for `tasks` tasks that cannot be in one run. `scores`: the score of each, by what tables call it."""
@@ -89,70 +77,99 @@ class Suite:
             raise UsageError(
                 f"suite `{self.name}` has two tasks of one name among {', '.join(f'`{s}`' for s in scores)}; give one of them a `name`"
             )
-        if "likelihood" in scores.values() and len(set(scores.values())) > 1:
+        rated = [score for score in scores.values() if find(score).needs == "loglikelihood"]
+        if rated and len(rated) < tasks:
             raise UsageError(
-                f"suite `{self.name}` scores some tasks by `likelihood` and others not; type `--score likelihood` for all, or leave it out"
+                f"suite `{self.name}` scores some tasks by `{rated[0]}` and others not; type `--score {rated[0]}` for all, or leave it out"
             )
 
 
 def names() -> list[str]:
-    """The suites that come with nih."""
+    """Return the names of the suites that come with nih."""
     folder = files("nih").joinpath("suites")
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
+def about(name: str) -> str:
+    """Return what a suite that comes with nih is about, without a look at its tasks."""
+    return str(read(_path(name), "suite").get("about", ""))
+
+
+def _path(name: str) -> Path:
+    return Path(str(files("nih").joinpath("suites", f"{name}.yaml")))
+
+
 def read_suite(spec: str) -> Suite:
-    """The suite that `--suite` means: a name, or a file. Raises UnknownName, UsageError."""
+    """Return the suite that `--suite` means: a name, or a file. Raises UnknownName, UsageError."""
     if spec in names():
-        return _suite(spec, Path(str(files("nih").joinpath("suites", f"{spec}.yaml"))))
+        return _suite(spec, _path(spec))
     if not spec.endswith((".yaml", ".yml")):
         raise UnknownName.of("suite", spec, names(), "A .yaml file works too")
     return _suite(Path(spec).stem, Path(spec).expanduser())
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """The keys that a file may have for all of its tasks and for one."""
+
+    lengths: str | None = None
+    depths: str | None = None
+    trials: str | None = None
+    question: Question | None = None
+    packed: bool | None = None
+    score: str | None = None
+
+
+@dataclass(frozen=True)
+class _File(_Shared):
+    """The keys of a suite's file."""
+
+    about: str = ""
+    tasks: Any = None
+
+
+@dataclass(frozen=True)
+class _Task(_Shared):
+    """The keys of one task in it; `task` has no default."""
+
+    task: str | None = None
+    name: str = ""
+    set: Any = None
+    haystack: str | None = None
+
+
+_DEFAULTS = _Shared(Resolved.lengths, Resolved.depths, Resolved.trials, packed=False)
+
+
 def _suite(name: str, path: Path) -> Suite:
     whose = f"suite `{path.name}`"
-    top = Fields(read(path, "suite"), whose, ("about", "tasks", *_SHARED))
-    listed = top.values.get("tasks")
-    if not isinstance(listed, list) or not listed:
+    values = mapping(read(path, "suite"), whose, [field.name for field in fields(_File)])
+    top = build(_File, values, f"key of {whose}", entry(whose))
+    if not isinstance(top.tasks, list) or not top.tasks:
         raise UsageError(f"{whose} lists no tasks; write `tasks:` and below it lines like `- passkey`")
-    entries = tuple(_entry(top, value, f"task {number} of {whose}") for number, value in enumerate(listed, 1))
-    return Suite(name, top.text("about", ""), entries)
+    entries = (_entry(top, value, f"task {n} of {whose}") for n, value in enumerate(top.tasks, 1))
+    return Suite(name, top.about, tuple(entries))
 
 
-def _entry(top: Fields, value: Any, whose: str) -> Entry:
-    own = Fields(
-        {"task": value} if isinstance(value, str) else value,
-        whose,
-        ("task", "name", "set", "haystack", *_SHARED),
-    )
+def _entry(top: _File, value: Any, whose: str) -> Entry:
+    values = {"task": value} if isinstance(value, str) else mapping(value, whose)
+    own = build(_Task, values, f"key of {whose}", entry(whose))
+    if not own.task:
+        raise UsageError(f"{whose} has no `task`; write `task: ...`")
 
-    def of(key: str) -> str | None:
-        return own.maybe(key) or top.maybe(key) or _DEFAULTS.get(key)
+    def first(key: str) -> Any:
+        said = (getattr(each, key) for each in (own, top, _DEFAULTS))
+        return next((value for value in said if value is not None), None)
 
-    question = of("question")
-    if question not in (None, *_QUESTIONS):
-        raise UsageError(f"`question` of {whose} is `{question}`, none of `start`, `end`, `both`")
-    return Entry(
-        task=own.text("task"),
-        name=own.text("name", ""),
-        set=_pairs(own.values.get("set", {}), f"`set` of {whose}"),
-        lengths=of("lengths"),
-        depths=of("depths"),
-        trials=of("trials"),
-        haystack=own.maybe("haystack"),
-        question=question,
-        packed=own.flag("packed") if "packed" in own.values else top.flag("packed"),
-        score=of("score"),
-    )
+    shared = {field.name: first(field.name) for field in fields(_Shared)}
+    pairs = _pairs(own.set or {}, f"`set` of {whose}")
+    return Entry(task=own.task, name=own.name, set=pairs, haystack=own.haystack, **shared)
 
 
 def _pairs(values: Any, whose: str) -> tuple[str, ...]:
-    """A mapping as KEY=VALUE texts; the task itself checks them, as it does what is typed after --set."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{whose} is no mapping; write for example `set: {{keys: 8}}`")
+    """Return a mapping as KEY=VALUE texts; the task itself checks them, as it does what is typed after --set."""
     pairs = []
-    for key, value in values.items():
+    for key, value in mapping(values, whose).items():
         if not isinstance(value, str | int | float):
             raise UsageError(
                 f"`{key}` in {whose} is `{value!r}`, but must be text, a number, `true` or `false`"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nih.scores import interval
+from nih.stats.intervals import interval
 
 _RESAMPLES = 9999
 _HALVINGS = 60

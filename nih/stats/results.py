@@ -2,7 +2,7 @@
 
 Everything is a pure function of journal rows. Two designs give two kinds of intervals:
 
-- A run of fixed trials: every sample counts alike; Wilson's interval, or Gaffke's where scores are fractions (`nih.scores`).
+- A run of fixed trials: every sample counts alike; Wilson's interval, or Gaffke's where scores are fractions (`nih.stats.intervals`).
 - An adaptive run looked at the answers before it asked for more, so an interval made for a fixed n would undercover. Its
   cells get repeated intervals (`repeated`), which hold at every look at once, and so whatever rule stopped them. What pools
   cells (a length, a depth, the run) is the mean over cells, each weighing the same however often it was asked, of estimates
@@ -24,7 +24,7 @@ from scipy.special import xlogy
 from scipy.stats import beta, binom
 
 from nih.prompts.grid import format_length
-from nih.scores import Interval, interval
+from nih.stats.intervals import Interval, interval
 from nih.types import FAILURES, Cell
 
 CONFIDENCE = 0.95

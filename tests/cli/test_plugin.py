@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from nih import registry
+from nih import evaluate, registry
 from nih.errors import UnknownName
+from nih.list import listed
+from nih.scores import rescore
+from nih.store import run as store
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parents[1] / "plugin"
@@ -71,7 +75,9 @@ def test_an_installed_package_adds_a_model_and_a_task(site: Path, tmp_path: Path
     assert misspelt.returncode == 2 and "did you mean `goldfish`" in misspelt.stderr
 
 
-@pytest.mark.parametrize(("kind", "name"), [("models", "echo"), ("tasks", "passkey"), ("engines", "openai")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("models", "echo"), ("tasks", "passkey"), ("engines", "openai"), ("scores", "exact")]
+)
 def test_a_package_does_not_shadow_what_is_built_in(
     kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +86,36 @@ def test_a_package_does_not_shadow_what_is_built_in(
     assert registry.load(kind, name).__name__.startswith("nih.") and registry.load(kind, "mine") is json
     with pytest.raises(UnknownName, match="`mine`"):
         registry.load(kind, "mines")
+
+
+SCORES = {
+    "brevity": '"""One over the words of the answer.\n\nMore."""\ndef score(answer, expected): return 1 / len(answer.split())\n',
+    "certainty": (
+        '"""The probability of a token of the answer."""\nimport math\nNEEDS = "loglikelihood"\n'
+        "def score(nll, greedy): return math.exp(-nll)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_package_adds_a_score_with_one_file(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / f"nih_{name}.py").write_text(SCORES[name], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint(name, f"nih_{name}", "nih.scores")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "nih.scores" else [])
+    line = next(line for line in listed() if line.split()[:2] == ["score", name])
+    assert line.endswith(SCORES[name].split('"""')[1].partition("\n")[0])
+    run = evaluate(
+        model="echo", lengths="512", depths="0,100", trials=2, score=name, out=tmp_path / "run", quiet=True
+    )
+    rows = store.read(run.path).rows
+    assert len(rows) == 4 and {row["score_name"] for row in rows} == {name}
+    for row in rows:
+        right = math.exp(-row["nll"]) if name == "certainty" else 1 / len(row["answer"].split())
+        assert row["score"] == pytest.approx(right)
+        assert rescore(row, name) == row["score"]
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "nih_colour.py", "nih_goldfish.py"])

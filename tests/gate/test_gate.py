@@ -23,7 +23,7 @@ from nih.gate import output as gate_report
 from nih.gate.baseline import open_baseline
 from nih.gate.rules import Group, Limits, Outcome, Verdict, compare, decide, gate
 from nih.report.write import write as write_report
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.store import run as store
 from nih.store.run import StoredRun
 from nih.text import sanitize

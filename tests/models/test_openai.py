@@ -21,12 +21,12 @@ import pytest
 
 from nih import evaluate
 from nih.errors import EngineError, SettingsDiffer, UsageError
-from nih.inference.prefix_plan import common_prefix, plan
+from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.models.engines import openai
 from nih.models.engines._background import from_background
 from nih.options import RunOptions
 from nih.run.job import prepare
-from nih.run.plan import cost
+from nih.run.plan import plan as forecast
 from nih.store import run as store
 from tests.support.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
 
@@ -90,7 +90,7 @@ def test_a_good_server_is_asked_once_a_sample_and_what_it_says_is_kept(
 
 def test_planning_sends_nothing(server: FakeServer) -> None:
     options = {"model": "m", "engine": "openai", "base_url": server.url, "tokenizer": "byte", **GRID}
-    numbers = cost(prepare(RunOptions.of(**options)))
+    numbers = forecast(prepare(RunOptions.of(**options)))
     assert numbers["prompts"] == SAMPLES and not server.requests and not server.looked
 
 
@@ -104,7 +104,7 @@ def test_prompts_come_in_the_order_that_a_prefix_cache_wants(server: FakeServer,
     came = [by_text[prompt] for prompt in server.prompts]
     assert len(came[0].prompt) == min(len(s.prompt) for s in came), "the shortest tries the server out"
     shared = sum(common_prefix(a.prompt, b.prompt) for a, b in pairwise(came[1:]))
-    laid = plan(came[1:])
+    laid = build_plan(came[1:])
     assert laid.naive_tokens - shared == laid.planned_tokens
     assert stored.manifest["planned_tokens"] < stored.manifest["naive_tokens"]
 
@@ -763,11 +763,11 @@ def test_a_key_that_no_header_may_hold_is_not_repeated(
 def test_a_prompt_of_a_run_through_a_server_is_built_again_without_it(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    from nih.run import job
+    from nih.run.show import show
 
     stored = go(server, tmp_path / "r")
     before = len(server.requests), server.looked
-    _, text = job.shown(stored.path, stored.rows[0]["id"])
+    _, text = show(stored.path, stored.rows[0]["id"])
     assert text in server.prompts and (len(server.requests), server.looked) == before
 
 

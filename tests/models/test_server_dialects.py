@@ -81,7 +81,7 @@ class Asked:
 
     @property
     def scores(self) -> list[float | None]:
-        score = self.job.parts[0].score
+        score = self.job.tasks[0].score
         return [score_answer(self.by_id[s.id], s.expected, score) for s in self.job.samples]
 
     @property
@@ -635,7 +635,7 @@ def test_thinking_joins_settings_and_ids_only_where_it_is_given(chat_tokenizer: 
     assert [len(s.prompt) for s in plain.samples] == [len(s.prompt) for s in many.samples]
     limited = job(thinking=100, set={"limit": 1100})
     assert [limited.fits(s) for s in limited.samples] == [True, True, False, False]
-    with pytest.raises(UsageError, match="--thinking 0"):
+    with pytest.raises(UsageError, match="--thinking `0`"):
         job(thinking=0)
     with pytest.raises(UsageError, match="likelihood"):
         job(thinking=100, score="likelihood")

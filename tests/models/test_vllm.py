@@ -18,7 +18,7 @@ from nih.models import transformer
 from nih.models.engines import _vllm_arguments, vllm
 from nih.options import RunOptions
 from nih.run.job import prepare
-from nih.run.plan import cost
+from nih.run.plan import plan
 from nih.store import run as store
 from nih.types import Answer, Sample
 from tests.support.fake_vllm import Behaviour, package
@@ -332,7 +332,7 @@ def test_planning_needs_no_vllm_and_a_run_says_what_to_install(
 ) -> None:
     without(monkeypatch)
     options: dict[str, Any] = {**GRID, "engine": "vllm", "set": {"tensor_parallel_size": 8}}
-    assert cost(prepare(RunOptions.of(**options)))["prompts"] == 20
+    assert plan(prepare(RunOptions.of(**options)))["prompts"] == 20
     with pytest.raises(EngineError, match=r"pip install 'nih\[vllm\]'"):
         evaluate(**options, out=tmp_path / "run")
 

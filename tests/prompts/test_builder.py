@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nih.coerce import build
 from nih.errors import PromptError
-from nih.prompts.builder import Builder, frame_of
+from nih.prompts.builder import Builder
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
+from nih.prompts.source import frame_of
 from nih.protocols import Tokenizer
-from nih.registry import build_options, load
+from nih.registry import load
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Cell, Needle
 from tests.support.vocabularies import TOKENIZERS, tokenizer
@@ -43,9 +45,14 @@ def make(
     chat: bool = False,
 ) -> Builder:
     module = load("tasks", task)
-    built = module.task(build_options(module.Options, options, task))
+    built = module.task(build(module.Options, options, f"option of task `{task}`"))
     return Builder(
-        built, f"{task}{options}", tokenizer_, open_source(haystack), frame_of(tokenizer_, chat, "", {}), seed
+        task=built,
+        task_key=f"{task}{options}",
+        tokenizer=tokenizer_,
+        source=open_source(haystack),
+        frame=frame_of(tokenizer_, chat, "", {}),
+        seed=seed,
     )
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from nih.errors import NihError
 from nih.options import RunOptions
 from nih.run.evaluate import evaluate
-from nih.run.job import prepare, shown
-from nih.run.plan import cost
+from nih.run.job import prepare
+from nih.run.plan import plan
+from nih.run.show import show
 from nih.scores import substring, substring_any
 from nih.store import run as store
 
@@ -72,7 +73,7 @@ def test_a_file_of_rulers_runs_unmodified_and_scores_as_ruler_does(ruler: Path, 
         found = [1.0 if r.lower() in row["answer"].lower() else 0.0 for r in source["outputs"]]
         assert row["score"] == sum(found) / len(found)
         assert row["score_name"] == "substring"
-        _, text = shown(run.path, row["id"])
+        _, text = show(run.path, row["id"])
         assert text == source["input"] + source["answer_prefix"]
         assert row["tokens"] + 24 <= row["length"]
     direct = [row["score"] for row in stored.rows]
@@ -103,7 +104,7 @@ def test_lengths_are_edges_of_bins(ruler: Path) -> None:
         needed = len(sample.prompt) + sample.room
         assert sample.cell.length == (700 if needed <= 700 else 4096)
     assert {s.cell.depth for s in job.samples} == {0.0, 100.0}
-    numbers = cost(job)
+    numbers = plan(job)
     assert numbers["prompts"] == 6 and numbers["naive_tokens"] == sum(len(s.prompt) for s in job.samples)
     with pytest.raises(
         NihError, match=r"line 4 of .* more than the longest of --lengths; type --lengths up to 2k"
@@ -116,7 +117,7 @@ def test_trials_are_the_first_of_each_cell(ruler: Path) -> None:
     assert len(prepare(RunOptions.of(**options)).samples) == 6
     job = prepare(RunOptions.of(**options, trials=2))
     assert [s.trial for s in job.samples] == [0, 1]
-    (note,) = job.parts[0].notes
+    (note,) = job.tasks[0].prompts.notes
     assert "2 of 6 rows" in note and "--trials" in note
 
 
@@ -199,8 +200,8 @@ def test_prompts_stay_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, te
 
 def test_a_prompt_without_its_answer_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [{"prompt": "How many?", "answers": "7"}])
-    (part,) = prepare(RunOptions.of(model="echo", task=f"jsonl:{path}")).parts
-    assert "1 rows" in part.notes[1] and "depth 0" in part.notes[1]
+    (part,) = prepare(RunOptions.of(model="echo", task=f"jsonl:{path}")).tasks
+    assert "1 rows" in part.prompts.notes[1] and "depth 0" in part.prompts.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_a_prompt_without_its_answer_is_told(tmp_path: Path) -> None:
         ('{"prompt": 3, "answers": "b"}\n', "`prompt` in line 1"),
         ('{"prompt": "a", "answers": []}\n', "empty answer"),
         ('{"prompt": "a", "answers": [" "]}\n', "empty answer"),
-        ('{"prompt": "a", "answers": {"x": 1}}\n', "no text or list of texts"),
+        ('{"prompt": "a", "answers": {"x": 1}}\n', "not text or a list of texts"),
         ('{"prompt": "a", "answers": "b", "depth": 200}\n', "a number of percent"),
         (
             '{"prompt": "a", "answers": "b"}\n{"promt": "a", "answers": "b"}\n',
@@ -230,7 +231,7 @@ def test_a_bad_row_is_named(content: str, told: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"haystack": "noise"}, {"packed": True}, {"adaptive": True}, {"question": "start"}]
+    "options", [{"haystack": "noise"}, {"packed": True}, {"one_haystack": True}, {"question": "start"}]
 )
 def test_what_means_nothing_to_prompts_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(NihError, match="used as they are"):
@@ -240,9 +241,9 @@ def test_what_means_nothing_to_prompts_is_refused(options: dict[str, Any]) -> No
 @given(st.text(max_size=60), st.lists(st.text("aB1é", min_size=1, max_size=3), min_size=1, max_size=4))
 def test_the_scores_are_rulers(answer: str, refs: list[str]) -> None:
     hits = [r.lower() in answer.lower() for r in refs]
-    assert substring(answer, refs) == sum(hits) / len(refs)
-    assert substring_any(answer, refs) == max(hits)
+    assert substring.score(answer, refs) == sum(hits) / len(refs)
+    assert substring_any.score(answer, refs) == max(hits)
 
 
 def test_digits_may_adjoin_in_rulers_rule() -> None:
-    assert substring("it is 12345", ["1234"]) == 1.0
+    assert substring.score("it is 12345", ["1234"]) == 1.0

@@ -20,14 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nih import evaluate
+from nih.coerce import build
 from nih.errors import HaystackError, UsageError
-from nih.inference.prefix_plan import common_prefix, plan
-from nih.prompts.builder import Builder, frame_of
+from nih.inference.prefix_plan import build_plan, common_prefix
+from nih.prompts.builder import Builder
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
-from nih.protocols import OwnHaystack, Packs, Shares
-from nih.registry import build_options, load, names
-from nih.scores import SCORES, ordered
+from nih.prompts.source import frame_of
+from nih.protocols import OwnHaystack, Packs, SharedDraws
+from nih.registry import load, names
+from nih.scores import find, ordered
 from nih.store import run as store
 from nih.types import Cell, Sample
 from tests.support.readers import READERS
@@ -58,6 +60,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mqar", {}),
     ("mqar", {"pairs": 26, "queries": 3, "placement": "near"}),
 ]
+CASES += [(name, {}) for name in names("tasks") if name not in {case for case, _ in CASES}]
 PROBES = {"copy", "induction", "mqar"}
 WORDED = [i for i, (name, _) in enumerate(CASES) if name not in PROBES]
 PACKED = ["fact", "kv", "mqar", "multikey", "needles"]
@@ -74,10 +77,17 @@ def make(
 ) -> Builder:
     """A builder of one case; a task with a haystack of its own gets that one."""
     module = load("tasks", task)
-    built = module.task(build_options(module.Options, options, task))
+    built = module.task(build(module.Options, options, f"option of task `{task}`"))
     source = built.source() if isinstance(built, OwnHaystack) else open_source(haystack)
     coder = tokenizer(name)
-    return Builder(built, f"{task}{options}", coder, source, frame_of(coder, chat, "", {}), **more)
+    return Builder(
+        task=built,
+        task_key=f"{task}{options}",
+        tokenizer=coder,
+        source=source,
+        frame=frame_of(coder, chat, "", {}),
+        **more,
+    )
 
 
 @cache
@@ -90,7 +100,7 @@ def text_of(made: Builder, sample: Sample) -> str:
 
 
 def score(made: Builder, sample: Sample, answer: str) -> float:
-    return SCORES[made.task.score](answer, sample.expected)
+    return find(made.task.score).of(answer, None, None, sample.expected)
 
 
 def test_every_task_has_a_case_and_a_reader() -> None:
@@ -241,7 +251,7 @@ def test_prompts_of_one_length_and_trial_share_what_stands_before_the_asked_need
         for first, second in ((0, 1), (1, 2)):
             assert common_prefix(samples[first].prompt, samples[second].prompt) >= samples[first].needle_at
         assert len({(s.question, s.expected) for s in samples}) > 1 or name == "aggregate", name
-    naive = plan(builder(9).samples(parse("4k", "0-100:11", 2)))
+    naive = build_plan(builder(9).samples(parse("4k", "0-100:11", 2)))
     assert naive.planned_tokens < 0.7 * naive.naive_tokens
 
 
@@ -331,9 +341,9 @@ def test_packed_runs_plan_a_fifth_of_the_tokens_and_are_labelled_in_every_output
     for name in ("cells.csv", "samples.csv", "heatmap.svg", "report.html"):
         assert label in (packed.path / name).read_text(), name
     assert all(len(r["needles"]) == 11 for r in packed.rows)
-    from nih.run.job import shown
+    from nih.run.show import show
 
-    row, text = shown(packed.path, packed.rows[5]["id"])
+    row, text = show(packed.path, packed.rows[5]["id"])
     assert row["id"] == packed.rows[5]["id"] and all(n[0] in text for n in row["needles"])
 
 
@@ -397,7 +407,7 @@ def test_near_duplicates_differ_from_the_needle_in_one_word_and_the_code() -> No
 
 def test_counts_are_all_as_likely_and_orders_follow_the_text() -> None:
     task = make("count", {}).task
-    assert isinstance(task, Shares)
+    assert isinstance(task, SharedDraws)
     counted = Counter(task.draw(Random(1), Random(i)).expected[0] for i in range(4000))
     assert set(counted) == {str(n) for n in range(2, 10)}
     assert max(counted.values()) < 1.25 * min(counted.values())
@@ -488,5 +498,7 @@ def test_what_guesses_score_in_copy_is_what_is_said() -> None:
     """README, the task and the suite say 0.30."""
     rng = Random(0)
     letters = "abcdefghijklmnop"
-    guesses = [ordered("".join(rng.choices(letters, k=16)), rng.choices(letters, k=16)) for _ in range(3000)]
+    guesses = [
+        ordered.score("".join(rng.choices(letters, k=16)), rng.choices(letters, k=16)) for _ in range(3000)
+    ]
     assert np.mean(guesses) == pytest.approx(0.30, abs=0.01)

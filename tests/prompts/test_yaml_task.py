@@ -12,7 +12,8 @@ from nih.errors import NihError
 from nih.options import RunOptions
 from nih.prompts.yaml_task import read_task
 from nih.run.evaluate import evaluate
-from nih.run.job import prepare, shown
+from nih.run.job import prepare
+from nih.run.show import show
 from nih.store import run as store
 
 HARBOUR = """
@@ -50,7 +51,7 @@ def test_it_is_a_task_like_any_other(harbour: Path, tmp_path: Path) -> None:
     )
     assert set(run.cells["task"]) == {"harbour"} and set(run.cells["accuracy"]) == {1.0}
     for row in store.read(run.path).rows:
-        _, text = shown(run.path, row["id"])
+        _, text = show(run.path, row["id"])
         (animal,) = row["expected"]
         assert animal in ("heron", "lynx", "tortoise")
         assert f"keeps a {animal} with" in text and animal not in row["question"] + row["answer_prefix"]

@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"bench", "doctor"},
+    {"bench", "doctor", "list"},
     {"run"},
     {"report"},
     {"cost", "gate", "models"},
     {"stats", "tasks"},
     {"prompts", "tokenizers", "inference"},
-    {"store", "options", "scores", "registry"},
+    {"store", "options", "scores", "registry", "coerce"},
     {"kernels", "types", "protocols", "errors", "text", "version"},
 )
 """Rooms (folders, and the files beside them) from the top down. A room imports rooms below it, or beside it if no circle comes of it."""

@@ -40,6 +40,8 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel: Path) -> None:
         "nih/report/page.css",
         "nih/report/vendor/uPlot.iife.min.js",
         "nih/report/vendor/uPlot.LICENSE",
+        "nih/prompts/prose/scenes.txt",
+        "nih/scores/exact.py",
         "nih/tasks/fact.py",
         "nih/models/echo.py",
         "nih/kernels/wkv4.cu",

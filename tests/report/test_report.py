@@ -29,7 +29,7 @@ from rich.console import Console
 from nih.errors import StoreError, UnknownName, UsageError
 from nih.report import terminal
 from nih.report import write as report
-from nih.scores import wilson
+from nih.stats.intervals import wilson
 from nih.store.run import StoredRun, read
 from nih.text import length_label, sanitize
 from tests.support.journal_rows import grid, make_run, row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from nih.options import RunOptions
 from nih.report import tasks as suite_report
 from nih.run import suite
 from nih.run.evaluate import Run, evaluate
-from nih.run.job import prepare, shown
-from nih.run.plan import cost
+from nih.run.job import prepare
+from nih.run.plan import plan
+from nih.run.show import show
 from nih.run.suite import read_suite
 from nih.store import run as store
 
@@ -57,7 +59,7 @@ def done(small: Path, tmp_path: Path) -> Run:
 def rows(run: Run) -> list[dict[str, Any]]:
     """What counts, without what is measured."""
     found = store.read(run.path).rows
-    return sorted(({**row, "seconds": 0} for row in found), key=lambda row: str(row["id"]))
+    return sorted(({**row.as_dict(), "seconds": 0} for row in found), key=lambda row: str(row["id"]))
 
 
 def test_every_task_is_asked_on_its_own_grid(done: Run) -> None:
@@ -111,12 +113,12 @@ def test_prompts_are_shown_without_the_file(done: Run, small: Path) -> None:
     small.unlink()
     for task in ("passkey", "two keys", "heads"):
         row = next(row for row in rows(done) if row["task"] == task)
-        _, text = shown(done.path, row["id"])
+        _, text = show(done.path, row["id"])
         assert row["needle"] in text and len(text.encode()) == row["tokens"]
 
 
 def test_a_plan_counts_each_task(small: Path) -> None:
-    numbers = cost(prepare(RunOptions.of(model="echo", suite=str(small))))
+    numbers = plan(prepare(RunOptions.of(model="echo", suite=str(small))))
     assert [task["prompts"] for task in numbers["tasks"]] == [8, 12, 2]
     assert numbers["prompts"] == 22 and numbers["cells"] == 9
     assert 0 < numbers["planned_tokens"] < numbers["naive_tokens"]
@@ -131,10 +133,10 @@ def test_what_is_typed_goes_for_all_tasks(small: Path) -> None:
 def test_the_table_is_what_the_journal_says(done: Run) -> None:
     stored = store.read(done.path)
     wrong = [
-        {**row, "score": 0.0} if row["task"] == "passkey" and row["length"] == 1024 else row
+        replace(row, score=0.0) if row.task == "passkey" and row.length == 1024 else row
         for row in stored.rows
     ]
-    found = suite_report.table(store.StoredRun(stored.path, stored.manifest, wrong))
+    found = suite_report.table(stored.with_rows(wrong))
     by_task = {record["task"]: record for record in found.to_dict("records")}
     assert by_task["passkey"]["512"].accuracy == 1 and by_task["passkey"]["1k"].accuracy == 0
     assert by_task["passkey"]["all lengths"].accuracy == 0.5
@@ -195,7 +197,7 @@ def test_the_gate_judges_each_task(done: Run, tmp_path: Path) -> None:
 def test_the_suites_that_come_along_can_be_built(name: str) -> None:
     lengths = {"ruler": "8k", "pressure": "2k"}.get(name)
     job = prepare(RunOptions.of(model="echo", suite=name, lengths=lengths, depths="50", trials=1))
-    assert {s.task for s in job.samples} == {part.builder.label for part in job.parts}
+    assert {s.task for s in job.samples} == {task.prompts.label for task in job.tasks}
     assert all(len(s.prompt) + s.room == s.cell.length for s in job.samples)
 
 
@@ -203,7 +205,7 @@ def test_what_the_suites_say() -> None:
     assert suite.names() == ["architectures", "pressure", "quick", "ruler"]
     ruler = read_suite("ruler")
     assert len(ruler.entries) == 13 and ruler.entries[0].name == "niah_single_1"
-    (job,) = prepare(RunOptions.of(model="echo", suite="pressure")).parts
+    (job,) = prepare(RunOptions.of(model="echo", suite="pressure")).tasks
     grid = job.grid
     assert (len(grid.lengths), len(grid.depths)) == (15, 15)
     assert (grid.lengths[0], grid.lengths[-1]) == (1024, 131072)
@@ -220,16 +222,16 @@ def test_what_the_suites_say() -> None:
         ),
         ("tasks: [passkei]", "unknown task `passkei`; did you mean `passkey`"),
         ("tasks:\n  - {task: multikey, set: {kyes: 3}}", "`kyes`; did you mean `keys`"),
-        ("tasks:\n  - {task: multikey, set: {keys: many}}", "must be a number"),
+        ("tasks:\n  - {task: multikey, set: {keys: many}}", "must be a whole number"),
         ("tasks:\n  - {task: multikey, set: {keys: [1, 2]}}", "must be text, a number"),
-        ("tasks:\n  - {task: multikey, set: keys}", "is no mapping"),
+        ("tasks:\n  - {task: multikey, set: keys}", "is not a mapping"),
         ("tasks: []", "lists no tasks"),
         ("about: x", "lists no tasks"),
-        ("- passkey", "is no mapping"),
+        ("- passkey", "is not a mapping"),
         ("tasks: [passkey, passkey]", "two tasks of one name"),
         ("tasks: [passkey]\ntasks: [fact]", "the key `tasks` is there twice"),
-        ("tasks: [passkey", "no YAML at line"),
-        ("question: middle\ntasks: [passkey]", "none of `start`, `end`, `both`"),
+        ("tasks: [passkey", "not YAML at line"),
+        ("question: middle\ntasks: [passkey]", "must be one of `start`, `end`, `both`"),
         ("packed: 3\ntasks: [passkey]", "must be `true` or `false`"),
         ("tasks:\n  - {task: passkey, score: likelihood}\n  - fact", "--score likelihood"),
         ("tasks:\n  - {task: kv, haystack: noise}", "makes its own haystack"),
@@ -250,10 +252,7 @@ def test_a_wrong_suite_says_what_is_wrong(text: str, told: str, tmp_path: Path) 
         ({"suite": "quik"}, "unknown suite `quik`; did you mean `quick`"),
         ({"suite": "absent.yaml"}, "there is no suite `absent.yaml`"),
         ({"suite": "quick", "task": "fact"}, "--task does not go with --suite"),
-        (
-            {"suite": "quick", "adaptive": True},
-            "--adaptive does not go with --suite `quick`, for it shares its samples out among the cells of one task",
-        ),
+        ({"suite": "quick", "set": ("task.keys=3",)}, "`task.keys` does not go with --suite `quick`"),
         ({"suite": "quick", "haystack": "noise"}, "--haystack does not go with --suite"),
         ({"suite": "quick", "set": ("keys=3",)}, "option of task `quick` or model `echo` `keys`"),
     ],

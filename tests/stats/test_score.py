@@ -15,18 +15,13 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from nih.errors import UnknownName, UsageError
-from nih.scores import (
-    SCORES,
-    check,
-    contains,
-    exact,
-    first_number,
-    interval,
-    ordered,
-    rescore,
-    score_answer,
-    wilson,
-)
+from nih.registry import names
+from nih.scores import find, rescore, score_answer
+from nih.scores.contains import score as contains
+from nih.scores.exact import score as exact
+from nih.scores.first_number import score as first_number
+from nih.scores.ordered import score as ordered
+from nih.stats.intervals import interval, wilson
 from nih.types import Answer
 from tests.support.journal_rows import row
 
@@ -115,7 +110,7 @@ def test_first_number(answer: str, expected: list[str], right: float) -> None:
 
 def test_first_number_refuses_what_it_cannot_judge() -> None:
     with pytest.raises(UsageError, match=r"`first_number` needs digits .* 'apple'"):
-        first_number("apple", ["apple"])
+        find("first_number").of("apple", None, None, ["apple"])
 
 
 words = ["ab", "cd", "ef", "gh"]
@@ -143,9 +138,10 @@ def test_ordered_does_not_use_a_place_twice() -> None:
     st.sampled_from(["exact", "contains", "first_number", "ordered"]),
 )
 def test_every_score_of_hostile_text_is_between_0_and_1(answer: str, expected: list[str], name: str) -> None:
-    assert 0 <= SCORES[name](answer, expected) <= 1
-    assert SCORES[name]("\n".join(expected), expected) == 1
-    assert SCORES[name]("", expected) == 0
+    judge = find(name).judge
+    assert 0 <= judge(answer, expected) <= 1
+    assert judge("\n".join(expected), expected) == 1
+    assert judge("", expected) == 0
 
 
 @given(texts.filter(str.strip))
@@ -156,20 +152,19 @@ def test_the_expected_text_itself_is_right(text: str) -> None:
 
 def test_unknown_scores_are_named() -> None:
     calls: tuple[Callable[[], object], ...] = (
-        lambda: check("exakt", ["1"]),
+        lambda: find("exakt"),
         lambda: rescore(row(), "exakt"),
         lambda: score_answer(Answer("a", "ok"), ["1"], "exakt"),
     )
     for call in calls:
         with pytest.raises(UnknownName, match="unknown score `exakt`; did you mean `exact`"):
             call()
-    assert set(SCORES) == {
+    assert set(names("scores")) == {
         "exact", "contains", "substring", "substring_any", "first_number", "ordered", "likelihood",
     }  # fmt: skip
-    assert all(score.__doc__ for score in SCORES.values())
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", names("scores"))
 @pytest.mark.parametrize("status", ["over_limit", "oom", "timeout", "error"])
 def test_only_ok_has_a_score(name: str, status: Any) -> None:
     assert rescore(row(status=status), name) is None

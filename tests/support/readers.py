@@ -21,10 +21,14 @@ class Reading(NamedTuple):
     candidates: list[str]
 
 
-def _keyed(text: str) -> Reading:
-    pairs = re.findall(r"The (?:number|word|code) of (\S+) is (\S+)\.", text)
-    asked = _one(r"What is the \w+ of (\S+)\?", text)
-    return Reading(dict(pairs)[asked], [value for _, value in pairs])
+def _stated(sentence: str, question: str) -> Callable[[str], Reading]:
+    """Return a reader of sentences with a key and a value, one of which the question asks for by its key."""
+
+    def read(text: str) -> Reading:
+        pairs = re.findall(sentence, text)
+        return Reading(dict(pairs)[_one(question, text)], [value for _, value in pairs])
+
+    return read
 
 
 def _values(text: str) -> Reading:
@@ -38,11 +42,6 @@ def _queries(text: str) -> Reading:
     pairs = dict(re.findall(r"The \w+ of (\S+) is (\S+)\.", text))
     asked = re.split(r", | and ", _one(r"What are the \w+ of (.+)\?", text))
     return Reading(", ".join(pairs[key] for key in asked), list(pairs.values()))
-
-
-def _codes(text: str) -> Reading:
-    pairs = re.findall(r"The (code of the \w+ \w+ on the \w+ floor of \w+ House) is (\d+)\.", text)
-    return Reading(dict(pairs)[_one(r"What is the (.+?)\?", text)], [value for _, value in pairs])
 
 
 def _json(text: str) -> Reading:
@@ -148,12 +147,16 @@ def _one(pattern: str, text: str) -> str:
     return answer
 
 
+_keyed = _stated(r"The (?:number|word|code) of (\S+) is (\S+)\.", r"What is the \w+ of (\S+)\?")
+
 READERS: dict[str, Callable[[str], Reading]] = {
     "aggregate": _frequent,
     "chain": _chain,
     "copy": _copied,
     "count": _count,
-    "distractor": _codes,
+    "distractor": _stated(
+        r"The (code of the \w+ \w+ on the \w+ floor of \w+ House) is (\d+)\.", r"What is the (.+?)\?"
+    ),
     "fact": _fact,
     "induction": _follows_marker,
     "inference": _where,

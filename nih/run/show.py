@@ -1,0 +1,45 @@
+"""One prompt of a run, built again byte for byte: what `nih show` prints."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from nih.errors import SettingsDiffer, UnknownName
+from nih.options import RunOptions
+from nih.run.job import Job, prepare
+from nih.run.suite import Suite
+from nih.store import run as store
+from nih.store.journal import Row
+from nih.types import Cell, Sample
+
+
+def show(path: Path, sample_id: str) -> tuple[dict[str, Any], str]:
+    """Return the row of a sample, with the hash of the prompt's token ids, and the prompt's text. Raises as `rebuild`."""
+    row, sample, job = rebuild(store.read(path), sample_id)
+    ids = sample.prompt.ids()
+    digest = hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()
+    return {**row.as_dict(), "prompt_ids_sha256": digest}, job.model.tokenizer.decode(ids)
+
+
+def rebuild(run: store.StoredRun, sample_id: str) -> tuple[Row, Sample, Job]:
+    """Return a row of a run and its sample, with the prompt built again. `sample_id` may be the beginning of an id.
+
+    The options in run.json are enough; the sample's id, a hash of its prompt, proves the result. Raises UnknownName, SettingsDiffer.
+    """
+    matching = [row for row in run.rows if row.id.startswith(sample_id)]
+    if len(matching) != 1:
+        why = "is the beginning of several" if matching else "is none of its samples"
+        raise UnknownName(f"sample `{sample_id}` of `{run.path}` {why}; type an id of samples.csv")
+    row = matching[0]
+    suite = Suite.of(run.manifest.suite) if run.manifest.suite is not None else None
+    job = prepare(RunOptions.stored(run.manifest.options), suite)
+    task = next((task for task in job.tasks if task.prompts.label == row.task), job.tasks[0])
+    sample = task.prompts.sample(Cell(row.length, row.depth), row.trial, max(task.grid.lengths))
+    if sample.id != row.id:
+        raise SettingsDiffer(
+            f"sample `{row.id}` cannot be built again: this version, tokenizer or haystack gives another "
+            f"prompt (`{sample.id}`); use the versions that run.json names"
+        )
+    return row, sample, job

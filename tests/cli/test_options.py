@@ -1,0 +1,458 @@
+"""Options: one validator for all that is typed and written, the settings of every run so far, and runs of older versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nih.coerce import Count, build, entry, flag
+from nih.errors import NihError, SettingsDiffer, UnknownName, UsageError
+from nih.gate.rules import Limits, gate
+from nih.options import Answering, Asked, Execution, Output, Resolved, RunOptions, resolve, scoped
+from nih.prompts.grid import places, shares
+from nih.run.evaluate import evaluate
+from nih.run.job import prepare
+from nih.run.like import like
+from nih.store import run as store
+from nih.types import Grid, Trials
+
+HARBOUR = """needle: The harbour master of {city} keeps a {animal}.
+question: Which animal does the harbour master of {city} keep?
+answer: "{animal}"
+answer_prefix: The harbour master of {city} keeps a
+words:
+  city: [Lisbon, Tromso, Piraeus]
+  animal: [heron, lynx, tortoise]
+"""
+MIXED = """about: two
+lengths: 512,1k
+depths: 0,100
+trials: 2
+question: both
+tasks:
+  - passkey
+  - task: multikey
+    name: eight keys
+    set: {keys: 8, value: words}
+    haystack: noise
+    trials: 3
+  - {task: chain, packed: false, question: end, score: contains}
+"""
+ROWS = [
+    {
+        "input": f"The colour of door {i} is teal{i}. " * 5 + f"What is the colour of door {i}?",
+        "outputs": [f"teal{i}"],
+        "depth": i * 10,
+    }
+    for i in range(8)
+]
+RECORDED: list[tuple[dict[str, Any], str, str]] = [
+    ({"model": "echo"}, "a5d05e899cf0cf83", "5e95b49e51fb9fd5"),
+    (
+        {"model": "echo", "lengths": [512, 700], "depths": "0-100:3", "trials": "2,600:3"},
+        "ee765a669137e20b",
+        "2d1fd840ba8bd3c2",
+    ),
+    (
+        {
+            "model": "echo",
+            "task": "fact",
+            "lengths": "1k",
+            "depths": "0,50",
+            "trials": 2,
+            "set": {"distractors": 3},
+            "seed": 7,
+        },
+        "5f864b63fc164e71",
+        "73898a20e06cfeb3",
+    ),
+    (
+        {
+            "model": "echo",
+            "task": "fact",
+            "lengths": "1k",
+            "depths": "0,50",
+            "trials": 2,
+            "question": "both",
+            "max_new_tokens": 40,
+        },
+        "29794c439c87e7b9",
+        "3ef5182ec20aa064",
+    ),
+    (
+        {
+            "model": "echo",
+            "task": "multikey",
+            "lengths": "1k",
+            "depths": "0-100:11",
+            "trials": 1,
+            "packed": True,
+            "haystack": "prose",
+        },
+        "d4f8bd5919af95ae",
+        "b965562b128d2581",
+    ),
+    (
+        {
+            "model": "echo",
+            "task": "chain",
+            "lengths": "2k",
+            "depths": "50",
+            "trials": 2,
+            "one_haystack": True,
+            "share": "never",
+            "score": "contains",
+            "set": ("hops=2", "ask=value"),
+        },
+        "e9f974f232eecda0",
+        "e6465af3d8d4b40d",
+    ),
+    (
+        {
+            "model": "echo",
+            "task": "kv",
+            "lengths": "2k",
+            "depths": "50",
+            "trials": 2,
+            "score": "likelihood",
+            "threshold": 0.9,
+        },
+        "15d1be626c8a4209",
+        "445e3f27058524a2",
+    ),
+    (
+        {
+            "model": "rwkv",
+            "device": "cpu",
+            "task": "mqar",
+            "lengths": "512",
+            "depths": "50",
+            "trials": 2,
+            "dtype": "float32",
+            "set": {"pairs": 4},
+        },
+        "a6d09e337ab51522",
+        "7aa464b75d196814",
+    ),
+    ({"model": "echo", "suite": "quick"}, "19d1f2786cf6299f", "e3a18209303cdba3"),
+    (
+        {"model": "echo", "suite": "ruler", "lengths": "8k", "depths": "50", "trials": 1},
+        "d5db8a86f6da3abc",
+        "8590cda0945847bd",
+    ),
+    ({"model": "echo", "suite": "mixed.yaml", "seed": 3}, "9db6626203ed8664", "bc0f29c4f16dbb04"),
+    (
+        {"model": "echo", "task": "harbour.yaml", "lengths": "512", "depths": "50", "trials": 4},
+        "aead93a437deaca9",
+        "452aed2b8005c888",
+    ),
+    (
+        {"model": "echo", "task": "jsonl:rows.jsonl", "lengths": "512-4k", "max_new_tokens": 8},
+        "c44c03630d451a06",
+        "86ec234cec57c34a",
+    ),
+    (
+        {
+            "model": "echo",
+            "task": "jsonl:rows.jsonl",
+            "lengths": "4k",
+            "trials": 2,
+            "set": {"prompt": "input", "answers": "outputs", "stop": "\\n"},
+        },
+        "a8611ff637480d47",
+        "dc3d48045619124a",
+    ),
+    (
+        {
+            "model": "echo",
+            "engine": "openai",
+            "base_url": "http://127.0.0.1:9/v1",
+            "tokenizer": "byte",
+            "lengths": "512",
+            "depths": "0",
+            "trials": 1,
+            "concurrency": 3,
+            "set": {},
+        },
+        "cf5567489cee581f",
+        "220f58fb4608c4e3",
+    ),
+    (
+        {
+            "model": "echo",
+            "lengths": "512",
+            "depths": "0",
+            "trials": 1,
+            "timeout": 3.5,
+            "cost": True,
+            "beyond_limit": True,
+            "workers": None,
+            "fresh": True,
+        },
+        "ec22eb60f2c11bbe",
+        "220f58fb4608c4e3",
+    ),
+]
+"""Options, and the beginnings of the hash of their settings and of the hash of their samples' ids, from before options had groups."""
+
+
+@pytest.fixture(autouse=True)
+def _files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    Path("harbour.yaml").write_text(HARBOUR, encoding="utf-8")
+    Path("mixed.yaml").write_text(MIXED, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("options", "settings", "ids"), RECORDED, ids=[str(i) for i in range(len(RECORDED))])
+def test_settings_and_ids_are_as_recorded(options: dict[str, Any], settings: str, ids: str) -> None:
+    job = prepare(RunOptions.of(**options))
+    assert store.settings_hash(job.settings)[:16] == settings
+    joined = " ".join(sample.id for sample in job.samples)
+    assert hashlib.sha256(joined.encode()).hexdigest()[:16] == ids
+
+
+def test_the_groups_share_no_option_and_together_are_all() -> None:
+    groups = [set(asdict(group())) for group in (Asked, Answering, Execution, Output)]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert set().union(*groups) == set(asdict(RunOptions(model="echo")))
+
+
+def test_resolving_fills_in_defaults_once() -> None:
+    options = resolve(RunOptions.of(model="echo"))
+    assert (options.task, options.lengths, options.depths, options.trials) == (
+        "passkey",
+        "1k-8k",
+        "0-100:11",
+        "5",
+    )
+    assert resolve(options) == options
+    rows = resolve(RunOptions.of(model="echo", task="jsonl:rows.jsonl"))
+    assert (rows.lengths, rows.trials) == ("1k-128k", None) and resolve(rows) == rows
+    assert isinstance(options, Resolved)
+
+
+@dataclass(frozen=True)
+class Several:
+    """One option of each type."""
+
+    number: int = 1
+    count: Count | None = None
+    share: float = 0.5
+    yes: bool = False
+    kind: Literal["a", "b"] = "a"
+    words: tuple[str, ...] = ()
+    name: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "right"),
+    [
+        ("number", "7", 7),
+        ("count", "none", None),
+        ("share", "1", 1.0),
+        ("share", 1, 1.0),
+        ("yes", "true", True),
+        ("yes", "off", False),
+        ("kind", "b", "b"),
+        ("words", "one", ("one",)),
+        ("words", ["one", "two"], ("one", "two")),
+        ("name", 7, "7"),
+        ("name", "None", None),
+    ],
+)
+def test_what_is_typed_gets_the_type_of_its_field(key: str, value: Any, right: Any) -> None:
+    made = getattr(build(Several, {key: value}, "option of x"), key)
+    assert made == right and type(made) is type(right)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("number", "x", "must be a whole number"),
+        ("number", True, "must be a whole number"),
+        ("number", "1.5", "must be a whole number"),
+        ("count", 0, "must be at least 1"),
+        ("share", "x", "must be a number"),
+        ("yes", 3, "must be `true` or `false`"),
+        ("kind", "c", "must be one of `a`, `b`"),
+        ("words", [1000], "put what is not a plain word into quotes"),
+        ("name", {}, "must be text"),
+        ("nmber", 1, "did you mean `number`"),
+    ],
+)
+def test_what_cannot_be_converted_says_what_would_be_right(key: str, value: Any, told: str) -> None:
+    for name in (None, flag, entry("file `x`")):
+        with pytest.raises(UsageError) as error:
+            build(Several, {key: value}, "option of x", name)
+        assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@given(st.dictionaries(st.sampled_from(["number", "count", "share", "yes", "kind", "words", "name"]), st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.text(max_size=3), max_size=2)
+)))  # fmt: skip
+def test_whatever_is_typed_becomes_the_dataclass_or_one_sentence(values: dict[str, Any]) -> None:
+    try:
+        made = build(Several, values, "option of x")
+    except UsageError as error:
+        assert "must be" in str(error)
+    else:
+        assert build(Several, asdict(made), "option of x") == made or made.share != made.share
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"timeout": 0}, "--timeout `0` must be above 0"),
+        ({"concurrency": 0}, "--concurrency `0` must be at least 1"),
+        ({"share": "sometimes"}, "--share `sometimes` must be one of `auto`, `always`, `never`"),
+        ({"question": "middle"}, "must be one of `start`, `end`, `both`"),
+        ({"limit": 0}, "--limit `0` must be at least 1"),
+        ({"threshold": 0}, "--threshold 0 is not an accuracy"),
+        ({"system": "Hello"}, "--system needs --chat"),
+        ({"lenghts": "1k"}, "did you mean `lengths`"),
+        ({"set": ("chunk",)}, "is not KEY=VALUE"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(NihError) as error:
+        prepare(RunOptions.of(model="echo", **options))
+    assert told in str(error.value)
+
+
+def test_task_and_model_options_have_flags_of_their_own() -> None:
+    assert scoped("task", ["keys=8"]) == ("task.keys=8",)
+    typed = prepare(RunOptions.of(model="echo", task="multikey", set=("task.keys=8", "model.delay=0.5")))
+    plain = prepare(RunOptions.of(model="echo", task="multikey", set=("keys=8", "delay=0.5")))
+    assert typed.settings == plain.settings and typed.samples[0].id == plain.samples[0].id
+
+
+# Limits
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 3), st.integers(0, 300))
+def test_a_limit_takes_the_first_trials_and_spreads_the_last_round(
+    lengths: int, depths: int, trials: int, more: int, limit: int
+) -> None:
+    steps = ((1000 * ((lengths + 1) // 2), trials + more),) if more else ()
+    grid = Grid(
+        tuple(1000 * (i + 1) for i in range(lengths)), tuple(map(float, range(depths))), Trials(trials, steps)
+    )
+    every, taken = places(grid), places(grid, limit)
+    assert len(taken) == min(limit, len(every)) and len(set(taken)) == len(taken)
+    assert [place for place in every if place in set(taken)] == taken
+    if not taken:
+        return
+    last = max(trial for _, trial in taken)
+    assert {place for place in every if place[1] < last} <= set(taken)
+    cells = [cell for cell, trial in taken if trial == last]
+    for axis, values in ((0, [n for n in grid.lengths if grid.trials.at(n) > last]), (1, grid.depths)):
+        counts = [sum(cell[axis] == value for cell in cells) for value in values]
+        assert max(counts) - min(counts) <= 1
+    assert set(places(grid, max(limit - 1, 0))) <= set(taken)
+
+
+@given(st.integers(0, 100), st.lists(st.integers(0, 30), min_size=1, max_size=6))
+def test_tasks_share_a_limit_evenly_as_far_as_they_have_samples(limit: int, totals: list[int]) -> None:
+    given = shares(limit, totals)
+    numbers = [number for number in given if number is not None]
+    assert sum(numbers) == min(limit, sum(totals))
+    unfilled = [number for number, total in zip(numbers, totals, strict=True) if number < total]
+    assert all(number <= total for number, total in zip(numbers, totals, strict=True))
+    assert not unfilled or max(numbers) - min(unfilled) <= 1
+    assert shares(None, totals) == [None] * len(totals)
+
+
+@pytest.mark.parametrize("options", [{"task": "fact"}, {"suite": "mixed.yaml"}, {"task": "jsonl:rows.jsonl"}])
+def test_a_limited_run_has_samples_of_the_full_run_and_settings_of_its_own(options: dict[str, Any]) -> None:
+    grid = {} if "suite" in options else {"lengths": "1k,2k", "depths": "0,50,100"}
+    full = prepare(RunOptions.of(model="echo", **options, **grid))
+    some = prepare(RunOptions.of(model="echo", limit=5, **options, **grid))
+    assert len(some.samples) == 5 and {s.id for s in some.samples} < {s.id for s in full.samples}
+    assert some.settings == {**full.settings, "limit": 5}
+    if "suite" in options:
+        assert sorted(len(task.samples()) for task in some.tasks) == [1, 2, 2]
+    if options.get("task") == "jsonl:rows.jsonl":
+        assert {s.question[-3:] for s in some.samples} == {f" {i}?" for i in range(5)}
+
+
+def test_the_gate_wants_the_same_limit_on_both_sides(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model": "echo", "lengths": "512", "depths": "0-100:5", "trials": 2}
+    full, some, same = (
+        evaluate(**asked, limit=limit, out=tmp_path / name, quiet=True, tell=lambda _: None)
+        for name, limit in (("full", None), ("some", 7), ("same", 7))
+    )
+    assert not gate(some.path, same.path, Limits()).failed
+    assert len(some.samples) == 7 and len(some.cells) == 5
+    with pytest.raises(SettingsDiffer, match="without `--limit`"):
+        gate(some.path, full.path, Limits())
+    with pytest.raises(SettingsDiffer, match="with `--limit 7`"):
+        gate(full.path, some.path, Limits())
+
+
+# Stored options
+
+
+def old(**changed: Any) -> dict[str, Any]:
+    """Options of a run.json of the version that had adaptive sampling."""
+    options = asdict(resolve(RunOptions.of(model="echo")))
+    del options["limit"]
+    return {**options, "set": [], "adaptive": False, "half_width": 0.1, "budget": None, **changed}
+
+
+def test_removed_options_at_their_defaults_are_dropped_and_others_are_a_sentence() -> None:
+    assert resolve(RunOptions.stored(old())) == resolve(RunOptions.of(model="echo"))
+    for changed in ({"adaptive": True}, {"budget": 40}, {"half_width": 0.2}):
+        with pytest.raises(UsageError, match=r"nih no longer has.*`nih report`"):
+            RunOptions.stored(old(**changed))
+    with pytest.raises(UnknownName):
+        RunOptions.stored(old(lenghts="1k"))
+    with pytest.raises(UsageError, match=r"run\.json does not say"):
+        RunOptions.stored({})
+
+
+def test_like_takes_all_options_but_those_that_are_typed(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model": "echo", "task": "multikey", "set": {"keys": 3}, "seed": 4, "limit": 3}
+    run = evaluate(
+        **asked, lengths="1k", depths="0,100", trials=2, out=tmp_path / "run", quiet=True, tell=lambda _: None
+    )
+    before = prepare(RunOptions.of(**asked, lengths="1k", depths="0,100", trials=2))
+    again = like(run.path, {})
+    assert again.out is None and prepare(again).settings == before.settings
+    other = like(run.path, {"seed": 5, "set": ("keys=8",)})
+    assert prepare(other).settings == {
+        **before.settings, "seed": 5, "task_options": {**before.settings["task_options"], "keys": 8},
+    }  # fmt: skip
+    assert like(run.path, {"suite": "quick"}).task is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        ({"model": "owner/name"}, "`--model owner/name`"),
+        ({"tokenizer": "owner/name"}, "`--tokenizer owner/name`"),
+        ({"haystack": "hf:owner/name"}, "`--haystack hf:owner/name`"),
+        ({"engine": "openai", "base_url": "http://a.b/v1"}, "`--base-url http://a.b/v1`"),
+        ({"set": ["model.trust_remote_code=true"]}, "`--set model.trust_remote_code=true`"),
+    ],
+)
+def test_like_takes_over_nothing_from_elsewhere(stored: dict[str, Any], told: str, tmp_path: Path) -> None:
+    run = evaluate(
+        model="echo", lengths="512", depths="0", trials=1, out=tmp_path / "r", quiet=True, tell=lambda _: None
+    )
+    manifest = json.loads((run.path / "run.json").read_text())
+    manifest["options"] |= stored
+    (run.path / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError) as error:
+        like(run.path, {})
+    assert told in str(error.value) and "type again" in str(error.value)
+    key, value = next(iter(stored.items()))
+    key, value = ("base_url", stored["base_url"]) if "base_url" in stored else (key, value)
+    assert like(run.path, {key: tuple(value) if key == "set" else value})
