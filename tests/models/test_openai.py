@@ -28,6 +28,7 @@ from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import plan as forecast
 from nih.store import run as store
+from nih.types import Usage
 from tests.support.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +77,7 @@ def test_a_good_server_is_asked_once_a_sample_and_what_it_says_is_kept(
     }
     assert Counter(server.prompts) == Counter(set(server.prompts)) and len(server.prompts) == SAMPLES
     for row in stored.rows:
-        assert row["usage_prompt_tokens"] == row["tokens"] and row["usage_completion_tokens"] == 7
-        assert row["usage_cached_tokens"] == 5 and row["usage_requests"] == 1
+        assert row.usage == Usage(row.tokens, 7, 5, 1)
     said = report_of(stored)
     assert said["requests"] == SAMPLES and said["failed_attempts"] == {} and said["warnings"] == []
     assert said["prompt_tokens"] == sum(r["tokens"] for r in stored.rows)
@@ -460,7 +460,7 @@ def test_without_usage_the_text_is_counted_again(server: FakeServer, tmp_path: P
     server.usage = False
     said: list[str] = []
     stored = go(server, tmp_path / "r", said)
-    assert {r["usage_prompt_tokens"] for r in stored.rows} == {None}
+    assert {r.usage.prompt_tokens for r in stored.rows if r.usage} == {None}
     assert report_of(stored)["retokenised"] == {
         "samples": SAMPLES, "differ": 0, "least": 0, "most": 0, "mean": 0.0,
     }  # fmt: skip
@@ -695,7 +695,7 @@ def test_the_own_form_of_llama_cpp_is_told_from_a_broken_response(llama: FakeSer
 def test_tokens_that_llama_cpp_held_are_read_from_its_timings(llama: FakeServer, tmp_path: Path) -> None:
     llama.fault = lambda r: llama_reply(r, {"text": f" {key_of(r.prompt)}", "logprobs": None})
     rows = go(llama, tmp_path / "r", lengths="512").rows
-    assert {(r["score"], r["usage_cached_tokens"]) for r in rows} == {(1.0, 34)}
+    assert {(r.score, r.usage and r.usage.cached_tokens) for r in rows} == {(1.0, 34)}
 
 
 @pytest.mark.parametrize("repeated", ["The pass key is", ""])
