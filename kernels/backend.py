@@ -1,7 +1,7 @@
-"""Which form of the kernels runs on which device: probed once, forced with `NIH_KERNELS`, reported by `nih doctor` and in the manifest.
+"""Choose which form of the kernels runs on which device: probed once, forced with `NIH_KERNELS`, reported by `nih doctor` and in run.json.
 
-`cuda` three-phase parallel scan in CUDA, compiled at first use; `cpu` C++ with SIMD; `torch` vectorised pure torch, on every device;
-`reference` the sequential loop in float64.
+`cuda`: CUDA kernels, parallel over channels and time or states, compiled at the first use. `cpu`: C++ with SIMD. `torch`: vectorised pure
+torch, on every device. `reference`: the sequential loop in float64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def requested() -> str:
-    """What `NIH_KERNELS` asks for, `auto` if it is not set. Raises KernelError for a word that is no form."""
+    """Return what `NIH_KERNELS` requests, `auto` if it is not set. Raises KernelError for a word that is not a form."""
     word = os.environ.get(VARIABLE, "").strip().lower() or "auto"
     if word != "auto" and word not in FORMS:
         known = "|".join(("auto", *FORMS))
@@ -40,9 +40,9 @@ def requested() -> str:
 
 
 def choose(device_type: str) -> Choice:
-    """The form for tensors on `device_type` (`cpu`, `cuda`, ...).
+    """Return the form for tensors on `device_type` (`cpu`, `cuda`, ...).
 
-    Raises KernelError if `NIH_KERNELS` forces a form that is not there, or that cannot read tensors of this device.
+    Raises KernelError if `NIH_KERNELS` forces a form that is not available, or that cannot read tensors of this device.
     """
     return _choose(device_type, requested(), os.environ.get(cpu_loader.SIMD_VARIABLE, ""))
 
@@ -81,15 +81,15 @@ def _automatic(device_type: str) -> Choice:
 
 
 def _missing(form: Form) -> str:
-    """Why a form cannot be used here, and what to type; empty if it can."""
+    """Say why a form cannot be used here, and what to type; empty if it can."""
     probe = cuda_loader.missing if form == "cuda" else cpu_loader.missing
     return probe()
 
 
 def report() -> dict[str, Any]:
-    """For `nih doctor` and the manifest: what was asked for, what is there, and which form serves each device of this machine.
+    """Report for `nih doctor` and run.json what was requested, what is available, and which form serves each device of this machine.
 
-    A forced form that is not there is told under its device as `error`, not raised.
+    A forced form that is not available is reported under its device as `error`, not raised.
     """
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return {
@@ -97,11 +97,11 @@ def report() -> dict[str, Any]:
         "forms": {form: _missing(form) or "available" for form in ("cuda", "cpu")},
         "simd": cpu_loader.describe() if not cpu_loader.missing() else None,
         "threads": torch.get_num_threads(),
-        "devices": {device: _told(device) for device in devices},
+        "devices": {device: _serving(device) for device in devices},
     }
 
 
-def _told(device: str) -> dict[str, str]:
+def _serving(device: str) -> dict[str, str]:
     try:
         form, why = choose(device)
     except KernelError as error:

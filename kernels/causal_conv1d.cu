@@ -1,4 +1,4 @@
-// Causal depthwise convolution and SiLU on a GPU. A thread is one channel of one chunk of time and keeps the last inputs in registers.
+// Causal depthwise convolution and SiLU on a GPU. A thread computes one channel of one chunk of time and keeps the last inputs in registers.
 // Compiled with NIH_TAPS = K. Grid (chunks, blocks of channels, rows). Launch and layout: causal_conv1d.py and core.h.
 #include "core.h"
 

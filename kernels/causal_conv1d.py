@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from nih.kernels import cpu_loader, cuda_loader, op
+from nih.kernels.cuda_loader import Launch
 from nih.kernels.layout import DTYPES, Call, ConvArgs
 
 CHUNK = 64
-"""Steps that one CUDA block takes. Results don't depend on it."""
+"""Steps that one CUDA block takes. Results do not depend on it."""
 
 
 def causal_conv1d(
@@ -30,6 +31,10 @@ def causal_conv1d(
     lengths (B): row i ends after lengths[i] tokens; its further outputs are 0.
     No gradient: train with `causal_conv1d_torch`. Raises KernelError for arguments against this contract, or under autograd.
     """
+    return _op(x, w, b, state, lengths)
+
+
+def _check(x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None) -> None:
     op.expect_sequence("causal_conv1d", "x", x)
     batch, _, channels = x.shape
     taps = w.shape[-1] if w.dim() else 0
@@ -39,13 +44,12 @@ def causal_conv1d(
     op.expect_shape("causal_conv1d", "state", state, (batch, taps - 1, channels))
     op.expect_lengths("causal_conv1d", lengths, batch)
     op.expect_one_device("causal_conv1d", {"x": x, "w": w, "b": b, "state": state, "lengths": lengths})
-    return _op(x, w, b, state, lengths)
 
 
 def causal_conv1d_reference(
     x: Tensor, w: Tensor, b: Tensor | None = None, state: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The truth: token by token, in float64. Arguments as `causal_conv1d`; both results are float64."""
+    """Compute the truth token by token in float64. Arguments as for `causal_conv1d`; both results are float64."""
     x, w = x.double(), w.double()
     batch, steps, channels = x.shape
     taps = w.shape[1]
@@ -64,7 +68,7 @@ def causal_conv1d_reference(
 def causal_conv1d_torch(
     x: Tensor, w: Tensor, b: Tensor | None = None, state: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable form of `causal_conv1d`, same arguments and results; float64 inputs are computed in float64."""
+    """Compute `causal_conv1d` differentiably, with the same arguments and results; float64 inputs are computed in float64."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, steps, channels = x.shape
     taps = w.shape[1]
@@ -99,13 +103,13 @@ def _run_torch(
     return y, end.float()
 
 
-def _prepare(
+def prepare(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> Call[ConvArgs]:
-    """The argument block for the C++ and CUDA forms, with room for the results."""
+    """Return the argument block for the C++ and CUDA forms, with room for the results."""
     batch, steps, channels = x.shape
     taps = w.shape[1]
-    x, w, b, state = op.rows(x), op.plain(w), op.plain_or_none(b), op.plain_or_none(state)
+    x, w, b, state = op.rows(x, x.dtype), op.plain(w), op.plain_or_none(b), op.plain_or_none(state)
     lengths = op.whole_numbers(lengths)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     end = torch.empty(batch, taps - 1, channels, dtype=torch.float32, device=x.device)
@@ -121,7 +125,7 @@ def _prepare(
 def _run_cpu(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(x, w, b, state, lengths)
+    call = prepare(x, w, b, state, lengths)
     cpu_loader.call("causal_conv1d", call.args)
     return call.y, call.end
 
@@ -129,10 +133,10 @@ def _run_cpu(
 def _run_cuda(
     x: Tensor, w: Tensor, b: Tensor | None, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(x, w, b, state, lengths)
+    call = prepare(x, w, b, state, lengths)
     batch, steps, channels = x.shape
-    with cuda_loader.module("causal_conv1d", x.device, NIH_TAPS=w.shape[1]) as module:
-        module.launch(call, "convolve", channels, max(1, -(-steps // CHUNK)), batch)
+    module = cuda_loader.module("causal_conv1d", x.device, NIH_TAPS=w.shape[1])
+    module.launch(call, Launch("convolve", cuda_loader.grid(channels, max(1, -(-steps // CHUNK)), batch)))
     return call.y, call.end
 
 
@@ -147,4 +151,5 @@ _op = op.register(
     "(Tensor x, Tensor w, Tensor? b, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
     {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
+    _check,
 )

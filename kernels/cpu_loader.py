@@ -1,6 +1,6 @@
-"""Finds and loads the C++ kernels (`nih.kernels._cpu`, built when `nih` is installed) with ctypes.
+"""Find and load the C++ kernels (`nih.kernels._cpu`, built when `nih` is installed) with ctypes.
 
-The library is no Python module and knows nothing of torch: plain C functions over the argument blocks of core.h.
+The library is not a Python module and knows nothing of torch: it holds plain C functions over the argument blocks of core.h.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import ctypes
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -18,6 +21,7 @@ from nih.kernels import layout
 SIMD_VARIABLE = "NIH_SIMD"
 PATHS = ("portable", "avx2", "avx512")
 """Instruction sets that the library has code for, slowest first; the index is the library's own number."""
+_forced: ContextVar[str] = ContextVar("_forced", default="")
 _REBUILD = "install a C++ compiler with OpenMP and run `pip install --force-reinstall --no-deps nih`"
 
 
@@ -36,7 +40,7 @@ def _load() -> ctypes.CDLL | str:
 
 
 def missing() -> str:
-    """Why the library cannot be used, and what to type; empty if it can. Raises KernelError for a bad `NIH_SIMD`."""
+    """Say why the library cannot be used, and what to type; empty if it can. Raises KernelError for a bad `NIH_SIMD`."""
     loaded = _load()
     if isinstance(loaded, str):
         return loaded
@@ -45,7 +49,7 @@ def missing() -> str:
 
 
 def library() -> ctypes.CDLL:
-    """The loaded library. Raises KernelError if there is none."""
+    """Return the loaded library. Raises KernelError if there is none."""
     loaded = _load()
     if isinstance(loaded, str):
         raise KernelError(loaded)
@@ -53,11 +57,21 @@ def library() -> ctypes.CDLL:
 
 
 def simd() -> int:
-    """Index in PATHS of the instructions to use: the best that the processor runs, or what `NIH_SIMD` forces.
+    """Return the index in PATHS of the instructions to use: the best that the processor runs, or what `NIH_SIMD` forces.
 
-    Raises KernelError if the forced path is unknown, or is not there on this processor.
+    Raises KernelError if the forced path is unknown, or if this processor lacks it.
     """
-    return _simd(os.environ.get(SIMD_VARIABLE, "").strip().lower())
+    return _simd(_forced.get() or os.environ.get(SIMD_VARIABLE, "").strip().lower())
+
+
+@contextmanager
+def using(path: str) -> Iterator[None]:
+    """Use the instructions of one of PATHS meanwhile, whatever `NIH_SIMD` says; `` changes nothing."""
+    token = _forced.set(path)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
 
 
 @functools.cache
@@ -79,12 +93,12 @@ def _simd(word: str) -> int:
 
 
 def describe() -> str:
-    """The instruction set in use, for reports: `C++, avx512`."""
+    """Name the instruction set in use, for reports: `C++, avx512`."""
     return f"C++, {PATHS[simd()]}"
 
 
 def call(name: str, args: ctypes.Structure) -> None:
-    """Run `nih_<name>` with this process's torch threads. Raises MemoryError if the scratch space cannot be had."""
+    """Run `nih_<name>` with this process's torch threads. Raises MemoryError if there is no memory for scratch space."""
     args.threads = torch.get_num_threads()
     args.simd = simd()
     if getattr(library(), f"nih_{name}")(ctypes.byref(args)):

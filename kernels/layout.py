@@ -42,7 +42,7 @@ class ConvArgs(ctypes.Structure):
 
 
 def abi() -> int:
-    """What `nih_abi` of a library with the same blocks returns."""
+    """Return what `nih_abi` of a library with the same blocks returns."""
     return ctypes.sizeof(Wkv4Args) << 20 | ctypes.sizeof(ScanArgs) << 10 | ctypes.sizeof(ConvArgs)
 
 

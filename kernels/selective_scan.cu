@@ -1,213 +1,209 @@
-// The selective scan on a GPU: a parallel scan over time in three launches without barriers or atomics. `summarise` reads each whole
-// chunk from zero states, `fold` carries the states over the summaries and leaves each chunk its prefix, `replay` reads the chunks again
-// and writes y.
+// The selective scan on a GPU, in one pass over time. LANES lanes share a channel; each holds OWN of its states in registers and reads all
+// tokens. A block stages TILE tokens of CHANNELS channels in shared memory: what depends on token and channel alone (softplus, gate,
+// skip) is computed once, then each lane advances its states and a butterfly adds up the outputs. Every state sees the same operations
+// in the same order wherever a call is cut, so a cut changes no bit.
 //
-// A thread is one channel of one chunk and holds its N states in registers; B and C are the same for all threads of a warp. Compiled with
-// NIH_STATES = N. Grid (chunks, blocks of channels, rows). Launch and layout: selective_scan.py and core.h.
+// Compiled with NIH_STATES = N, NIH_LANES and NIH_THREADS. Grid (1, blocks of channels, rows). Launch and layout: selective_scan.py and core.h.
 #include "core.h"
 
 #ifndef NIH_STATES
 #define NIH_STATES 16
 #endif
+#ifndef NIH_LANES
+#define NIH_LANES 8
+#endif
+#ifndef NIH_THREADS
+#define NIH_THREADS 128
+#endif
 
-enum { N = NIH_STATES, STEPS = 4 };
-
-struct Weights {
-    float rate[N], skip, bias;  // rate: A log2(e)
+enum {
+    N = NIH_STATES,
+    LANES = NIH_LANES,
+    OWN = (N + LANES - 1) / LANES,               // states of a lane; the last lanes may own fewer, or none: theirs stay 0
+    THREADS = NIH_THREADS,
+    CHANNELS = THREADS / LANES,
+    TILE = 32,
+    ITEMS = TILE / LANES,                        // (token, channel) pairs that a thread stages
+    WORDS = (TILE * N + THREADS - 1) / THREADS,  // of B, and of C, that a thread stages
 };
 
-NIH_FN Weights scan_weights(const ScanArgs &g, i64 c) {
-    Weights w;
-#pragma unroll
-    for (int n = 0; n < N; n++) w.rate[n] = g.A[c * N + n] * 1.44269504f;
-    w.skip = g.D ? g.D[c] : 0.0f;
-    w.bias = g.bias ? g.bias[c] : 0.0f;
-    return w;
-}
-
-template <class S> struct Wide {
-    enum { ITEMS = 16 / sizeof(S), FITS = N % ITEMS == 0 };
+struct Tile {
+    float2 steps[TILE][CHANNELS];  // delta, delta u
+    float B[TILE][LANES * OWN], C[TILE][LANES * OWN];
+    float y[TILE][CHANNELS];       // sum of C h
 };
 
-NIH_FN void scan_unpack(unsigned word, float *to, float) {
-    NihWord w;
-    w.u = word;
-    to[0] = w.f;
+// A thread's place in the block: it stages every LANES-th token of one channel, and owns states of another.
+struct Place {
+    int token, column;  // what it stages
+    int lane, owned;    // whose states it owns; column and owned count channels within the block
+    i64 c;              // the channel of `column`
+    bool inside;
+};
+
+NIH_FN Place scan_place(const ScanArgs &g) {
+    const int thread = threadIdx.x;
+    const i64 c = (i64)blockIdx.y * CHANNELS + thread % CHANNELS;
+    return {thread / CHANNELS, thread % CHANNELS, thread % LANES, thread / LANES, c, c < g.channels};
 }
 
-NIH_FN void scan_unpack(unsigned word, float *to, bf16) {
-    scan_unpack(word << 16, to, 0.0f);
-    scan_unpack(word & 0xffff0000u, to + 1, 0.0f);
-}
-
-NIH_FN void scan_unpack(unsigned word, float *to, f16) {
-    to[0] = nih_float(f16{(unsigned short)word});
-    to[1] = nih_float(f16{(unsigned short)(word >> 16)});
-}
-
-// Four floats, or eight halves, in one load where the rows are aligned to it.
-template <class S, bool ALIGNED> NIH_FN void scan_row(const S *p, float (&to)[N]) {
-    if (ALIGNED) {
-#pragma unroll
-        for (int n = 0; n < N; n += Wide<S>::ITEMS) {
-            const uint4 words = *(const uint4 *)(p + n);
-            const int step = Wide<S>::ITEMS / 4;
-            scan_unpack(words.x, to + n, S());
-            scan_unpack(words.y, to + n + step, S());
-            scan_unpack(words.z, to + n + 2 * step, S());
-            scan_unpack(words.w, to + n + 3 * step, S());
-        }
-    } else {
-#pragma unroll
-        for (int n = 0; n < N; n++) to[n] = nih_float(p[n]);
-    }
-}
-
-// Whether all rows of B and C can be read in loads of 16 bytes.
-template <class S> NIH_FN bool scan_aligned(const ScanArgs &g) {
-    const unsigned long long strides = (unsigned long long)(g.B_b | g.B_t | g.C_b | g.C_t) * sizeof(S);
-    return Wide<S>::FITS && (((unsigned long long)g.Bm | (unsigned long long)g.Cm | strides) & 15) == 0;
-}
-
-template <class S> struct ScanRow {  // where a thread reads and writes
+// Where a thread reads next, and what it has read: a tile ahead of the one that is computed.
+template <class S> struct Reader {
     const S *u, *delta, *z, *B, *C;
-    S *y;
+    S us[ITEMS], deltas[ITEMS], zs[ITEMS], Bs[WORDS], Cs[WORDS];
 };
 
-template <class S> NIH_FN ScanRow<S> scan_at(const ScanArgs &g, i64 row, i64 t0, i64 c) {
-    return {(const S *)g.u + row * g.u_b + t0 * g.u_t + c,
-            (const S *)g.delta + row * g.d_b + t0 * g.d_t + c,
-            g.z ? (const S *)g.z + row * g.z_b + t0 * g.z_t + c : 0,
-            (const S *)g.Bm + row * g.B_b + t0 * g.B_t,
-            (const S *)g.Cm + row * g.C_b + t0 * g.C_t,
-            (S *)g.y + row * g.y_b + t0 * g.y_t + c};
+template <class S> NIH_FN void scan_open(const ScanArgs &g, const Place &at, i64 row, Reader<S> &in) {
+    const int word = threadIdx.x;
+    in.u = (const S *)g.u + row * g.u_b + at.token * g.u_t + at.c;
+    in.delta = (const S *)g.delta + row * g.d_b + at.token * g.d_t + at.c;
+    in.z = (const S *)g.z + row * g.z_b + at.token * g.z_t + at.c;
+    in.B = (const S *)g.Bm + row * g.B_b + word / N * g.B_t + word % N;
+    in.C = (const S *)g.Cm + row * g.C_b + word / N * g.C_t + word % N;
 }
 
-// Reads COUNT tokens, whose loads all come first; REPLAY writes the outputs, otherwise `total` sums delta.
-template <class S, int COUNT, bool REPLAY, bool ALIGNED>
-NIH_FN void scan_steps(const ScanArgs &g, ScanRow<S> &at, const Weights &w, float (&h)[N], float &total) {
-    S us[COUNT], deltas[COUNT], zs[COUNT] = {};
+// Offset of a thread's i-th word of B or C from its first. Where N does not divide the threads, tokens and states both move on.
+NIH_FN i64 scan_offset(int i, i64 stride) {
+    const int first = threadIdx.x, word = first + i * THREADS;
+    if (THREADS % N == 0) return i * (THREADS / N) * stride;
+    return (word / N - first / N) * stride + (word % N - first % N);
+}
+
+// Reads the next tile, of which `left` tokens belong to the row.
+template <class S> NIH_FN void scan_fetch(const ScanArgs &g, const Place &at, int left, Reader<S> &in) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        us[i] = at.u[i * g.u_t];
-        deltas[i] = at.delta[i * g.d_t];
-        if (REPLAY && at.z) zs[i] = at.z[i * g.z_t];
+    for (int i = 0; i < ITEMS; i++) {
+        const bool live = at.inside && at.token + i * LANES < left;
+        in.us[i] = live ? in.u[i * LANES * g.u_t] : S();
+        in.deltas[i] = live ? in.delta[i * LANES * g.d_t] : S();
+        in.zs[i] = live && g.z ? in.z[i * LANES * g.z_t] : S();
     }
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        const float u = nih_float(us[i]), delta = nih_softplus(nih_float(deltas[i]) + w.bias), input = delta * u;
-        float b[N];
-        scan_row<S, ALIGNED>(at.B, b);
-        at.B += g.B_t;
+    for (int i = 0; i < WORDS; i++) {
+        const int token = ((int)threadIdx.x + i * THREADS) / N;
+        const bool live = token < left;
+        in.Bs[i] = live ? in.B[scan_offset(i, g.B_t)] : S();
+        in.Cs[i] = live ? in.C[scan_offset(i, g.C_t)] : S();
+    }
+    in.u += TILE * g.u_t;
+    in.delta += TILE * g.d_t;
+    in.z += TILE * g.z_t;
+    in.B += TILE * g.B_t;
+    in.C += TILE * g.C_t;
+}
+
+// Tokens beyond the row's end get delta 0 and B 0, which keep a state as it is.
+template <class S> NIH_FN void scan_stage(const Reader<S> &in, const Place &at, int left, float bias, Tile &tile) {
 #pragma unroll
-        for (int n = 0; n < N; n++) h[n] = nih_exp2(delta * w.rate[n]) * h[n] + input * b[n];
-        if (!REPLAY) {
-            total += delta;
-            continue;
+    for (int i = 0; i < ITEMS; i++) {
+        const int t = at.token + i * LANES;
+        const float delta = t < left ? nih_softplus(nih_float(in.deltas[i]) + bias) : 0.0f;
+        tile.steps[t][at.column] = {delta, delta * nih_float(in.us[i])};
+    }
+#pragma unroll
+    for (int i = 0; i < WORDS; i++) {
+        const int word = threadIdx.x + i * THREADS;
+        if (TILE * N % THREADS && word >= TILE * N) break;
+        tile.B[word / N][word % N] = nih_float(in.Bs[i]);
+        tile.C[word / N][word % N] = nih_float(in.Cs[i]);
+    }
+}
+
+// Adds `sums` over the lanes of a channel, in halves that shrink: lane i is left with the sum of token i, in the first place.
+template <int WIDTH> NIH_FN void scan_add(float (&sums)[LANES], int lane) {
+    const bool upper = lane & WIDTH;
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) {
+        const float kept = upper ? sums[i + WIDTH] : sums[i], sent = upper ? sums[i] : sums[i + WIDTH];
+        sums[i] = kept + __shfl_xor_sync(0xffffffffu, sent, WIDTH);
+    }
+    if constexpr (WIDTH > 1) scan_add<WIDTH / 2>(sums, lane);
+}
+
+NIH_FN void scan_advance(Tile &tile, const Place &at, const float (&rate)[OWN], float (&h)[OWN]) {
+    for (int t = 0; t < TILE; t += LANES) {
+        float sums[LANES];
+#pragma unroll
+        for (int i = 0; i < LANES; i++) {
+            const float2 step = tile.steps[t + i][at.owned];
+            const float *B = tile.B[t + i] + at.lane * OWN, *C = tile.C[t + i] + at.lane * OWN;
+            sums[i] = 0.0f;
+#pragma unroll
+            for (int n = 0; n < OWN; n++) {
+                h[n] = nih_fma(nih_exp2(step.x * rate[n]), h[n], step.y * B[n]);
+                sums[i] = n ? nih_fma(C[n], h[n], sums[i]) : C[n] * h[n];
+            }
         }
-        float out[N], y = w.skip * u;
-        scan_row<S, ALIGNED>(at.C, out);
-        at.C += g.C_t;
-#pragma unroll
-        for (int n = 0; n < N; n++) y += out[n] * h[n];
-        nih_store(at.y, at.z ? y * nih_silu(nih_float(zs[i])) : y);
-        at.y += g.y_t;
+        scan_add<LANES / 2>(sums, at.lane);
+        tile.y[t + at.lane][at.owned] = sums[0];
     }
-    at.u += COUNT * g.u_t;
-    at.delta += COUNT * g.d_t;
-    if (REPLAY && at.z) at.z += COUNT * g.z_t;
 }
 
-template <class S, bool REPLAY, bool ALIGNED>
-NIH_FN void scan_loop(const ScanArgs &g, ScanRow<S> at, int steps, const Weights &w, float (&h)[N], float &total) {
-    int t = 0;
-    for (; t + STEPS <= steps; t += STEPS) scan_steps<S, STEPS, REPLAY, ALIGNED>(g, at, w, h, total);
-    for (; t < steps; t++) scan_steps<S, 1, REPLAY, ALIGNED>(g, at, w, h, total);
-}
+NIH_FN int scan_left(i64 steps, i64 t0) { return steps - t0 < TILE ? (int)(steps - t0) : (int)TILE; }
 
-template <class S, bool REPLAY>
-NIH_FN void scan_span(const ScanArgs &g, i64 row, i64 t0, int steps, i64 c, const Weights &w, float (&h)[N], float &total) {
-    const ScanRow<S> at = scan_at<S>(g, row, t0, c);
-    if (scan_aligned<S>(g)) scan_loop<S, REPLAY, Wide<S>::FITS>(g, at, steps, w, h, total);
-    else scan_loop<S, REPLAY, false>(g, at, steps, w, h, total);
-}
-
-// Slot of a chunk: N end states from zero (later: the prefix), then the sum of delta.
-NIH_FN float *scan_slot(const ScanArgs &g, i64 row, i64 chunk, i64 c) {
-    const i64 chunks = (g.T + SCAN_CHUNK - 1) / SCAN_CHUNK;
-    return g.scratch + (row * chunks + chunk) * (N + 1) * g.channels + c;
-}
-
-NIH_FN void scan_load(const float *planes, i64 channels, float (&h)[N]) {
+template <class S>
+NIH_FN void scan_row(const ScanArgs &g, const Place &at, i64 row, const float (&rate)[OWN], float (&h)[OWN], Tile &tile) {
+    const i64 steps = nih_row_length(g.lengths, row, g.T);
+    const float skip = g.D && at.inside ? g.D[at.c] : 0.0f, bias = g.bias && at.inside ? g.bias[at.c] : 0.0f;
+    S *y = (S *)g.y + row * g.y_b + at.token * g.y_t + at.c;
+    Reader<S> in;
+    scan_open(g, at, row, in);
+    scan_fetch(g, at, scan_left(steps, 0), in);
+    for (i64 t0 = 0; t0 < steps; t0 += TILE, y += TILE * g.y_t) {
+        const int left = scan_left(steps, t0);
+        S us[ITEMS], zs[ITEMS];
 #pragma unroll
-    for (int n = 0; n < N; n++) h[n] = planes ? planes[n * channels] : 0.0f;
-}
-
-NIH_FN void scan_store(float *planes, i64 channels, const float (&h)[N]) {
+        for (int i = 0; i < ITEMS; i++) us[i] = in.us[i], zs[i] = in.zs[i];
+        scan_stage(in, at, left, bias, tile);
+        __syncthreads();
+        scan_fetch(g, at, scan_left(steps, t0 + TILE), in);
+        scan_advance(tile, at, rate, h);
+        __syncthreads();
 #pragma unroll
-    for (int n = 0; n < N; n++) planes[n * channels] = h[n];
+        for (int i = 0; i < ITEMS; i++) {
+            const int t = at.token + i * LANES;
+            const float sum = nih_fma(skip, nih_float(us[i]), tile.y[t][at.column]);
+            if (at.inside && t < left) nih_store(y + i * LANES * g.y_t, g.z ? sum * nih_silu(nih_float(zs[i])) : sum);
+        }
+    }
+    y = (S *)g.y + row * g.y_b + at.c;
+    for (i64 t = steps + at.token; at.inside && t < g.T; t += LANES) nih_store(y + t * g.y_t, 0.0f);
 }
 
-template <class S> NIH_FN void scan_summarise(const ScanArgs &g) {
-    const i64 c = (i64)blockIdx.y * blockDim.x + threadIdx.x, chunk = blockIdx.x, t0 = chunk * SCAN_CHUNK;
-    if (c >= g.channels) return;
-    const Weights w = scan_weights(g, c);
+template <class S> NIH_FN void scan_block(const ScanArgs &g) {
+    __shared__ Tile tile;
+    const Place at = scan_place(g);
+    const i64 c = (i64)blockIdx.y * CHANNELS + at.owned;
+    float rate[OWN], h[OWN];
+#pragma unroll
+    for (int n = 0; n < OWN; n++) {
+        const int state = at.lane * OWN + n;
+        const float slope = c < g.channels && state < N ? g.A[c * N + state] * 1.44269504f : 0.0f;
+        rate[n] = slope < -1e30f ? -1e30f : slope;  // a rate of -inf times a delta of 0 would be NaN
+    }
+    for (int i = threadIdx.x; LANES * OWN > N && i < TILE * LANES * OWN; i += THREADS) {
+        tile.B[0][i] = 0.0f;
+        tile.C[0][i] = 0.0f;
+    }
+    __syncthreads();
     for (i64 row = blockIdx.z; row < g.B; row += gridDim.z) {
-        if (t0 + SCAN_CHUNK > nih_row_length(g.lengths, row, g.T)) continue;
-        float h[N], total = 0.0f;
-        scan_load(0, 0, h);
-        scan_span<S, false>(g, row, t0, SCAN_CHUNK, c, w, h, total);
-        float *slot = scan_slot(g, row, chunk, c);
-        scan_store(slot, g.channels, h);
-        slot[N * g.channels] = total;
+        const i64 first = row * N * g.channels + c;
+#pragma unroll
+        for (int n = 0; n < OWN; n++) {
+            const int state = at.lane * OWN + n;
+            h[n] = g.state && c < g.channels && state < N ? g.state[first + state * g.channels] : 0.0f;
+        }
+        scan_row<S>(g, at, row, rate, h, tile);
+#pragma unroll
+        for (int n = 0; n < OWN; n++) {
+            const int state = at.lane * OWN + n;
+            if (c < g.channels && state < N) g.state_out[first + state * g.channels] = h[n];
+        }
     }
 }
 
-// One state of one channel. Leaves in each slot the state before its chunk. The state after a row's last whole chunk is also the call's,
-// unless a ragged chunk follows, whose replay overwrites it.
-NIH_FN void scan_fold_row(const ScanArgs &g, i64 row, i64 n, i64 c) {
-    const i64 length = nih_row_length(g.lengths, row, g.T), whole = length / SCAN_CHUNK;
-    const float rate = g.A[c * N + n] * 1.44269504f;
-    const i64 plane = (row * N + n) * g.channels + c;
-    float h = g.state ? g.state[plane] : 0.0f;
-    float *slot = scan_slot(g, row, 0, c) + n * g.channels;
-    const i64 to_total = (N - n) * g.channels, to_next = (N + 1) * g.channels;
-#pragma unroll 4
-    for (i64 chunk = 0; chunk < whole; chunk++, slot += to_next) {
-        const float own = slot[0], total = slot[to_total];
-        slot[0] = h;
-        h = nih_exp2(total * rate) * h + own;
-    }
-    if (whole * SCAN_CHUNK < length) slot[0] = h;
-    g.state_out[plane] = h;
-}
-
-template <class S> NIH_FN void scan_replay(const ScanArgs &g) {
-    const i64 c = (i64)blockIdx.y * blockDim.x + threadIdx.x, chunk = blockIdx.x, t0 = chunk * SCAN_CHUNK;
-    if (c >= g.channels) return;
-    const i64 end = t0 + SCAN_CHUNK < g.T ? t0 + SCAN_CHUNK : g.T;
-    const Weights w = scan_weights(g, c);
-    for (i64 row = blockIdx.z; row < g.B; row += gridDim.z) {
-        const i64 left = nih_row_length(g.lengths, row, g.T) - t0;
-        const int steps = left < 0 ? 0 : left < SCAN_CHUNK ? (int)left : (int)SCAN_CHUNK;
-        const float *carried = g.state ? g.state + row * N * g.channels + c : 0;
-        float h[N], total = 0.0f;
-        scan_load(g.scratch && steps ? scan_slot(g, row, chunk, c) : carried, g.channels, h);
-        scan_span<S, true>(g, row, t0, steps, c, w, h, total);
-        if (steps ? steps < SCAN_CHUNK : !g.scratch) scan_store(g.state_out + row * N * g.channels + c, g.channels, h);
-        for (i64 t = t0 + steps; t < end; t++) nih_store((S *)g.y + row * g.y_b + t * g.y_t + c, 0.0f);
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(64) selective_scan_fold(const ScanArgs g) {
-    const i64 c = (i64)blockIdx.y * blockDim.x + threadIdx.x;
-    if (c >= g.channels) return;
-    for (i64 row = blockIdx.z; row < g.B; row += gridDim.z) scan_fold_row(g, row, blockIdx.x, c);
-}
-
-#define NIH_KERNELS_OF(name, S)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(64) selective_scan_summarise_##name(const ScanArgs g) { scan_summarise<S>(g); } \
-    extern "C" __global__ void __launch_bounds__(64) selective_scan_replay_##name(const ScanArgs g) { scan_replay<S>(g); }
+#define NIH_KERNELS_OF(name, S) \
+    extern "C" __global__ void __launch_bounds__(THREADS) selective_scan_advance_##name(const ScanArgs g) { scan_block<S>(g); }
 
 NIH_KERNELS_OF(f32, float)
 NIH_KERNELS_OF(bf16, bf16)

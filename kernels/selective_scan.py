@@ -18,13 +18,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nih.errors import KernelError
-from nih.kernels import cpu_loader, cuda_loader, op
+from nih.kernels import backend, cpu_loader, cuda_loader, op
 from nih.kernels.layout import DTYPES, Call, ScanArgs
 
 CHUNK = 1024
-"""Steps of a chunk in the C++ and CUDA forms: a call cut at a multiple of it gives the same bits."""
+"""Steps of a chunk in the C++ form: a call cut at a multiple of it gives the same bits. The CUDA form may be cut anywhere."""
 CUDA_STATES = 64
-"""Most states of a channel that the CUDA form holds in registers."""
+"""Most states of a channel that the CUDA form takes."""
+CUDA_THREADS = 128
+"""Threads of a block of the CUDA form."""
+CUDA_LANES = 8
+"""Threads that share a channel of 8 states or more in the CUDA form: fewer do less work, more fill the GPU at fewer channels."""
 _TORCH_CHUNK = 64
 _TORCH_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
 
@@ -48,7 +52,6 @@ def selective_scan(
     lengths (B): row i ends after lengths[i] tokens; its further outputs are 0.
     No gradient: train with `selective_scan_torch`. Raises KernelError for arguments against this contract, or under autograd.
     """
-    _check(u, delta, z, A, B, C, D, delta_bias, state, lengths)
     return _op(u, delta, z, A, B, C, D, delta_bias, state, lengths)
 
 
@@ -126,7 +129,7 @@ def selective_scan_torch(
     state: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable, vectorised form of `selective_scan`, same arguments and results; float64 inputs are computed in float64.
+    """Compute `selective_scan` vectorised and differentiably, with the same arguments and results; float64 inputs are computed in float64.
 
     Chunks are read side by side, step by step: once for their summaries, and again from the folded prefixes.
     """
@@ -161,12 +164,12 @@ def selective_scan_torch(
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """As F.softplus, but made of functions that torch computes alike in vectors and in their remainders."""
+    """Compute F.softplus, but of functions whose values in vectors and in the remainders of vectors are equal."""
     return torch.where(x > 20, x, torch.log1p(torch.exp(x.clamp(max=20))))
 
 
 def _stretches(steps: int, elements: int, device_type: str) -> list[tuple[int, int, int]]:
-    """(start, stop, chunk) of what is read side by side: as many chunks as keep the states of one step in fast memory."""
+    """Return (start, stop, chunk) of what is read side by side: as many chunks as keep the states of one step in fast memory."""
     count = max(1, _TORCH_ELEMENTS.get(device_type, 1 << 22) // max(1, elements))
     whole = steps // _TORCH_CHUNK * _TORCH_CHUNK
     stride = count * _TORCH_CHUNK
@@ -177,7 +180,7 @@ def _stretches(steps: int, elements: int, device_type: str) -> list[tuple[int, i
 def _chunks(
     u: Tensor, delta: Tensor, rate: Tensor, B: Tensor, C: Tensor, h: Tensor, size: int, tracked: bool
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, D) without skip and gate, and end state (B, N, D), over chunks of `size` steps that fill T exactly.
+    """Return outputs (B, T, D) without skip and gate, and the end state (B, N, D), over chunks of `size` steps that fill T exactly.
 
     What is not tracked by autograd is computed in place.
     """
@@ -206,7 +209,7 @@ def _chunks(
 def _push(
     h: Tensor, delta: Tensor, inputs: Tensor, rate: Tensor, B: Tensor, spare: tuple[Tensor, ...] | None
 ) -> Tensor:
-    """One step of states (B, count, N, D); in place, with two `spare` tensors like them, where those are given."""
+    """Advance states (B, count, N, D) by one step; in place, with two `spare` tensors like them, where those are given."""
     delta, inputs, B = delta[..., None, :], inputs[..., None, :], B[..., None]
     if spare is None:
         return torch.addcmul(inputs * B, torch.exp(delta * rate), h)
@@ -226,7 +229,7 @@ def _run_torch(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return y, end.float()
 
 
-def _prepare(
+def prepare(
     u: Tensor,
     delta: Tensor,
     z: Tensor | None,
@@ -238,21 +241,14 @@ def _prepare(
     state: Tensor | None,
     lengths: Tensor | None,
 ) -> Call[ScanArgs]:
-    """The argument block for the C++ and CUDA forms, with room for the results."""
+    """Return the argument block for the C++ and CUDA forms, with room for the results."""
     batch, steps, channels = u.shape
     states = B.shape[2]
-    dtype = u.dtype
-    for other in (delta, B, C, *(() if z is None else (z,))):
-        dtype = torch.promote_types(dtype, other.dtype)
-    u, delta, B, C = (op.rows(x.to(dtype)) for x in (u, delta, B, C))
-    z = None if z is None else op.rows(z.to(dtype))
-    A, D, delta_bias, state = (
-        op.plain(A),
-        op.plain_or_none(D),
-        op.plain_or_none(delta_bias),
-        op.plain_or_none(state),
-    )
-    lengths = op.whole_numbers(lengths)
+    dtype = op.wider(u.dtype, delta, z, B, C)
+    u, delta, B, C = op.rows(u, dtype), op.rows(delta, dtype), op.rows(B, dtype), op.rows(C, dtype)
+    z = None if z is None else op.rows(z, dtype)
+    A, D, delta_bias = op.plain(A), op.plain_or_none(D), op.plain_or_none(delta_bias)
+    state, lengths = op.plain_or_none(state), op.whole_numbers(lengths)
     y = torch.empty(u.shape, dtype=dtype, device=u.device)
     end = torch.empty(batch, states, channels, dtype=torch.float32, device=u.device)
     args = ScanArgs(
@@ -265,29 +261,31 @@ def _prepare(
 
 
 def _run_cpu(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    call = _prepare(u, *others)  # type: ignore[arg-type]
+    call = prepare(u, *others)  # type: ignore[arg-type]
     cpu_loader.call("selective_scan", call.args)
     return call.y.to(u.dtype), call.end
 
 
 def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    call = _prepare(u, *others)  # type: ignore[arg-type]
-    batch, steps, channels = u.shape
+    call = prepare(u, *others)  # type: ignore[arg-type]
+    batch, _, channels = u.shape
     states = call.end.shape[1]
-    if states > CUDA_STATES:
+    refuse_states(states, "cuda")
+    lanes = CUDA_LANES if states >= CUDA_LANES else 4
+    macros = {"NIH_STATES": states, "NIH_LANES": lanes, "NIH_THREADS": CUDA_THREADS}
+    module = cuda_loader.module("selective_scan", u.device, **macros)
+    blocks = cuda_loader.grid(channels, 1, batch, CUDA_THREADS // lanes)
+    module.launch(call, cuda_loader.Launch("advance", blocks, CUDA_THREADS))
+    return call.y.to(u.dtype), call.end
+
+
+def refuse_states(states: int, device_type: str) -> None:
+    """Raise KernelError if the form that serves a device cannot take so many states per channel: to know before weights are loaded."""
+    if states > CUDA_STATES and backend.choose(device_type).form == "cuda":
         raise KernelError(
-            f"the CUDA form of `selective_scan` holds at most {CUDA_STATES} states a channel, but this model has {states}; "
+            f"the CUDA form of `selective_scan` takes at most {CUDA_STATES} states per channel, but this model has {states}; "
             "set `NIH_KERNELS=torch`"
         )
-    whole, chunks = steps // CHUNK, -(-steps // CHUNK)
-    with cuda_loader.module("selective_scan", u.device, NIH_STATES=states) as module:
-        if whole:
-            scratch = torch.empty(batch, chunks, states + 1, channels, dtype=torch.float32, device=u.device)
-            call.args.scratch = scratch.data_ptr()
-            module.launch(call, "summarise", channels, whole, batch)
-            module.launch(call, "fold", channels, states, batch)
-        module.launch(call, "replay", channels, max(chunks, 1), batch)
-    return call.y.to(u.dtype), call.end
 
 
 def _fake(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -302,4 +300,5 @@ _op = op.register(
     "Tensor? lengths) -> (Tensor, Tensor)",
     {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
+    _check,
 )

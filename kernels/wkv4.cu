@@ -1,7 +1,7 @@
 // WKV4 on a GPU: a parallel scan over time in three launches without barriers or atomics. `summarise` reads each whole chunk from
 // nothing, `fold` carries the state over the summaries and leaves each chunk its prefix, `replay` reads the chunks again and writes y.
 //
-// A thread is one channel of one chunk; grid (chunks, blocks of channels, rows). Launch and layout: wkv4.py and core.h.
+// A thread computes one channel of one chunk; grid (chunks, blocks of channels, rows). Launch and layout: wkv4.py and core.h.
 #include "core.h"
 
 enum { UNROLL = 8, AHEAD = 8 };  // steps, and summaries, that are loaded together
@@ -20,7 +20,7 @@ NIH_FN void wkv_push(Wkv &s, float w, float k, float v) {
 }
 
 NIH_FN float wkv_output(const Wkv &s, float u, float k, float v) {
-    float d = u + k - s.p, e = nih_decay(d);
+    float d = u + k - s.p, e = nih_weight(d);
     float kept = d > 0.0f ? e : 1.0f, fresh = d > 0.0f ? 1.0f : e;
     float weight = kept * s.b + fresh;
     return weight == 0.0f ? 0.0f : nih_div(kept * s.a + fresh * v, weight);

@@ -1,11 +1,11 @@
 """WKV4, the attention of RWKV-4: a running average of values, weighted by e^key, that decays with time.
 
-Per channel, with a decay w <= 0 a step and a bonus u for the present token, from the state (a, b, p):
+Per channel, with a decay w <= 0 per step and a bonus u for the present token, from the state (a, b, p):
 
     y = (e^p a + e^(u + k) v) / (e^p b + e^(u + k))
     (a, b, p) <- (e^(p + w - q) a + e^(k - q) v, e^(p + w - q) b + e^(k - q), q),   q = max(p + w, k)
 
-Letters: B batch, T time, C channels. The state (B, 3, C) holds the planes a, b, p; (0, 0, -1e38) is nothing seen yet. An output without
+Letters: B batch, T time, C channels. The state (B, 3, C) holds the planes a, b, p; before the first token it is (0, 0, -1e38). An output without
 any weight (all keys so far are -inf) is 0.
 Source: Peng et al., RWKV: Reinventing RNNs for the Transformer Era (2023), equations 19-22 and appendix D.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nih.kernels import cpu_loader, cuda_loader, op
+from nih.kernels.cuda_loader import Launch
 from nih.kernels.layout import DTYPES, Call, Wkv4Args
 
 CHUNK = 256
@@ -28,7 +29,7 @@ _TORCH_CHUNK = 64
 
 
 def initial_state(batch: int, channels: int, device: torch.device | str = "cpu") -> Tensor:
-    """State (B, 3, C), float32, of rows that have read nothing."""
+    """Return the state (B, 3, C), float32, of rows that have read nothing."""
     state = torch.zeros(batch, 3, channels, dtype=torch.float32, device=device)
     state[:, 2] = LOWEST
     return state
@@ -39,11 +40,10 @@ def wkv4(
 ) -> tuple[Tensor, Tensor]:
     """Read T tokens: outputs (B, T, C) in the type of `v`, and the state (B, 3, C) after them, in float32 and fresh.
 
-    w (C): what a step adds to the exponent, <= 0 (RWKV-4 stores log(-w)). u (C). k, v (B, T, C) in float32, bfloat16 or float16.
+    w (C): added to the exponent in each step, <= 0 (RWKV-4 stores log(-w)). u (C). k, v (B, T, C) in float32, bfloat16 or float16.
     state (B, 3, C) or None. lengths (B): row i ends after lengths[i] tokens; its further outputs are 0.
     No gradient: train with `wkv4_torch`. Raises KernelError for arguments against this contract, or under autograd.
     """
-    _check(w, u, k, v, state, lengths)
     return _op(w, u, k, v, state, lengths)
 
 
@@ -62,7 +62,7 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, len
 def wkv4_reference(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The truth: the formulas of this module, token by token, in float64. Arguments as `wkv4`; both results are float64."""
+    """Compute the truth by the formulas of this module, token by token, in float64. Arguments as for `wkv4`; both results are float64."""
     w, u, k, v = w.double(), u.double(), k.double(), v.double()
     a, b, p = _start(k, state)
     live = op.within(lengths, k.shape[1])
@@ -84,10 +84,10 @@ def wkv4_reference(
 def wkv4_torch(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Differentiable, vectorised form of `wkv4`, same arguments and results; float64 inputs are computed in float64.
+    """Compute `wkv4` vectorised and differentiably, with the same arguments and results; float64 inputs are computed in float64.
 
     All chunks are read side by side, step by step: once for their summaries, and again from the folded prefixes.
-    The running maximum only scales the state: gradients don't flow through it, so differentiate y, not the state's plane p.
+    The running maximum only scales the state: gradients do not flow through it, so differentiate y, not the state's plane p.
     """
     dtype = torch.promote_types(k.dtype, torch.float32)
     w, u, wide_k, wide_v = (x.to(dtype) for x in (w, u, k, v))
@@ -108,7 +108,7 @@ _Planes = tuple[Tensor, Tensor, Tensor]
 
 
 def _start(k: Tensor, state: Tensor | None) -> _Planes:
-    """Planes (B, C) of the carried state, in k's type."""
+    """Return the planes (B, C) of the carried state, in k's type."""
     given = initial_state(k.shape[0], k.shape[2], k.device) if state is None else state
     a, b, p = given.to(k.dtype).unbind(1)
     return a, b, p.clamp(min=LOWEST)
@@ -131,7 +131,7 @@ def _output(a: Tensor, b: Tensor, p: Tensor, u: Tensor, k: Tensor, v: Tensor) ->
 
 
 def _fold(before: _Planes, after: _Planes, decay: Tensor) -> _Planes:
-    """The state `before`, decayed by e^`decay`, joined with a later stretch's own summary."""
+    """Join the state `before`, decayed by e^`decay`, with a later stretch's own summary."""
     moved = before[2] + decay
     q = torch.maximum(moved, after[2]).detach()
     kept, fresh = torch.exp(moved - q), torch.exp(after[2] - q)
@@ -142,7 +142,7 @@ def _fold(before: _Planes, after: _Planes, decay: Tensor) -> _Planes:
 def _chunks(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, carried: _Planes, live: Tensor | None, size: int
 ) -> tuple[Tensor, _Planes]:
-    """Outputs (B, T, C) and end state over chunks of `size` steps that fill T exactly."""
+    """Return outputs (B, T, C) and the end state over chunks of `size` steps that fill T exactly."""
     batch, steps, channels = k.shape
     count = steps // size
     if live is not None:
@@ -180,14 +180,14 @@ def _run_reference(
     return y.to(v.dtype), end.float()
 
 
-def _prepare(
+def prepare(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
 ) -> Call[Wkv4Args]:
-    """The argument block for the C++ and CUDA forms, with room for the results."""
+    """Return the argument block for the C++ and CUDA forms, with room for the results."""
     batch, steps, channels = k.shape
-    dtype = torch.promote_types(k.dtype, v.dtype)
+    dtype = op.wider(k.dtype, v)
     w, u, state, lengths = op.plain(w), op.plain(u), op.plain_or_none(state), op.whole_numbers(lengths)
-    k, v = op.rows(k.to(dtype)), op.rows(v.to(dtype))
+    k, v = op.rows(k, dtype), op.rows(v, dtype)
     y = torch.empty(k.shape, dtype=dtype, device=k.device)
     end = torch.empty(batch, 3, channels, dtype=torch.float32, device=k.device)
     args = Wkv4Args(
@@ -202,7 +202,7 @@ def _prepare(
 def _run_cpu(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(w, u, k, v, state, lengths)
+    call = prepare(w, u, k, v, state, lengths)
     cpu_loader.call("wkv4", call.args)
     return call.y.to(v.dtype), call.end
 
@@ -210,16 +210,18 @@ def _run_cpu(
 def _run_cuda(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    call = _prepare(w, u, k, v, state, lengths)
+    call = prepare(w, u, k, v, state, lengths)
     batch, steps, channels = k.shape
     whole, chunks = steps // CHUNK, -(-steps // CHUNK)
-    with cuda_loader.module("wkv4", k.device) as module:
-        if whole:
-            scratch = torch.empty(batch, chunks, 3, channels, dtype=torch.float32, device=k.device)
-            call.args.scratch = scratch.data_ptr()
-            module.launch(call, "summarise", channels, whole, batch)
-            module.launch(call, "fold", channels, 1, batch)
-        module.launch(call, "replay", channels, max(chunks, 1), batch)
+    module = cuda_loader.module("wkv4", k.device)
+    replay = Launch("replay", cuda_loader.grid(channels, max(chunks, 1), batch))
+    if not whole:
+        module.launch(call, replay)
+        return call.y.to(v.dtype), call.end
+    scratch = torch.empty(batch, chunks, 3, channels, dtype=torch.float32, device=k.device)
+    call.args.scratch = scratch.data_ptr()
+    summarise = Launch("summarise", cuda_loader.grid(channels, whole, batch))
+    module.launch(call, summarise, Launch("fold", cuda_loader.grid(channels, 1, batch)), replay)
     return call.y.to(v.dtype), call.end
 
 
@@ -241,4 +243,5 @@ _op = op.register(
     "(Tensor w, Tensor u, Tensor k, Tensor v, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
     {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
+    _check,
 )

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
-from nih.kernels.selective_scan import selective_scan
+from nih.kernels.selective_scan import refuse_states, selective_scan
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
@@ -194,6 +194,7 @@ class MambaNetwork:
     """
 
     def __init__(self, tensors: Tensors, shape: MambaShape, device: torch.device, dtype: torch.dtype) -> None:
+        refuse_states(shape.states, device.type)
         self._shape = shape
         self._dtype = dtype
         self._stream = torch.float32 if shape.wide_residual else dtype

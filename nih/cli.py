@@ -235,9 +235,9 @@ def report(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
     from nih.report.write import write
-    from nih.store import run as store
+    from nih.store.directory import annotate
 
-    store.annotate(folders[0], report=write(folders[0], score))
+    annotate(folders[0], report=write(folders[0], score))
     typer.echo(str(folders[0]))
 
 
@@ -386,9 +386,9 @@ def bench_accuracy(
 ) -> None:
     """Draw accuracy against seconds and against bytes, several runs in one picture."""
     from nih.cost.figure import cost_against_accuracy, images
-    from nih.store import run as store
+    from nih.store.files import write_atomic
 
-    store.write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
     typer.echo(str(out))
 
 
@@ -403,11 +403,15 @@ def bench_startup() -> None:
 
 @bench_app.command("kernels")
 @_plain
-def bench_kernels() -> None:
+def bench_kernels(
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
+    only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+) -> None:
     """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure
 
-    measure()
+    measure(device, out=out, only=only)
 
 
 @bench_app.command("prompts")

@@ -22,7 +22,7 @@ from nih.cost import measure as cost
 from nih.cost.measure import Machine, Point, Reading
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UnknownName, UsageError
 from nih.prompts.grid import format_length, parse_length, parse_lengths
-from nih.store import run as store
+from nih.store.files import write_atomic
 
 Tell = Callable[[str], None]
 
@@ -213,13 +213,13 @@ def write(points: Sequence[Point], out: Path, ratios: bool) -> None:
         raise UsageError(
             f"cannot make folder `{out}` ({error.strerror}); give `--out` one that you can write to"
         ) from error
-    store.write_atomic(
+    write_atomic(
         out / "prefill.csv", cost.table(cost.rows(points), (*cost.COST_COLUMNS, *cost.SPREAD_COLUMNS))
     )
-    store.write_atomic(out / "generation.csv", cost.table(generation(points), GENERATION_COLUMNS))
-    store.write_atomic(out / "exponents.csv", cost.table(cost.exponents(points), cost.EXPONENT_COLUMNS))
+    write_atomic(out / "generation.csv", cost.table(generation(points), GENERATION_COLUMNS))
+    write_atomic(out / "exponents.csv", cost.table(cost.exponents(points), cost.EXPONENT_COLUMNS))
     for kind, image in cost_figure.images(cost_figure.curves(out, ratios=ratios)).items():
-        store.write_atomic(out / f"prefill.{kind}", image)
+        write_atomic(out / f"prefill.{kind}", image)
 
 
 def generation(points: Sequence[Point]) -> list[dict[str, Any]]:

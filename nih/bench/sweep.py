@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from nih.inference.walk import Asker, Clock, Walk, one_by_one
+from nih.inference.asker import Asker
+from nih.inference.events import Event, Progress
+from nih.inference.walk import Walk
 from nih.options import RunOptions
 from nih.protocols import Engine, Oracle
 from nih.run.job import Job, prepare
@@ -25,9 +26,22 @@ class Way:
 
     name: str
     tokens: int
-    clock: Clock = field(default_factory=Clock)
+    prefill: float = 0.0
+    """Seconds spent reading prompts."""
     wall: float = 0.0
     answers: dict[str, str] = field(default_factory=dict)
+
+    def next(self, events: Iterator[Event]) -> Answer:
+        """Go on to the next answer, by the clock."""
+        start = time.perf_counter()
+        for event in events:
+            if isinstance(event, Progress) and event.work == "prefill":
+                self.prefill += event.seconds
+            elif isinstance(event, Answer):
+                self.wall += time.perf_counter() - start
+                self.answers[event.sample_id] = event.text
+                return event
+        raise RuntimeError("the walk ended without an answer")
 
 
 def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> list[Way]:
@@ -44,16 +58,16 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
         Way("each prompt alone (--share never)", job.plan.naive_tokens),
         Way("transformers generate", job.plan.naive_tokens),
     )
-    walks = [Walk(_asker(job), way.clock) for way in (shared, alone)]
-    library = _library(job, walks[0].asker.session) if with_generate else None
+    sharing, lone = Walk(_asker(job)), Walk(_asker(job))
+    library = _library(job, sharing.asker.session) if with_generate else None
     if with_generate and library is None:
         say(f"model `{options.model}` is not one of transformers' own, so its `generate` is left out")
-    _warm_up(walks[1].asker, job.plan.samples)
+    _warm_up(lone, job.plan.samples)
     samples = {s.id: s for s in job.plan.samples}
-    answers = walks[0].answers(job.plan)
+    events = sharing.shared(job.plan.samples)
     for number in range(len(samples)):
-        sample = samples[_timed(shared, partial(next, answers)).sample_id]
-        _timed(alone, partial(next, one_by_one(walks[1], [sample], whole=False)))
+        sample = samples[shared.next(events).sample_id]
+        alone.next(lone.alone([sample], whole=False))
         if library is not None:
             _generate(generate, library, job, sample)
         if number % 10 == 9:
@@ -65,20 +79,20 @@ def sweep(options: RunOptions, with_generate: bool, show: Print, say: Print) -> 
 
 
 def _asker(job: Job) -> Asker:
-    assert not isinstance(job.model, Engine), "a bench makes no engine"
+    assert not isinstance(job.model, Engine), "a bench opens no engine"
     return Asker(job.model.session(), job.model.tokenizer, likelihood=False, timeout=None)
 
 
 def table(ways: Sequence[Way]) -> list[str]:
-    """Lines of the comparison; the ratios are each way's figure over that of the first."""
+    """Return the lines of the comparison; the ratios are each way's figure over that of the first."""
     first = ways[0]
     lines = [
         f"{'way':36} {'tokens':>9} {'prefill s':>10} {'wall s':>8} {'tokens x':>9} {'prefill x':>10} {'wall x':>7} {'same answers':>13}"
     ]
     for way in ways:
         same = sum(way.answers[i] == first.answers[i] for i in first.answers)
-        prefill = f"{way.clock.prefill:10.2f}" if way.clock.prefill else f"{'-':>10}"
-        ratio = f"{way.clock.prefill / first.clock.prefill:10.2f}" if way.clock.prefill else f"{'-':>10}"
+        prefill = f"{way.prefill:10.2f}" if way.prefill else f"{'-':>10}"
+        ratio = f"{way.prefill / first.prefill:10.2f}" if way.prefill else f"{'-':>10}"
         lines.append(
             f"{way.name:36} {way.tokens:9,} {prefill} {way.wall:8.2f} {way.tokens / first.tokens:9.2f} {ratio} "
             f"{way.wall / first.wall:7.2f} {same:>6} of {len(first.answers)}"
@@ -105,16 +119,8 @@ def startup(show: Print, repeats: int = 7) -> float:
     return medians["nih --help"]
 
 
-def _timed(way: Way, answer: Callable[[], Answer]) -> Answer:
-    start = time.perf_counter()
-    answered = answer()
-    way.wall += time.perf_counter() - start
-    way.answers[answered.sample_id] = answered.text
-    return answered
-
-
 def _generate(way: Way, library: Any, job: Job, sample: Sample) -> None:
-    """transformers' own loop, as a script that knows nothing of shared prefixes would call it."""
+    """Answer by transformers' own loop, as a script that knows nothing of shared prefixes would call it."""
     import torch
 
     tokenizer = job.model.tokenizer
@@ -136,13 +142,13 @@ def _generate(way: Way, library: Any, job: Job, sample: Sample) -> None:
 
 
 class StopAtText:
-    """The same stop rule as a session's, in the form that `generate` takes."""
+    """The stop rule of a session, in the form that `generate` takes."""
 
     def __init__(self, tokenizer: Any, prompt: int, stop: Sequence[str]) -> None:
         self._tokenizer, self._prompt, self._stop = tokenizer, prompt, stop
 
     def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
-        """True for a row whose new text holds a stop string."""
+        """Return True for a row whose new text holds a stop string."""
         import torch
 
         text = self._tokenizer.decode(ids[0, self._prompt :].cpu().numpy())
@@ -150,7 +156,7 @@ class StopAtText:
 
 
 def _library(job: Job, session: Any) -> Any:
-    """transformers' own model over the same weights: the one that the session drives, or its class's for our adapters."""
+    """Return transformers' own model over the same weights: the one that the session drives, or for our adapters one of its class."""
     if hasattr(session, "model"):
         return session.model
     folder = getattr(job.model, "folder", None)
@@ -162,7 +168,7 @@ def _library(job: Job, session: Any) -> Any:
     return auto.from_pretrained(folder).eval()
 
 
-def _warm_up(asker: Asker, samples: Sequence[Sample]) -> None:
+def _warm_up(walk: Walk, samples: Sequence[Sample]) -> None:
     shortest = min(samples, key=lambda s: len(s.prompt))
-    for _ in one_by_one(Walk(asker, Clock()), [shortest], whole=False):
+    for _ in walk.alone([shortest], whole=False):
         pass

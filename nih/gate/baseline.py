@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nih import scores as scoring
 from nih.errors import SettingsDiffer, StoreError, UsageError
 from nih.prompts.grid import format_depth, format_length, format_trials
 from nih.store import run as store
@@ -53,13 +52,6 @@ Baseline = StoredRun | Table
 def open_baseline(path: Path) -> Baseline:
     """A run folder, or a file with the columns of cells.csv. Raises StoreError."""
     return store.read(path) if path.is_dir() else _read_table(path)
-
-
-def rescored(run: StoredRun, score: str) -> StoredRun:
-    """The run with its stored answers judged by `score`. Raises UnknownName, UsageError."""
-    rows = [{**row, "score": scoring.rescore(row, score), "score_name": score} for row in run.rows]
-    tasks = [{**task, "score": score} for task in run.manifest.get("tasks", [])]
-    return replace(run, rows=rows, manifest={**run.manifest, "tasks": tasks})
 
 
 def is_adaptive(run: StoredRun) -> bool:

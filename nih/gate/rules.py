@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from nih.errors import UsageError
-from nih.gate.baseline import Baseline, Key, Table, check, failures, is_adaptive, key, open_baseline, rescored
+from nih.gate.baseline import Baseline, Key, Table, check, failures, is_adaptive, key, open_baseline
 from nih.prompts.grid import format_length
 from nih.stats import significance
 from nih.stats.significance import Scores
@@ -141,7 +141,7 @@ def gate(
             raise UsageError(
                 f"`--score` needs the answers, and `{baseline_path}` is a table; give the baseline's run folder"
             )
-        run, baseline = rescored(run, score), rescored(baseline, score)
+        run, baseline = run.rescored(score), baseline.rescored(score)
     return compare(run, baseline, limits or Limits())
 
 

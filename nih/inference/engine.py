@@ -1,75 +1,94 @@
-"""Hands samples to an Engine and yields an answer for each: what `nih.inference.walk` is to a Session.
+"""Hands samples to an Engine: what `nih.inference.walk` is to a Session.
 
-The engine gets them in the order of the walk, so that prompts with a long common beginning follow each other and its own
-prefix cache hits. Whatever the engine does, each sample is answered exactly once.
+The engine gets the samples in the order of the walk, so that prompts with a long common beginning follow each other and
+its own prefix cache hits. Whatever the engine does, each sample is answered exactly once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nih.inference.prefix_plan import Ask, plan
+import numpy as np
+
+from nih.inference.answerer import Ready, Request
+from nih.inference.events import Event, Progress, Workload
+from nih.inference.prefix_plan import build_plan
 from nih.protocols import Engine
 from nih.types import Answer, Sample
 
 
-def submit(
-    engine: Engine,
-    samples: Sequence[Sample],
-    likelihood: bool,
-    timeout: float | None,
-    say: Callable[[str], None],
-    quiet: bool,
-) -> Iterator[Answer]:
-    """Answers as they come. Samples that the engine leaves out get status `error`.
+@dataclass
+class EngineAnswerer:
+    """Someone else's scheduler or server."""
 
-    Raises EngineError from the engine, RuntimeError if it answers what it was not asked, or one sample twice.
-    """
-    ordered = tree_order(samples)
-    say(f"{engine.name}: {totals(ordered)}")
-    open_ = {s.id: s for s in ordered}
-    step, close = _progress(ordered, quiet)
-    answers = engine.answers(ordered, likelihood, timeout)
-    try:
-        for answer in answers:
-            if answer.sample_id not in open_:
-                raise RuntimeError(f"engine {type(engine).__name__} answered `{answer.sample_id}` unasked")
-            step(len(open_.pop(answer.sample_id).prompt))
-            yield answer
-    finally:
-        close()
-        if hasattr(answers, "close"):
-            answers.close()
-    for sample in open_.values():
-        yield Answer(sample.id, "error", error="the engine gave no answer")
+    engine: Engine
+    likelihood: bool
+    timeout: float | None
+    say: Callable[[str], None]
+    load_seconds: float = 0.0
+    asked: bool = False
+    """Whether samples have been handed over, so that there is something to report."""
+
+    def start(self) -> Ready:
+        """Load, or look for the server. Raises EngineError."""
+        start = time.perf_counter()
+        self.engine.start()
+        self.load_seconds = time.perf_counter() - start
+        return Ready(self.engine.identity(), None)
+
+    def answers(self, request: Request) -> Generator[Event, None, None]:
+        """Yield answers as they come. Samples that the engine leaves out get status `error`.
+
+        Raises EngineError from the engine, RuntimeError if it answers what it was not asked, or one sample twice.
+        """
+        ordered = tree_order(request.samples)
+        self.say(f"{self.engine.name}: {_totals(ordered)}")
+        # Answers overlap, so what counts is the time between two, and no answer takes time of its own.
+        yield Workload(Workload.of(build_plan(ordered), shared=False).features * np.array([1, 1, 0]))
+        self.asked = True
+        waiting = {s.id: s for s in ordered}
+        last = time.perf_counter()
+        answers = self.engine.answers(ordered, self.likelihood, self.timeout)
+        try:
+            for answer in answers:
+                if answer.sample_id not in waiting:
+                    who = type(self.engine).__name__
+                    raise RuntimeError(f"engine {who} answered `{answer.sample_id}` unasked")
+                now = time.perf_counter()
+                tokens = len(waiting.pop(answer.sample_id).prompt)
+                yield Progress("request", tokens, tokens // 2, now - last)
+                yield answer
+                last = now
+        finally:
+            if hasattr(answers, "close"):
+                answers.close()
+        for sample in waiting.values():
+            yield Answer(sample.id, "error", error="the engine gave no answer")
+
+    def report(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the engine reports of its answers; its warnings are also said."""
+        if not self.asked:
+            return {}
+        found = dict(self.engine.report())
+        for warning in found.get("warnings", []):
+            self.say(f"warning: {warning}")
+        return {"engine": found}
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.close()
 
 
 def tree_order(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples as the walk of their prefix tree meets them."""
-    laid = plan(samples)
-    return tuple(laid.samples[step.sample] for step in laid.steps if isinstance(step, Ask))
+    """Sort samples as the walk of their prefix tree meets them."""
+    return build_plan(samples).order
 
 
-def totals(samples: Sequence[Sample]) -> str:
-    """What is about to be sent, in one line."""
+def _totals(samples: Sequence[Sample]) -> str:
+    """Say what is about to be sent, in one line."""
     prompts = sum(len(s.prompt) for s in samples)
     room = sum(s.room for s in samples)
     return f"{len(samples):,} prompts, {prompts:,} prompt tokens, at most {room:,} answer tokens"
-
-
-def _progress(samples: Sequence[Sample], quiet: bool) -> tuple[Callable[[int], None], Callable[[], Any]]:
-    """A step for the tokens of each answered prompt, and the end. Answers overlap, so what counts is the time between two."""
-    from nih.inference.progress import Bar, work_alone
-
-    bar = Bar(work_alone(plan(samples)) * [1, 1, 0], quiet=quiet)
-    last = time.perf_counter()
-
-    def step(tokens: int) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        bar.step("prefill", tokens, tokens // 2, now - last)
-        last = now
-
-    return step, bar.close

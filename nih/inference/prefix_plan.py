@@ -1,40 +1,73 @@
 """Samples -> prefix tree -> steps: what a model has to read so that no shared prefix is read twice.
 
-Sorted by token ids, the prompts of a sweep lie like the words of a dictionary: the common prefixes of neighbours are the
+Sorted by token ids, the prompts of a run lie like the words of a dictionary: the common prefixes of neighbours are the
 branch points of a tree. A walk reads each edge once. At a branch it marks the state, follows the light branches first,
-rewinds after each, and follows the heaviest (the trunk) last, when the mark is no longer needed: so the marks that live
-at a time grow with the logarithm of the number of prompts at most.
+rewinds after each, and follows the heaviest (the trunk) last, when the mark is no longer needed. The number of marks
+alive at one time therefore grows at most with the logarithm of the number of prompts.
 
 Everything here is a pure function of the samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cmp_to_key
+from itertools import zip_longest
 
 from nih.types import Prompt, Sample, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
-class Extend:
-    """Read the tokens [start, stop) of a sample's prompt; they lead to `below` (indices of samples)."""
+class Edge:
+    """The tokens [start, stop) of a sample's prompt; they lead to `below` (indices of samples)."""
 
     sample: int
     start: int
     stop: int
     below: tuple[int, ...]
 
+    @property
+    def tokens(self) -> int:
+        """Length of the edge."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Read one edge, or several that follow each other, in one call of the session."""
+
+    edges: tuple[Edge, ...]
+
+    @property
+    def sample(self) -> int:
+        """A sample whose prompt runs through all the edges."""
+        return self.edges[-1].sample
+
+    @property
+    def start(self) -> int:
+        """Tokens read before this step."""
+        return self.edges[0].start
+
+    @property
+    def stop(self) -> int:
+        """Tokens read after this step."""
+        return self.edges[-1].stop
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Push the present state on the stack of marks."""
+    """Push the state after the first `position` tokens of a sample's prompt on the stack of marks."""
+
+    sample: int
+    position: int
+    passed: bool = False
+    """Whether more than `position` tokens have been read when the mark is taken; only sessions that crop can do this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """Back to the mark on top of the stack; `last` takes it off, for nothing will come back to it."""
+    """Return to the mark on top of the stack; `last` takes it off, because nothing will return to it."""
 
     last: bool
 
@@ -50,7 +83,7 @@ Step = Extend | Mark | Rewind | Ask
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrefixPlan:
     """The steps of a walk and what they cost."""
 
     samples: tuple[Sample, ...]
@@ -66,8 +99,18 @@ class Plan:
 
     @property
     def longest(self) -> int:
-        """Tokens of the deepest state, answer room included."""
+        """Tokens of the deepest state, with the room for the answer."""
         return max((len(s.prompt) + s.room for s in self.samples), default=0)
+
+    @property
+    def order(self) -> tuple[Sample, ...]:
+        """The samples in the order in which the walk answers them."""
+        return tuple(self.samples[step.sample] for step in self.steps if isinstance(step, Ask))
+
+    @property
+    def edges(self) -> Iterator[Edge]:
+        """All edges in the order in which the walk reads them."""
+        return _edges(self.steps)
 
 
 @dataclass(slots=True)
@@ -82,23 +125,44 @@ class _Node:
     tokens: int = 0
 
 
-def plan(samples: Iterable[Sample]) -> Plan:
-    """Lay out the walk that answers all samples."""
+def build_plan(samples: Iterable[Sample]) -> PrefixPlan:
+    """Lay out the walk that answers all samples, with an `Extend` for each edge."""
     listed = tuple(samples)
     prompts = [s.prompt for s in listed]
     naive = sum(map(len, prompts))
     if not listed:
-        return Plan((), (), 0, 0, (), 0)
+        return PrefixPlan((), (), 0, 0, (), 0)
     by_tokens = cmp_to_key(compare)
     order = sorted(range(len(listed)), key=lambda i: by_tokens(prompts[i]))
     root = _tree(prompts, order)
     steps, most_marks = _walk(root)
-    planned = sum(s.stop - s.start for s in steps if isinstance(s, Extend))
-    return Plan(listed, tuple(steps), naive, planned, _own_tokens(listed, steps), most_marks)
+    planned = sum(edge.tokens for edge in _edges(steps))
+    return PrefixPlan(listed, tuple(steps), naive, planned, _own_tokens(listed, steps), most_marks)
+
+
+def fuse(steps: Sequence[Step]) -> Iterator[Step]:
+    """Join the edges down to each answer into one `Extend`; the marks on the way are taken after it.
+
+    For sessions whose state can be cropped: a forward call reads all weights however few its tokens are. `steps` may be
+    the rest of a plan. Tokens and the order of the answers stay the same.
+    """
+    edges: list[Edge] = []
+    passed: list[Step] = []
+    for step, following in zip_longest(steps, steps[1:]):
+        if isinstance(step, Extend):
+            edges += step.edges
+            if isinstance(following, Ask):
+                yield Extend(tuple(edges))
+                yield from passed
+                edges, passed = [], []
+        elif isinstance(step, Mark) and edges:
+            passed.append(replace(step, passed=True))
+        else:
+            yield step
 
 
 def common_prefix(a: Prompt, b: Prompt) -> int:
-    """Tokens that two prompts share at their beginning.
+    """Count the tokens that two prompts share at their beginning.
 
     Pieces that view the same memory are equal without being read, so a sweep over one haystack costs nothing here.
     """
@@ -119,63 +183,15 @@ def common_prefix(a: Prompt, b: Prompt) -> int:
 
 
 def compare(a: Prompt, b: Prompt) -> int:
-    """Order of two prompts by their token ids: negative, 0 or positive, a prefix before what it begins."""
+    """Compare two prompts by their token ids: negative, 0 or positive; a prefix comes before what it begins."""
     at = common_prefix(a, b)
     if at == len(a) or at == len(b):
         return len(a) - len(b)
     return _token(a, at) - _token(b, at)
 
 
-def verification(plan_: Plan, chunk: int, share: float = 0.05, least: int = 3) -> tuple[int, ...]:
-    """Samples to answer a second time from scratch, so that sharing is verified: indices, in the order of the walk.
-
-    The cheapest samples that cover a rewind, a mark that is used again, and a prefill of several chunks come first;
-    then others, spread over the walk, while all together cost at most `share` of the planned tokens or are at most
-    `least` samples, whichever is more.
-    """
-    if not plan_.samples:
-        return ()
-    traits = _traits(plan_, chunk)
-    cost = [len(s.prompt) for s in plan_.samples]
-    chosen: list[int] = []
-    for trait in ("chunks", "reused", "rewound"):
-        having = [i for i in traits if trait in traits[i]]
-        if having and not any(trait in traits[i] for i in chosen):
-            chosen.append(min(having, key=lambda i: (cost[i], i)))
-    budget = share * plan_.planned_tokens - sum(cost[i] for i in chosen)
-    # In the order of their content hash: spread over the grid, and the same on every machine.
-    for i in sorted(traits, key=lambda i: plan_.samples[i].id):
-        if i in chosen:
-            continue
-        if len(chosen) < least or cost[i] <= budget:
-            chosen.append(i)
-            budget -= cost[i]
-    return tuple(i for i in traits if i in chosen)
-
-
-def _traits(plan_: Plan, chunk: int) -> dict[int, set[str]]:
-    """What the walk does before it answers each sample, in the order of the walk."""
-    traits: dict[int, set[str]] = {}
-    stack: list[tuple[set[str], int]] = []
-    now: set[str] = set()
-    for step in plan_.steps:
-        if isinstance(step, Extend):
-            if step.stop - step.start > chunk:
-                now = now | {"chunks"}
-        elif isinstance(step, Mark):
-            stack.append((now, 0))
-        elif isinstance(step, Rewind):
-            then, uses = stack.pop()
-            now = then | {"rewound"} | ({"reused"} if uses else set())
-            if not step.last:
-                stack.append((then, uses + 1))
-        else:
-            traits[step.sample] = now
-    return traits
-
-
 def _equal_run(a: TokenIds, b: TokenIds) -> int:
-    """Length of the common beginning of two arrays of one length."""
+    """Return the length of the common beginning of two arrays of equal length."""
     if len(a) == 0 or a.__array_interface__["data"][0] == b.__array_interface__["data"][0]:
         return len(a)
     at, step = 0, 64
@@ -198,7 +214,7 @@ def _token(prompt: Prompt, at: int) -> int:
 
 
 def _tree(prompts: Sequence[Prompt], order: Sequence[int]) -> _Node:
-    """Prefix tree of the prompts, which come in sorted order. Its root is the empty prefix."""
+    """Build the prefix tree of the prompts, which come in sorted order. Its root is the empty prefix."""
     path = [_Node(0, 0, [], [], [])]
     previous: Prompt | None = None
     for index in order:
@@ -235,8 +251,8 @@ def _finish(node: _Node) -> None:
 
 
 def _walk(root: _Node) -> tuple[list[Step], int]:
-    """Steps of the depth-first walk, and the most marks alive at one time."""
-    root.children.sort(key=lambda c: c.tokens)
+    """Return the steps of the depth-first walk, and the most marks alive at one time."""
+    _finish(root)
     steps: list[Step] = []
     marks = most_marks = 0
     todo: list[_Node | Step] = [root]
@@ -244,7 +260,7 @@ def _walk(root: _Node) -> tuple[list[Step], int]:
         item = todo.pop()
         if isinstance(item, _Node):
             if item.stop > item.start:
-                steps.append(Extend(item.leaves[0], item.start, item.stop, tuple(item.leaves)))
+                steps.append(Extend((Edge(item.leaves[0], item.start, item.stop, tuple(item.leaves)),)))
             steps += [Ask(index) for index in item.ends]
             todo += reversed(_branches(item))
             continue
@@ -258,20 +274,25 @@ def _walk(root: _Node) -> tuple[list[Step], int]:
 
 
 def _branches(node: _Node) -> list[_Node | Step]:
-    """What follows a node: its children, with the mark and the rewinds between them."""
+    """Return what follows a node: its children, with the mark and the rewinds between them."""
     if len(node.children) < 2:
         return list(node.children)
-    follow: list[_Node | Step] = [Mark(), node.children[0]]
+    follow: list[_Node | Step] = [Mark(node.leaves[0], node.stop), node.children[0]]
     for child in node.children[1:]:
         follow += [Rewind(last=child is node.children[-1]), child]
     return follow
 
 
-def _own_tokens(samples: Sequence[Sample], steps: Sequence[Step]) -> tuple[int, ...]:
-    own = [0] * len(samples)
+def _edges(steps: Iterable[Step]) -> Iterator[Edge]:
     for step in steps:
         if isinstance(step, Extend):
-            first = samples[step.below[0]]
-            if all(samples[i].cell == first.cell and samples[i].task == first.task for i in step.below):
-                own[step.below[0]] += step.stop - step.start
+            yield from step.edges
+
+
+def _own_tokens(samples: Sequence[Sample], steps: Sequence[Step]) -> tuple[int, ...]:
+    own = [0] * len(samples)
+    for edge in _edges(steps):
+        first = samples[edge.below[0]]
+        if all(samples[i].cell == first.cell and samples[i].task == first.task for i in edge.below):
+            own[edge.below[0]] += edge.tokens
     return tuple(own)

@@ -30,6 +30,7 @@ from nih.report.write import alone, heatmap, on_page, overall
 from nih.stats import results as stats
 from nih.stats.difference import Difference, paired, unpaired
 from nih.store import run as store
+from nih.store.files import MANIFEST, write_atomic
 from nih.text import depth_label, length_label, markdown_text, sanitize
 
 COMPARISONS = Path("results/comparisons")
@@ -413,7 +414,7 @@ def write(paths: Sequence[Path], out: Path | None = None, score: str | None = No
     shown = aligned([on_page(run, score, label) for run, label in zip(runs, labels(runs), strict=True)])
     compared = compare(shown)
     folder = out or default_folder(paths)
-    if (folder / store.MANIFEST).exists():
+    if (folder / MANIFEST).exists():
         raise UsageError(
             f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out"
         )
@@ -441,7 +442,7 @@ def write(paths: Sequence[Path], out: Path | None = None, score: str | None = No
     except OSError as error:
         raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
     for name, content in made.items():
-        store.write_atomic(folder / name, content)
+        write_atomic(folder / name, content)
     return folder, [note for each in compared for note in each.notes]
 
 

@@ -177,7 +177,7 @@ def _run(shown: Shown) -> dict[str, Any]:
         "distances": stats.by_distance(manifest, shown.run.rows),
         "samples": {"columns": [*_SAMPLE, *_AROUND], "rows": _samples(shown)},
         "cost": _cost(shown.run.path / COST),
-        "manifest": manifest,
+        "manifest": manifest.values,
     }
 
 

@@ -27,7 +27,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from nih import scores as scoring
 from nih.cost import figure as cost_figure
 from nih.errors import UnknownName, UsageError
 from nih.report import tasks as suite_report
@@ -36,6 +35,7 @@ from nih.report.terminal import State, state
 from nih.stats import results as stats
 from nih.stats.intervals import Interval, wilson
 from nih.store import run as store
+from nih.store.files import write_atomic
 from nih.store.run import StoredRun
 from nih.text import depth_label, length_label, sanitize
 from nih.types import FAILURES, Cell
@@ -134,11 +134,7 @@ def _stored(run: StoredRun | Path) -> StoredRun:
 
 def _rescored(run: StoredRun, score: str | None) -> StoredRun:
     """The run as it would be had it been scored by `score`."""
-    if score is None:
-        return run
-    return replace(
-        run, rows=[{**row, "score": scoring.rescore(row, score), "score_name": score} for row in run.rows]
-    )
+    return run.rescored(score)
 
 
 def _tasks(manifest: Mapping[str, Any]) -> list[str]:
@@ -191,25 +187,25 @@ def write(run_path: Path, score: str | None = None) -> dict[str, str]:
     run = _rescored(stored, score)
     table = cells(run)
     png, svg = _figures(run, table)
-    store.write_atomic(run_path / "samples.csv", _csv(samples(run)))
-    store.write_atomic(run_path / "cells.csv", _csv(table))
-    store.write_atomic(run_path / "heatmap.png", png)
-    store.write_atomic(run_path / "heatmap.svg", svg)
+    write_atomic(run_path / "samples.csv", _csv(samples(run)))
+    write_atomic(run_path / "cells.csv", _csv(table))
+    write_atomic(run_path / "heatmap.png", png)
+    write_atomic(run_path / "heatmap.svg", svg)
     if (run_path / "cost.csv").exists():
-        store.write_atomic(
+        write_atomic(
             run_path / "cost.png", cost_figure.images(cost_figure.cost_against_accuracy([run_path]))["png"]
         )
     by_task = suite_report.table(run) if len(stats.tasks(run.manifest, run.rows)) > 1 else None
     tasks = None if by_task is None else suite_report.on_page(by_task)
-    store.write_atomic(run_path / "report.html", render([on_page(run)], tasks=tasks))
+    write_atomic(run_path / "report.html", render([on_page(run)], tasks=tasks))
     for name, records in _axes(run).items():
-        store.write_atomic(run_path / name, _csv(records))
+        write_atomic(run_path / name, _csv(records))
     if by_task is not None:
-        store.write_atomic(run_path / "tasks.csv", suite_report.csv(by_task))
-        store.write_atomic(run_path / "tasks.md", suite_report.markdown(by_task))
-        store.write_atomic(run_path / "tasks.png", suite_report.image(run, by_task))
+        write_atomic(run_path / "tasks.csv", suite_report.csv(by_task))
+        write_atomic(run_path / "tasks.md", suite_report.markdown(by_task))
+        write_atomic(run_path / "tasks.png", suite_report.image(run, by_task))
     statistics = json.dumps(stats.summary(run.manifest, run.rows), indent=2, allow_nan=False)
-    store.write_atomic(run_path / "statistics.json", statistics.encode() + b"\n")
+    write_atomic(run_path / "statistics.json", statistics.encode() + b"\n")
     return {"score": _score_name(run), "interval": overall(run).interval.method}
 
 

@@ -1,4 +1,4 @@
-"""A sweep from its options to its reports: `evaluate` answers it into a run directory and returns the run."""
+"""A run from its options to its reports: `evaluate` answers it into a run folder and returns it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nih.cost import measure as costs
+from nih.errors import SettingsDiffer
 from nih.options import RunOptions
-from nih.run.job import prepare
-from nih.run.loop import Runner
+from nih.run.job import Job, prepare
+from nih.run.loop import Loop
+from nih.run.price import write_cost
 from nih.store import run as store
+from nih.store.directory import RunDirectory, default_folder
 
 if TYPE_CHECKING:
     import pandas
@@ -32,14 +35,14 @@ class Run:
 
     @property
     def cells(self) -> pandas.DataFrame:
-        """One row a cell; the columns of cells.csv."""
+        """One row per cell; the columns of cells.csv."""
         from nih.report.write import cells
 
         return cells(self.path)
 
     @property
     def samples(self) -> pandas.DataFrame:
-        """One row a sample; the columns of samples.csv."""
+        """One row per sample; the columns of samples.csv."""
         from nih.report.write import samples
 
         return samples(self.path)
@@ -65,10 +68,10 @@ def evaluate(
     quiet: bool | None = None,
     **arguments: Any,
 ) -> Run:
-    """Run a sweep, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
+    """Run an evaluation, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
 
     Takes the options of `nih run` as arguments (or a ready RunOptions). `tell` gets a line for each thing the user should know
-    (default: to stderr), `quiet` hides the progress bar (default: where stderr is no terminal).
+    (default: to stderr), `quiet` hides the progress bar (default: where stderr is not a terminal).
     Raises UsageError and its kin for what the user can mend; KeyboardInterrupt after the journal is safe.
     """
     options = options or RunOptions.of(**arguments)
@@ -78,20 +81,27 @@ def evaluate(
     job = prepare(options)
     if options.cost:
         costs.measurable(job.model)
-    path = (
-        Path(options.out)
-        if options.out
-        else store.default_folder(RUNS, options.model, job.label, job.settings)
-    )
-    with store.RunDirectory.open(path, job.settings, fresh=options.fresh) as directory:
-        runner = Runner(job, directory, say, hidden, started)
-        try:
-            state = runner.run()
-            runner.price()
-        except BaseException as error:
-            runner.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
+    with _open(job) as directory:
+        loop = Loop(job, directory, say, hidden, started)
+        state = loop.run()
+        # An interrupt from here on leaves a run that has ended as it ended; the same command measures and writes what is missing.
+        write_cost(loop)
         from nih.report.write import write
 
         directory.write_manifest(report=write(directory.path))
         return Run(directory.path, state)
+
+
+def _open(job: Job) -> RunDirectory:
+    """Start or take up the run's folder. Raises SettingsDiffer and its kin."""
+    options = job.options
+    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
+    try:
+        return RunDirectory.open(path, job.settings, fresh=options.fresh)
+    except SettingsDiffer as error:
+        if not store.read(path).manifest.is_adaptive:
+            raise
+        raise SettingsDiffer(
+            f"run folder `{path}` was made with --adaptive, which nih no longer has, so it can be reported but not resumed; "
+            "type --fresh or another --out"
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from nih.coerce import build, deciding, option_names
 from nih.errors import UsageError
-from nih.inference.prefix_plan import Plan, plan
+from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.options import Assigned, Resolved, RunOptions, assign, pairs, resolve
 from nih.prompts import grid as grids
 from nih.prompts import imported
@@ -129,9 +129,14 @@ class Job:
         return limit is None or self.options.beyond_limit or len(sample.prompt) + sample.room <= limit
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> PrefixPlan:
         """The full plan over the samples that fit."""
-        return plan(s for s in self.samples if self.fits(s))
+        return build_plan(s for s in self.samples if self.fits(s))
+
+    @cached_property
+    def own_tokens(self) -> dict[str, int]:
+        """Tokens of the plan that serve a sample's cell alone, by the sample's id."""
+        return dict(zip((s.id for s in self.plan.samples), self.plan.own_tokens, strict=True))
 
 
 def prepare(options: RunOptions, suite: Suite | None = None) -> Job:

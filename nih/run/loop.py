@@ -1,405 +1,185 @@
-"""One sitting at a run: plan, walk, verify, score, append. What has an answer is left alone, so a run resumes."""
+"""The loop of a run: plan, answer, verify, score, append. What has an answer is left alone, so a run resumes."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
-from nih.cost import measure as costs
 from nih.errors import SettingsDiffer
-from nih.inference.engine import submit
-from nih.inference.prefix_plan import Plan, plan, verification
-from nih.inference.shards import loss, split
-from nih.inference.verify import Comparison, Findings, Verifier
-from nih.inference.walk import Asker, Clock, Walk, one_by_one
-from nih.inference.workers import Crew, Reading, Work
+from nih.inference.answerer import Answerer, LocalAnswerer, PrefillMode, Ready, Request
+from nih.inference.engine import EngineAnswerer
+from nih.inference.events import Comparison, Progress, Workload
+from nih.inference.progress import Bar
+from nih.inference.verify import Findings, choose
+from nih.inference.worker import WorkerSettings
+from nih.inference.workers import WorkerPool
 from nih.prompts.grid import format_length
-from nih.protocols import Engine, Oracle, Session
+from nih.protocols import Engine
 from nih.run.job import Job, grid_settings, open_again
 from nih.scores import score_answer
-from nih.store import run as store
-from nih.types import FAILURES, Answer, Sample
+from nih.store.directory import RunDirectory
+from nih.store.environment import now
+from nih.store.journal import Row
+from nih.types import Answer, Sample
 
+Say = Callable[[str], None]
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
-"""How a prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
+"""How a row's prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
 
 
-class Runner:
+class Loop:
     """One sitting at a run: what is left is answered, verified and appended."""
 
-    def __init__(
-        self, job: Job, directory: store.RunDirectory, say: Callable[[str], None], quiet: bool, started: float
-    ) -> None:
+    def __init__(self, job: Job, directory: RunDirectory, say: Say, quiet: bool, started: float) -> None:
+        """`started` is the time, by `time.perf_counter`, from which the seconds of the run count."""
         self.job = job
         self.directory = directory
         self.say = say
         self.quiet = quiet
         self.started = started
-        self.clock = Clock()
-        self.load_seconds = 0.0
-        self.before: dict[str, float] = dict(directory.manifest.get("times", {}))
-        self.own: dict[str, int] = {}
-        """Tokens of the plan that serve a sample's cell alone, by id."""
-        self.by_id = {s.id: s for s in job.samples}
-        self.plans: list[Plan] = []
-        self.tried: set[str] = set()
-        """Samples answered in this sitting, with or without a score."""
-        self.verified = False
-        """Whether this sitting has verified sharing, with whatever result."""
-        self.crew: Crew | None = None
-        self.split_cost: Counter[str] = Counter()
-        """What splitting the plan among workers costs, over all rounds of this sitting."""
+        self.answerer = _answerer(job, say)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """Seconds of work in this sitting, by its kind."""
+        self.before: dict[str, float] = dict(directory.manifest.times)
+        """Seconds of earlier sittings."""
+        self.samples = {s.id: s for s in job.samples}
 
     def run(self) -> str:
-        """Answer what has no answer yet. Returns the exit state."""
-        if self.job.engine is None:
-            self._describe()
-            self._describe_plan()
-            self._fill(self._answer) if not self.job.options.spread else self._with_workers()
-        else:
-            self._through(self.job.engine)
-        state = "incomplete" if any(r["status"] in FAILURES for r in self.directory.rows.values()) else "done"
-        self.close(state)
-        return state
-
-    def _through(self, engine: Engine) -> None:
-        """Answer through an engine, which is started only if a sample is open. Its limit may be known from then on."""
+        """Answer what has no answer yet. Returns the exit state, which run.json then holds, whatever ended the sitting."""
         try:
-            if not any(map(self._open, self.job.samples)):
-                self.say(f"resuming {self.directory.path}: all samples are answered")
-                return
-            self._describe()
-            start = time.perf_counter()
-            engine.start()
-            self.load_seconds = time.perf_counter() - start
-            self._describe_plan()
-            self._remember_weights()
-            self._fill(self._submit)
-        finally:
-            engine.close()
+            with ExitStack() as stack:
+                stack.callback(self.answerer.close)
+                stack.callback(self._write_report)
+                self._fill()
+        except BaseException as error:
+            self._end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        failed = any(row.failed for row in self.directory.rows.values())
+        return self._end("incomplete" if failed else "done")
 
-    def _submit(self, pending: list[Sample]) -> None:
-        job, engine = self.job, self.job.engine
-        assert engine is not None
-        self.directory.write_manifest(
-            prefill="engine",
-            verification={"state": "not asked", "why": "an engine shares prefixes by itself"},
-        )
-        try:
-            for answer in submit(engine, pending, job.likelihood, job.options.timeout, self.say, self.quiet):
-                self._append(answer, "engine")
-        finally:
-            report = dict(engine.report())
-            sittings = [*self.directory.manifest.get("engine", []), report]
-            self.directory.write_manifest(engine=sittings)
-            for warning in report.get("warnings", []):
-                self.say(f"warning: {warning}")
+    @property
+    def sharing_failed(self) -> bool:
+        """Whether prompts must be read in one call each."""
+        return self.directory.manifest.verification == "failed"
 
-    def _fill(self, answer: Callable[[list[Sample]], None]) -> None:
-        """Mark what is over the limit, and hand on what is still open."""
+    def _fill(self) -> None:
+        """Mark what is over the limit, and answer what is open. The weights are loaded only if a sample is."""
         job = self.job
-        for sample in job.samples:
-            if not job.fits(sample) and sample.id not in self.directory.rows:
-                self._append(
-                    Answer(
-                        sample.id, "over_limit", error=f"longer than the model's {job.model.limit} positions"
-                    ),
-                    "none",
-                )
-        planned = [s for plan_ in self.plans for s in plan_.samples]
-        pending = [s for s in planned if self._open(s)]
-        unverified = (
-            job.engine is None
-            and job.options.share != "always"
-            and "verification" not in self.directory.manifest
-        )
-        left_out = len(job.samples) - len(job.plan.samples)
-        if left_out:
-            self.say(
-                f"{left_out} of {len(job.samples)} samples are longer than the model's {job.model.limit} positions: "
-                "`over_limit` (run them with --beyond-limit)"
-            )
-        if self.directory.rows and len(pending) < len(planned):
-            self.say(
-                f"resuming {self.directory.path}: {len(planned) - len(pending)} of {len(planned)} samples are answered"
-            )
-        if pending or (unverified and job.plan.samples):
-            answer(pending)
-
-    def close(self, state: str) -> None:
-        """Write how this sitting ended; times add up over sittings."""
-        spent = {
-            "seconds": time.perf_counter() - self.started,
-            "load_seconds": self.load_seconds,
-            "prefill_seconds": self.clock.prefill,
-            "generate_seconds": self.clock.generate,
-            "verify_seconds": self.clock.verify,
-        }
-        times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
-        self.directory.write_manifest(
-            exit_state=state, times=times, seconds=times["seconds"], ended=store.now()
-        )
-
-    def _lay_out(self) -> None:
-        self.plans = [self.job.plan]
-        self._register(self.job.plan)
-
-    def _register(self, plan_: Plan) -> None:
-        self.own |= zip((s.id for s in plan_.samples), plan_.own_tokens, strict=True)
-        self.by_id |= {s.id: s for s in plan_.samples}
-
-    def _extent(self) -> dict[str, Any]:
-        """For the manifest: how much the run asks and reads."""
-        job = self.job
-        naive = sum(plan_.naive_tokens for plan_ in self.plans)
-        planned = naive if self._sharing_failed else sum(plan_.planned_tokens for plan_ in self.plans)
-        return {"samples": len(job.samples), "naive_tokens": naive, "planned_tokens": planned}
-
-    def price(self) -> None:
-        """Measure what the prompts of each length cost and write cost.csv, where it is asked for and not there yet."""
-        path = self.directory.path / costs.FILE
-        if not self.job.options.cost or path.exists():
+        if job.engine and not any(map(self._is_open, job.samples)):
+            self.say(f"resuming {self.directory.path}: all samples are answered")
             return
-        self.say(f"measuring the cost of {len(self.job.grid.lengths)} lengths, {costs.REPEATS} times each")
-        points = costs.of_samples(
-            costs.measurable(self.job.model),
-            self._one_a_length(),
-            self.job.fits,
-            self._sharing_failed,
-            self.job.options.timeout,
-            self.say,
-        )
-        store.write_atomic(path, costs.table(costs.rows(points), costs.COST_COLUMNS))
+        self._describe()
+        # The limit of an engine may be known from its start on.
+        ready = self._start() if job.engine else None
+        plan = job.plan
+        sums = {"naive_tokens": plan.naive_tokens, "planned_tokens": plan.planned_tokens}
+        if self.sharing_failed:
+            sums["planned_tokens"] = plan.naive_tokens
+        self.directory.write_manifest(limit=job.model.limit, samples=len(job.samples), **sums)
+        self._mark_over_limit()
+        pending = [s for s in plan.samples if self._is_open(s)]
+        if self.directory.rows and len(pending) < len(plan.samples):
+            answered = len(plan.samples) - len(pending)
+            self.say(
+                f"resuming {self.directory.path}: {answered} of {len(plan.samples)} samples are answered"
+            )
+        if pending or (self._is_unverified and plan.samples):
+            self._answer(pending, ready or self._start())
 
-    def _one_a_length(self) -> list[Sample]:
-        """The first trial's prompt of each length with the needle in the middle, of the first task that has the length."""
-        found: dict[int, Sample] = {}
-        for task in self.job.tasks:
-            middle = task.grid.depths[len(task.grid.depths) // 2]
-            for sample in self.job.samples:
-                if sample.task == task.prompts.label and sample.trial == 0 and sample.cell.depth == middle:
-                    found.setdefault(sample.cell.length, sample)
-        return [found[length] for length in sorted(found)]
+    def _answer(self, pending: list[Sample], ready: Ready) -> None:
+        """Answer what is open and verify sharing, once per run; where that fails, read every prompt in one call."""
+        if self.sharing_failed:
+            self.say(
+                "sharing failed its verification before: prompts are read in one call each (`prefill: whole`)"
+            )
+            self._listen(Request(tuple(pending), "whole"), Findings())
+            return
+        mode: PrefillMode = "chunks" if self.job.options.share == "never" else "shared"
+        chosen = self._choose(ready.chunk)
+        # A run that was killed before it was verified answers these once more: their logits are gone.
+        again = [s for s in chosen if not self._is_open(s)]
+        verify, answered = frozenset(s.id for s in chosen), frozenset(s.id for s in again)
+        findings = Findings(by=ready.verified_by)
+        self._listen(Request((*pending, *again), mode, verify, answered), findings)
+        if findings.failed:
+            self._fall_back(findings, findings.failed)
+            self._listen(Request(self.job.plan.samples, "whole"), Findings())
+        elif chosen:
+            self.directory.write_manifest(prefill=mode, verification=findings.result())
+            if findings.state == "unverified":
+                self.say(
+                    "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
+                )
 
-    def _describe(self) -> None:
-        job = self.job
-        sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
-        several = {
-            "name": ", ".join(sources),
-            "fingerprint": ", ".join(sources.values()),
-        }
-        notes = [note for task in job.tasks for note in task.prompts.notes]
-        for note in notes:
-            self.say(note)
-        self.directory.write_manifest(
-            options=asdict(job.options),
-            model=job.options.model,
-            tasks=[task.as_manifest() for task in job.tasks],
-            grid=grid_settings(job.grid),
-            seed=job.options.seed,
-            haystack=several,
-            **({"suite": job.suite.as_values()} if job.suite else {}),
-            **({"notes": notes} if notes else {}),
-            one_haystack=job.options.one_haystack,
-            tokenizer={"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
-            training_length=job.model.training_length,
-            exit_state="running",
-        )
+    def _listen(self, request: Request, findings: Findings) -> None:
+        """Append answers as they come; stop at the first answer after a comparison has failed."""
+        prefill: Prefill = "engine" if self.job.engine else request.mode
+        with closing(self.answerer.answers(request)) as events:
+            workload = next(events)
+            assert isinstance(workload, Workload), "the workload comes first"
+            with closing(Bar(workload, quiet=self.quiet)) as bar:
+                for event in events:
+                    if isinstance(event, Progress):
+                        self.seconds[event.work] += event.seconds
+                        bar.step(event)
+                    elif isinstance(event, Comparison):
+                        findings.comparisons.append(event)
+                    elif isinstance(event, Answer):
+                        if self._is_open(self.samples[event.sample_id]):
+                            self._append(event, prefill)
+                        if findings.failed:
+                            return
 
-    def _describe_plan(self) -> None:
-        self._lay_out()
-        self.directory.write_manifest(limit=self.job.model.limit, **self._extent())
+    def _choose(self, chunk: int | None) -> tuple[Sample, ...]:
+        """Choose the samples that verify sharing, once per run; none if it was verified, or is not to be."""
+        if chunk is None:
+            why = {"state": "not asked", "why": "an engine shares prefixes by itself"}
+            self.directory.write_manifest(prefill="engine", verification=why)
+            return ()
+        if self.job.options.share == "always":
+            why = {"state": "not asked", "why": "--share always"}
+            self.directory.write_manifest(prefill="shared", verification=why)
+            return ()
+        if self.directory.manifest.verification == "passed":
+            return ()
+        return tuple(self.job.plan.samples[i] for i in choose(self.job.plan, chunk))
 
-    def _open(self, sample: Sample) -> bool:
+    @property
+    def _is_unverified(self) -> bool:
+        """Whether sharing is to be verified and never was: a run can be killed between its last answer and that."""
+        asked = self.job.engine is None and self.job.options.share != "always"
+        return asked and self.directory.manifest.verification is None
+
+    def _is_open(self, sample: Sample) -> bool:
         """Whether a sample has no answer, or only one that was made before sharing failed its verification."""
         row = self.directory.rows.get(sample.id)
-        if row is None or row["status"] in FAILURES:
+        if row is None or row.failed:
             return True
-        if row["status"] == "over_limit":
+        if row.status == "over_limit":
             # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
             return self.job.engine is None or self.job.options.beyond_limit
-        return self._sharing_failed and row["prefill"] != "whole"
+        return self.sharing_failed and row.prefill != "whole"
 
-    @property
-    def _sharing_failed(self) -> bool:
-        return bool(self.directory.manifest.get("verification", {}).get("state") == "failed")
-
-    def _answer(self, pending: list[Sample]) -> None:
+    def _mark_over_limit(self) -> None:
         job = self.job
-        if isinstance(job.model, Oracle):
-            job.model.teach(tuple(self.by_id.values()))
-        session = self._session
-        asker = Asker(session, job.model.tokenizer, job.likelihood, job.options.timeout)
-        walk = Walk(asker, self.clock)
-        if self._sharing_failed:
-            self._say_whole()
-            self._collect(walk, "whole", pending)
-            return
-        verifier = Verifier(asker, self.clock, str(job.model.identity().get("dtype", "float32")))
-        chosen = self._to_verify(session.chunk)
-        verifier.samples = {s.id: s for s in chosen}
-        walk.keep = frozenset(verifier.samples)
-        # A run that was killed before it was verified answers these once more: their logits are gone.
-        pending = pending + [s for s in chosen if not self._open(s)]
-        walk.between = lambda: verifier(walk.kept)
-        prefill = self._prefill
-        if self._collect(walk, prefill, pending, verifier):
-            self._fall_back(verifier)
-            walk.keep, walk.between = frozenset(), bool
-            self._collect(walk, "whole", [s for plan_ in self.plans for s in plan_.samples])
-        elif chosen:
-            self._conclude(prefill, verifier)
-
-    @property
-    def _prefill(self) -> Reading:
-        """How prompts are read as long as sharing has not failed."""
-        return "chunks" if self.job.options.share == "never" else "shared"
-
-    def _to_verify(self, chunk: int) -> list[Sample]:
-        """Samples by which sharing is verified, once a run; none if it was, or is not to be."""
-        job = self.job
-        if job.options.share == "always":
-            self.directory.write_manifest(
-                prefill="shared", verification={"state": "not asked", "why": "--share always"}
-            )
-            return []
-        if self.verified or self.directory.manifest.get("verification", {}).get("state") == "passed":
-            return []
-        self.verified = True
-        return [job.plan.samples[i] for i in verification(job.plan, chunk)]
-
-    def _conclude(self, prefill: Prefill, findings: Findings) -> None:
-        self.directory.write_manifest(prefill=prefill, verification=findings.result())
-        if findings.state == "unverified":
+        why = f"longer than the model's {job.model.limit} positions"
+        left_out = [s for s in job.samples if not job.fits(s)]
+        for sample in left_out:
+            if sample.id not in self.directory.rows:
+                self._append(Answer(sample.id, "over_limit", error=why), "none")
+        if left_out:
             self.say(
-                "no sample could be answered from scratch in one call, so sharing is unverified (see run.json)"
+                f"{len(left_out)} of {len(job.samples)} samples are {why}: `over_limit` (run them with --beyond-limit)"
             )
 
-    def _with_workers(self) -> None:
-        """Answer with several workers, which start when a sample is open."""
-        try:
-            self._fill(self._spread)
-        finally:
-            if crew := self.crew:
-                self.load_seconds = crew.load_seconds
-                sitting = {**self.split_cost, **crew.result()}
-                crew.close()
-                self.directory.write_manifest(workers=[*self.directory.manifest.get("workers", []), sitting])
-
-    def _spread(self, pending: list[Sample]) -> None:
-        """What `_answer` is to one process. Each worker verifies sharing on its own device, in its own share."""
-        options = self.job.options
-        if self.crew is None:
-            work = Work(
-                partial(open_again, options, max(s.cell.length for s in self.job.samples)),
-                self.job.likelihood,
-                options.timeout,
-                os.getcwd(),
-            )
-            fingerprint = self.job.model.tokenizer.fingerprint
-            self.crew = Crew(work, options.workers, options.ray, options.device, fingerprint, self.say)
-        hello = self.crew.first_hello()
-        self._remember_weights(hello.identity)
-        if self._sharing_failed:
-            self._say_whole()
-            self._gather(self.crew, "whole", pending)
-            return
-        chosen = self._to_verify(hello.chunk)
-        findings = Findings(by="every worker, in its own share")
-        again = [s for s in chosen if not self._open(s)]
-        heard = findings if chosen else None
-        if self._gather(self.crew, self._prefill, pending + again, heard, frozenset(s.id for s in again)):
-            self._fall_back(findings)
-            self._gather(self.crew, "whole", [s for plan_ in self.plans for s in plan_.samples])
-        elif chosen:
-            self._conclude(self._prefill, findings)
-
-    def _gather(
-        self,
-        crew: Crew,
-        prefill: Reading,
-        samples: list[Sample],
-        findings: Findings | None = None,
-        also: frozenset[str] = frozenset(),
-    ) -> bool:
-        """What `_collect` is to one process: append what the workers answer. Returns True when a verification has failed."""
-        from nih.inference.progress import Bar, work_alone, work_of
-
-        todo, shared = plan(samples), prefill == "shared"
-        shares = split(todo, crew.alive, shared)
-        lost = loss(todo.planned_tokens if shared else todo.naive_tokens, shares)
-        self.split_cost.update(lost)
-        self.say(
-            f"{len(shares)} shares: {lost['planned_tokens_split']:,} planned tokens, {lost['planned_tokens_one']:,} with one "
-            f"worker; the largest share reads {lost['largest_share']:,}"
-        )
-        work = sum((work_of(plan(s.samples)) for s in shares), 0 * work_alone(todo))
-        bar = Bar(work if shared else work_alone(todo), quiet=self.quiet)
-        try:
-            for news in crew.answers(shares, prefill, findings is not None, also):
-                for kind, tokens, position, seconds in news.steps:
-                    bar.step(kind, tokens, position, seconds / max(crew.alive, 1))
-                self.clock.add(news.clock)
-                if news.answer and self._open(self.by_id[news.answer.sample_id]):
-                    self._append(news.answer, prefill)
-                if findings and self._fails(findings, news.comparisons):
-                    crew.halt()
-                    return True
-            return False
-        finally:
-            bar.close()
-
-    @staticmethod
-    def _fails(findings: Findings, comparisons: tuple[Comparison, ...]) -> bool:
-        findings.comparisons += comparisons
-        findings.allowed = max((c.allowed for c in findings.comparisons), default=None)
-        return findings.failed is not None
-
-    def _say_whole(self) -> None:
-        self.say(
-            "sharing failed its verification before: prompts are read in one call each (`prefill: whole`)"
-        )
-
-    @cached_property
-    def _session(self) -> Session:
-        """The model's session, whose weights are loaded once."""
-        start = time.perf_counter()
-        assert not isinstance(self.job.model, Engine)
-        session = self.job.model.session()
-        self.load_seconds = time.perf_counter() - start
-        self._remember_weights()
-        return session
-
-    def _collect(
-        self, walk: Walk, prefill: Prefill, samples: list[Sample], verifier: Verifier | None = None
-    ) -> bool:
-        """Append answers as they come. Returns True, at once, when the verifier has found a difference."""
-        from nih.inference.progress import Bar, work_alone, work_of
-
-        todo = plan(samples)
-        shared = prefill == "shared"
-        answers = walk.answers(todo) if shared else one_by_one(walk, samples, whole=prefill == "whole")
-        bar = Bar(work_of(todo) if shared else work_alone(todo), quiet=self.quiet)
-        walk.on_step = bar.step
-        try:
-            for answer in answers:
-                if self._open(self.by_id[answer.sample_id]):
-                    self._append(answer, prefill)
-                if verifier and verifier.failed:
-                    return True
-            return bool(verifier and verifier.failed)
-        finally:
-            bar.close()
-
-    def _fall_back(self, findings: Findings) -> None:
-        """Sharing changed an answer or its logits: say that every prompt, also of what was answered, is now read in one call."""
-        worst = findings.failed
-        assert worst is not None
+    def _fall_back(self, findings: Findings, worst: Comparison) -> None:
+        """Say that sharing changed an answer or its logits, and that every prompt is now read in one call, answered ones too."""
         self.say(
             f"warning: model `{self.job.options.model}` answers differently when its prompt is read in pieces "
             f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
@@ -408,51 +188,109 @@ class Runner:
         self.directory.write_manifest(
             prefill="whole",
             verification=findings.result(),
-            planned_tokens=self.directory.manifest["naive_tokens"],
+            planned_tokens=self.job.plan.naive_tokens,
         )
 
-    def _remember_weights(self, told: Mapping[str, Any] | None = None) -> None:
-        """Say in the manifest what answered; refuse to go on with other weights than those that began."""
-        identity = dict(self.job.model.identity() if told is None else told)
-        known = self.directory.manifest.get("identity", {}).get("weights")
-        if known is not None and known != identity.get("weights"):
+    def _start(self) -> Ready:
+        """Load the weights; refuse to go on with others than those that began the run."""
+        ready = self.answerer.start()
+        known = self.directory.manifest.weights
+        weights = ready.identity.get("weights")
+        if known is not None and known != weights:
             raise SettingsDiffer(
                 f"run folder `{self.directory.path}` was begun with other weights ({known}) than "
-                f"`{self.job.options.model}` has now ({identity.get('weights')}); type --fresh or another --out"
+                f"`{self.job.options.model}` has now ({weights}); type --fresh or another --out"
             )
-        self.directory.write_manifest(identity=identity)
+        self.directory.write_manifest(identity=dict(ready.identity))
+        return ready
+
+    def _describe(self) -> None:
+        described = _described(self.job)
+        for note in described.get("notes", ()):
+            self.say(note)
+        self.directory.write_manifest(**described)
+
+    def _write_report(self) -> None:
+        """Add what the answerer reports of this sitting to the manifest."""
+        manifest = self.directory.manifest
+        earlier = {"engine": manifest.engine_reports, "workers": manifest.worker_reports}
+        for key, report in self.answerer.report().items():
+            self.directory.write_manifest(**{key: [*earlier[key], report]})
+
+    def _end(self, state: str) -> str:
+        """Write how this sitting ended; seconds add up over sittings."""
+        spent = {
+            "seconds": time.perf_counter() - self.started,
+            "load_seconds": self.answerer.load_seconds,
+            **{f"{work}_seconds": self.seconds[work] for work in ("prefill", "generate", "verify")},
+        }
+        times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
+        self.directory.write_manifest(exit_state=state, times=times, seconds=times["seconds"], ended=now())
+        return state
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
-        sample = self.by_id[answer.sample_id]
-        self.tried.add(sample.id)
+        sample = self.samples[answer.sample_id]
         score = self.job.scores[sample.task]
-        row = {
-            "id": sample.id,
-            "attempt": self.directory.next_attempt(sample.id),
-            "task": sample.task,
-            "length": sample.cell.length,
-            "depth": sample.cell.depth,
-            "actual_depth": round(sample.actual_depth, 4),
-            "trial": sample.trial,
-            "tokens": len(sample.prompt),
-            "needle_at": sample.needle_at,
-            "needle": sample.needle,
-            "around": sample.around,
-            "question": sample.question,
-            "answer_prefix": sample.answer_prefix,
-            "expected": list(sample.expected),
-            **({"needles": [list(p) for p in sample.needles]} if sample.needles else {}),
-            "answer": answer.text,
-            "score": score_answer(answer, sample.expected, score),
-            "score_name": score,
-            "status": answer.status,
-            "error": answer.error,
-            "nll": answer.nll,
-            "greedy": answer.greedy,
-            "prefill": prefill,
-            "prefill_tokens": self.own.get(sample.id, 0),
-            "seconds": round(answer.seconds, 6),
-        }
-        if answer.usage is not None:
-            row |= {f"usage_{key}": value for key, value in answer.usage._asdict().items()}
-        self.directory.append(row)
+        self.directory.append(
+            Row(
+                id=sample.id,
+                attempt=self.directory.next_attempt(sample.id),
+                task=sample.task,
+                length=sample.cell.length,
+                depth=sample.cell.depth,
+                actual_depth=round(sample.actual_depth, 4),
+                trial=sample.trial,
+                tokens=len(sample.prompt),
+                needle_at=sample.needle_at,
+                needle=sample.needle,
+                around=sample.around,
+                question=sample.question,
+                answer_prefix=sample.answer_prefix,
+                expected=sample.expected,
+                needles=sample.needles,
+                answer=answer.text,
+                score=score_answer(answer, sample.expected, score),
+                score_name=score,
+                status=answer.status,
+                error=answer.error,
+                nll=answer.nll,
+                greedy=answer.greedy,
+                prefill=prefill,
+                prefill_tokens=self.job.own_tokens.get(sample.id, 0),
+                seconds=round(answer.seconds, 6),
+                usage=answer.usage,
+            )
+        )
+
+
+def _answerer(job: Job, say: Say) -> Answerer:
+    """Choose what answers: an engine, Ray workers, or a session in this process."""
+    options = job.options
+    if isinstance(job.model, Engine):
+        return EngineAnswerer(job.model, job.likelihood, options.timeout, say)
+    if not options.spread:
+        return LocalAnswerer(job.model, job.likelihood, options.timeout)
+    open_model = partial(open_again, options, max(job.grid.lengths))
+    settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd())
+    tokenizer = job.model.tokenizer.fingerprint
+    return WorkerPool(settings, options.workers, options.ray, options.device, tokenizer, say)
+
+
+def _described(job: Job) -> dict[str, Any]:
+    """Describe a run for its manifest, before anything is answered."""
+    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
+    notes = [note for task in job.tasks for note in task.prompts.notes]
+    return {
+        "options": asdict(job.options),
+        "model": job.options.model,
+        "tasks": [task.as_manifest() for task in job.tasks],
+        "grid": grid_settings(job.grid),
+        "seed": job.options.seed,
+        "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
+        **({"suite": job.suite.as_values()} if job.suite else {}),
+        **({"notes": notes} if notes else {}),
+        "one_haystack": job.options.one_haystack,
+        "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
+        "training_length": job.model.training_length,
+        "exit_state": "running",
+    }

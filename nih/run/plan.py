@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from nih.inference.prefix_plan import Plan
+from nih.inference.prefix_plan import PrefixPlan
 from nih.inference.shards import loss, split
 from nih.protocols import Engine, Model
 from nih.run.job import Job
@@ -58,7 +58,7 @@ def _extents(job: Job) -> dict[str, Any]:
     }
 
 
-def _memory(model: Model | Engine, plan_: Plan) -> dict[str, int]:
+def _memory(model: Model | Engine, plan_: PrefixPlan) -> dict[str, int]:
     """Return the marks and the bytes of the states of a walk; an engine sees to its own memory."""
     if isinstance(model, Engine):
         return {}

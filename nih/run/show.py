@@ -11,6 +11,7 @@ from nih.options import RunOptions
 from nih.run.job import Job, prepare
 from nih.run.suite import Suite
 from nih.store import run as store
+from nih.store.journal import Row
 from nih.types import Cell, Sample
 
 
@@ -19,26 +20,26 @@ def show(path: Path, sample_id: str) -> tuple[dict[str, Any], str]:
     row, sample, job = rebuild(store.read(path), sample_id)
     ids = sample.prompt.ids()
     digest = hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()
-    return {**row, "prompt_ids_sha256": digest}, job.model.tokenizer.decode(ids)
+    return {**row.as_dict(), "prompt_ids_sha256": digest}, job.model.tokenizer.decode(ids)
 
 
-def rebuild(run: store.StoredRun, sample_id: str) -> tuple[dict[str, Any], Sample, Job]:
+def rebuild(run: store.StoredRun, sample_id: str) -> tuple[Row, Sample, Job]:
     """Return a row of a run and its sample, with the prompt built again. `sample_id` may be the beginning of an id.
 
     The options in run.json are enough; the sample's id, a hash of its prompt, proves the result. Raises UnknownName, SettingsDiffer.
     """
-    matching = [r for r in run.rows if r["id"].startswith(sample_id)]
+    matching = [row for row in run.rows if row.id.startswith(sample_id)]
     if len(matching) != 1:
         why = "is the beginning of several" if matching else "is none of its samples"
         raise UnknownName(f"sample `{sample_id}` of `{run.path}` {why}; type an id of samples.csv")
     row = matching[0]
-    suite = Suite.of(run.manifest["suite"]) if "suite" in run.manifest else None
-    job = prepare(RunOptions.stored(run.manifest.get("options", {})), suite)
-    task = next((task for task in job.tasks if task.prompts.label == row["task"]), job.tasks[0])
-    sample = task.prompts.sample(Cell(row["length"], row["depth"]), row["trial"], max(task.grid.lengths))
-    if sample.id != row["id"]:
+    suite = Suite.of(run.manifest.suite) if run.manifest.suite is not None else None
+    job = prepare(RunOptions.stored(run.manifest.options), suite)
+    task = next((task for task in job.tasks if task.prompts.label == row.task), job.tasks[0])
+    sample = task.prompts.sample(Cell(row.length, row.depth), row.trial, max(task.grid.lengths))
+    if sample.id != row.id:
         raise SettingsDiffer(
-            f"sample `{row['id']}` cannot be built again: this version, tokenizer or haystack gives another "
+            f"sample `{row.id}` cannot be built again: this version, tokenizer or haystack gives another "
             f"prompt (`{sample.id}`); use the versions that run.json names"
         )
     return row, sample, job

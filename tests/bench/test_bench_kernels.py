@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import ctypes
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from nih.bench import kernel_ops
 from nih.bench import kernels as bench
-from nih.bench.kernels import Case, Way
+from nih.bench.kernel_ops import OPS, Case, Inputs, Result, Way
 from nih.errors import KernelError
 from nih.kernels import cpu_loader, cuda_loader, wkv4
 from tests.support import cuda_emulator
@@ -46,19 +49,25 @@ def test_every_way_is_measured_with_one_thread_and_with_all(tmp_path: Path) -> N
         assert row["way"] in printed
         assert float(row["GB/s"]) == pytest.approx(float(row["MB"]) / float(row["ms"]))
         assert float(row["of_copy"]) == pytest.approx(float(row["GB/s"]) / 10)
+        assert float(row["of_ideal"]) == pytest.approx(float(row["ideal_ms"]) / float(row["ms"]))
+        assert float(row["of_ideal"]) <= float(row["of_copy"]) * (1 + 1e-9)
     firsts = {(row["op"], row["threads"]): row for row in reversed(rows)}
     assert {float(row["ours_is"]) for row in firsts.values()} == {1.0}
 
 
+def change(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
+    monkeypatch.setitem(OPS, name, replace(OPS[name], **fields))
+
+
 def test_no_speed_is_printed_where_ours_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever comes first in the table: one wrong form silences all of it."""
-    right = bench._OURS["causal_conv1d"]
+    right = OPS["causal_conv1d"].ours
 
-    def wrong(**x: Any) -> bench.Result:
+    def wrong(**x: Any) -> Result:
         y, state = right(**x)
         return y * 1.01, state
 
-    monkeypatch.setitem(bench._OURS, "causal_conv1d", wrong)
+    change(monkeypatch, "causal_conv1d", ours=wrong)
     lines: list[str] = []
     with pytest.raises(
         KernelError, match=r"is wrong by .* at causal_conv1d B=1 T=2200 C=8 float32, so no speed is printed"
@@ -68,44 +77,91 @@ def test_no_speed_is_printed_where_ours_is_wrong(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_nan_is_wrong_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench._TORCH, "wkv4", lambda **x: (torch.full_like(x["v"], torch.nan), None))
+    change(monkeypatch, "wkv4", torch=lambda **x: (torch.full_like(x["v"], torch.nan), None))
     with pytest.raises(KernelError, match="`nih torch` is wrong by nan"):
         bench.main("cpu", rounds=1, show=lambda line: None)
 
 
 def test_no_speed_is_printed_where_a_cut_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = bench._OURS["wkv4"]
-    monkeypatch.setitem(bench._OURS, "wkv4", lambda **x: right(**(x | {"state": None})))
+    right = OPS["wkv4"].ours
+    change(monkeypatch, "wkv4", ours=lambda **x: right(**(x | {"state": None})))
     with pytest.raises(KernelError, match="a cut at a chunk changes wkv4"):
         bench.main("cpu", rounds=1, show=lambda line: None)
 
 
-def test_others_that_are_wrong_are_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_loop_wkv4", lambda x: (x["v"], None))
+def rival(run: Callable[[Inputs], Any], **fields: Any) -> Callable[[str], list[Way]]:
+    return lambda device: [Way("naive torch loop", run, **fields)]
+
+
+def test_others_that_are_wrong_are_left_out_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    change(monkeypatch, "wkv4", rivals=rival(lambda x: (x["v"], None)))
     lines: list[str] = []
-    rows = bench.check(SMALL[0], "cpu", lines.append)
-    assert "naive torch loop" not in rows
+    assert "naive torch loop" not in bench.check(SMALL[0], "cpu", lines.append)
     assert lines[0].startswith(
         "wkv4 B=1 T=2200 C=8 float32: naive torch loop is left out, its outputs are wrong by"
     )
 
 
-def test_bytes_are_each_input_and_output_once_or_inputs_twice_in_three_phases() -> None:
-    once, twice = Way("", lambda x: None), Way("", lambda x: None, passes=2)  # type: ignore[arg-type, return-value]
-    assert bench.moved(Case("wkv4", 1, 131072, 768), once) == 131072 * 768 * 12
-    assert bench.moved(Case("wkv4", 1, 131072, 768, torch.bfloat16), twice) == 131072 * 768 * 10
-    assert bench.moved(Case("selective_scan", 1, 100, 1536, torch.bfloat16), once) == 100 * (1536 * 8 + 64)
-    assert bench.moved(Case("selective_scan", 1, 100, 1536, torch.bfloat16), twice) == 100 * (1536 * 12 + 96)
-    assert bench.moved(Case("causal_conv1d", 2, 100, 8), once) == 2 * 100 * 8 * 8
+def test_others_that_are_too_large_or_run_out_of_memory_leave_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hungry(x: Inputs) -> Result:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for fields, why in (
+        ({"intermediates": lambda case: 1 << 40}, "its intermediates take 1024 GiB"),
+        ({}, "it runs out of memory"),
+    ):
+        change(monkeypatch, "wkv4", rivals=rival(hungry, **fields))
+        lines: list[str] = []
+        sound = [way.name for way in OPS["wkv4"].ways(SMALL[0], "cpu")]
+        rows = bench.measure(SMALL[0], sound, "cpu", 1, 10e9, lines.append)
+        assert [row["way"] for row in rows] == sound[:-1]
+        assert f"  naive torch loop is left out: {why}" in lines
+
+
+def test_one_op_can_be_measured_alone_and_rows_are_written_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, "causal_conv1d", rivals=lambda device: [])
+    out = tmp_path / "cpu.csv"
+    seen: list[int] = []
+    right = bench.measure
+
+    def watched(*args: Any) -> list[dict[str, Any]]:
+        seen.append(len(out.read_text().splitlines()))
+        return right(*args)
+
+    monkeypatch.setattr(bench, "CPU_CASES", (SMALL[2], SMALL[0], Case("causal_conv1d", 1, 2100, 4)))
+    monkeypatch.setattr(bench, "measure", watched)
+    bench.main("cpu", rounds=1, out=out, only="causal_conv1d", show=lambda line: None)
+    with out.open() as file:
+        assert {row["op"] for row in csv.DictReader(file)} == {"causal_conv1d"}
+    assert seen[0] == 0
+    assert seen == sorted(set(seen))
+    with pytest.raises(KernelError, match=r"`--only attention` names no op; give one of `wkv4\|"):
+        bench.main("cpu", only="attention")
+
+
+def test_bytes_are_each_input_and_output_once_and_the_inputs_again_per_further_pass() -> None:
+    wkv4, scan, conv = OPS.values()
+    assert wkv4.moved(Case("wkv4", 1, 131072, 768)) == 131072 * 768 * 12
+    assert wkv4.moved(Case("wkv4", 1, 131072, 768, torch.bfloat16), 2) == 131072 * 768 * 10
+    assert scan.moved(Case("selective_scan", 1, 100, 1536, torch.bfloat16)) == 100 * (1536 * 8 + 64)
+    assert conv.moved(Case("causal_conv1d", 2, 100, 8)) == 2 * 100 * 8 * 8
+    inputs = scan.inputs(Case("selective_scan", 2, 7, 8, torch.bfloat16), "cpu")
+    read = sum(inputs[name].nbytes for name in scan.timed)
+    assert scan.moved(Case("selective_scan", 2, 7, 8, torch.bfloat16)) == read + inputs["u"].nbytes
 
 
 @pytest.mark.skipif(cuda_emulator.COMPILER is None, reason="no g++ here")
 def test_the_sequential_kernel_computes_the_same_op() -> None:
-    """What the CUDA form is compared with on a GPU is at least right, by emulation."""
-    library = cuda_emulator.compiled(bench.SEQUENTIAL, "Wkv4Args", {})
-    inputs = bench.make(Case("wkv4", 3, 300, 21), "cpu")
-    call = wkv4._prepare(inputs["w"], inputs["u"], inputs["k"], inputs["v"], None, None)
-    name = cuda_loader.kernel_name("wkv4", "sequential", call.args.dtype)
+    """The kernel that the CUDA form is compared with on a GPU is at least right, by emulation."""
+    source = Path(kernel_ops.__file__).with_name("wkv4_sequential.cu").read_text()
+    library = cuda_emulator.compiled(source, "Wkv4Args", {})
+    inputs = OPS["wkv4"].inputs(Case("wkv4", 3, 300, 21), "cpu")
+    call = wkv4.prepare(inputs["w"], inputs["u"], inputs["k"], inputs["v"], None, None)
+    name = cuda_loader.kernel_name("wkv4_sequential", "read", call.args.dtype)
     library.emulate(library[name], ctypes.byref(call.args), 2, 1, 1, 32)
     y, state = wkv4.wkv4_reference(**inputs)
     assert float((call.y - y).abs().max()) < 2e-5

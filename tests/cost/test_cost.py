@@ -26,6 +26,7 @@ from nih.cost.memory import RESOLUTION
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, StoreError, UsageError
 from nih.models.echo import EchoSession
 from nih.store import run as store
+from nih.store.directory import annotate
 from nih.types import TokenIds
 from tests.support import heavy
 
@@ -417,7 +418,7 @@ def test_a_run_that_is_read_whole_is_priced_whole(plugin: Path, monkeypatch: pyt
     monkeypatch.setattr(cost, "measure", spy)
     run = go(plugin / "r")
     manifest = dict(run.manifest["verification"]) | {"state": "failed"}
-    store.annotate(run.path, verification=manifest)
+    annotate(run.path, verification=manifest)
     go(plugin / "r", cost=True)
     # The warm-up reads in chunks.
     assert seen[1:] == [True] * (2 * cost.REPEATS)

@@ -15,7 +15,7 @@ import pytest
 from nih import evaluate, registry
 from nih.errors import EngineError, ModelError, SettingsDiffer, UnknownName, UsageError
 from nih.inference.engine import tree_order
-from nih.inference.prefix_plan import common_prefix, plan
+from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import plan as forecast
@@ -117,15 +117,15 @@ def test_samples_come_in_the_order_of_the_tree_and_are_answered_once(bench: Benc
     said: list[str] = []
     stored = bench(tmp_path / "r", said)
     rows = stored.rows
-    assert len(rows) == len({r["id"] for r in rows}) == SAMPLES and {r["score"] for r in rows} == {1.0}
-    assert {r["prefill"] for r in rows} == {"engine"} and all(
-        r["usage_prompt_tokens"] == r["tokens"] for r in rows
+    assert len(rows) == len({r.id for r in rows}) == SAMPLES and {r.score for r in rows} == {1.0}
+    assert {r.prefill for r in rows} == {"engine"} and all(
+        r.usage and r.usage.prompt_tokens == r.tokens for r in rows
     )
     assert bench.last.longest == 4096 and bench.last.calls == ["start", "answers", "close"]
-    assert stored.manifest["engine"] == [{"asked": SAMPLES, "warnings": ["nothing hit the cache"]}]
-    assert stored.manifest["verification"]["state"] == "not asked"
+    assert stored.manifest.values["engine"] == [{"asked": SAMPLES, "warnings": ["nothing hit the cache"]}]
+    assert stored.manifest.values["verification"]["state"] == "not asked"
     assert "warning: nothing hit the cache" in said
-    total = sum(r["tokens"] for r in rows)
+    total = sum(r.tokens for r in rows)
     assert any(f"{SAMPLES} prompts, {total:,} prompt tokens" in line for line in said)
 
 
@@ -134,7 +134,7 @@ def test_the_order_is_that_of_a_walk(bench: Bench, tmp_path: Path) -> None:
     ordered = tree_order(samples)
     assert {s.id for s in ordered} == {s.id for s in samples}
     shared = sum(common_prefix(a.prompt, b.prompt) for a, b in pairwise(ordered))
-    laid = plan(samples)
+    laid = build_plan(samples)
     assert laid.naive_tokens - shared == laid.planned_tokens, (
         "a cache that holds the last prompt saves what the plan saves"
     )
@@ -152,7 +152,7 @@ def test_a_complete_run_is_not_started_again(bench: Bench, tmp_path: Path) -> No
     again = bench(tmp_path / "r")
     assert bench.last.calls == ["close"]
     assert (tmp_path / "r/samples.jsonl").read_bytes() == journal
-    assert again.manifest["planned_tokens"] == first.manifest["planned_tokens"]
+    assert again.manifest.values["planned_tokens"] == first.manifest.values["planned_tokens"]
 
 
 def test_an_engine_that_fails_part_way_loses_nothing_that_came(bench: Bench, tmp_path: Path) -> None:
@@ -164,11 +164,15 @@ def test_an_engine_that_fails_part_way_loses_nothing_that_came(bench: Bench, tmp
     with pytest.raises(EngineError, match="gone"):
         bench(tmp_path / "r")
     kept = store.read(tmp_path / "r")
-    assert len(kept.rows) == 7 and kept.manifest["exit_state"] == "failed" and bench.last.calls[-1] == "close"
+    assert (
+        len(kept.rows) == 7
+        and kept.manifest.values["exit_state"] == "failed"
+        and bench.last.calls[-1] == "close"
+    )
     bench.settings["behave"] = right
     again = bench(tmp_path / "r")
     assert len(bench.last.asked) == SAMPLES - 7 and len(again.rows) == SAMPLES
-    assert [r["asked"] for r in again.manifest["engine"]] == [SAMPLES, SAMPLES - 7]
+    assert [r["asked"] for r in again.manifest.values["engine"]] == [SAMPLES, SAMPLES - 7]
 
 
 def test_a_sample_that_the_engine_forgets_is_an_error_and_is_tried_again(
@@ -176,10 +180,10 @@ def test_a_sample_that_the_engine_forgets_is_an_error_and_is_tried_again(
 ) -> None:
     bench.settings["behave"] = lambda samples: right(samples[3:])
     stored = bench(tmp_path / "r")
-    assert stored.manifest["exit_state"] == "incomplete"
-    assert [r["status"] for r in stored.rows].count("error") == 3 and len(stored.rows) == SAMPLES
+    assert stored.manifest.values["exit_state"] == "incomplete"
+    assert [r.status for r in stored.rows].count("error") == 3 and len(stored.rows) == SAMPLES
     bench.settings["behave"] = right
-    assert bench(tmp_path / "r").manifest["exit_state"] == "done" and len(bench.last.asked) == 3
+    assert bench(tmp_path / "r").manifest.values["exit_state"] == "done" and len(bench.last.asked) == 3
 
 
 @pytest.mark.parametrize(
@@ -197,16 +201,16 @@ def test_an_answer_twice_or_to_nothing_is_a_bug_of_the_engine(
 def test_a_limit_that_is_known_from_the_start_on_marks_the_longer_cells(bench: Bench, tmp_path: Path) -> None:
     bench.settings["known"] = 2048
     stored = bench(tmp_path / "r")
-    assert {(r["length"], r["status"]) for r in stored.rows} == {
+    assert {(r.length, r.status) for r in stored.rows} == {
         (512, "ok"),
         (1024, "ok"),
         (2048, "ok"),
         (4096, "over_limit"),
     }
-    assert stored.manifest["limit"] == 2048 and stored.manifest["exit_state"] == "done"
+    assert stored.manifest.values["limit"] == 2048 and stored.manifest.values["exit_state"] == "done"
     bench(tmp_path / "r")
     assert bench.last.calls == ["close"]
-    assert {r["status"] for r in bench(tmp_path / "r", beyond_limit=True).rows} == {"ok"}
+    assert {r.status for r in bench(tmp_path / "r", beyond_limit=True).rows} == {"ok"}
 
 
 def test_a_refusal_by_the_engine_counts_until_it_is_overruled(bench: Bench, tmp_path: Path) -> None:
@@ -216,8 +220,8 @@ def test_a_refusal_by_the_engine_counts_until_it_is_overruled(bench: Bench, tmp_
 
     bench.settings["behave"] = refuses
     stored = bench(tmp_path / "r")
-    assert [r["status"] for r in stored.rows].count("over_limit") == SAMPLES // 2
-    assert stored.manifest["exit_state"] == "done"
+    assert [r.status for r in stored.rows].count("over_limit") == SAMPLES // 2
+    assert stored.manifest.values["exit_state"] == "done"
     bench(tmp_path / "r")
     assert bench.last.calls == ["close"]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.inference.prefix_cache import block_hits
-from nih.inference.prefix_plan import Ask, plan
+from nih.inference.prefix_plan import Ask, build_plan
 from nih.types import Prompt
 from tests.inference.test_prefix_plan import haystack_sweep, make
 
@@ -55,7 +55,7 @@ def test_a_block_that_is_never_evicted_is_missed_once_in_any_order(
 
 def test_blocks_of_one_token_find_nearly_all_that_the_walk_shares() -> None:
     samples = haystack_sweep([64, 128, 256], [0, 25, 50, 75, 100])
-    plan_ = plan(samples)
+    plan_ = build_plan(samples)
     order = [samples[step.sample].prompt for step in plan_.steps if isinstance(step, Ask)]
     assert sum(block_hits(order, 1)) == plan_.naive_tokens - plan_.planned_tokens
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cmp_to_key
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -12,13 +14,14 @@ from nih.inference.prefix_plan import (
     Ask,
     Extend,
     Mark,
-    Plan,
+    PrefixPlan,
     Rewind,
+    build_plan,
     common_prefix,
     compare,
-    plan,
-    verification,
+    fuse,
 )
+from nih.inference.verify import choose
 from nih.types import Cell, Prompt, Sample
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=12)
@@ -50,7 +53,13 @@ def trie_edges(listed: list[list[int]]) -> int:
     return len({tuple(ids[:n]) for ids in listed for n in range(1, len(ids) + 1)})
 
 
-def replay(plan_: Plan) -> dict[int, list[int]]:
+def listed(plan_: PrefixPlan, sample: int) -> list[int]:
+    """A sample's prompt as a list."""
+    ids: list[int] = plan_.samples[sample].prompt.ids().tolist()
+    return ids
+
+
+def replay(plan_: PrefixPlan) -> dict[int, list[int]]:
     """Drive a list of tokens along the steps; returns what had been read when each sample was asked."""
     state: list[int] = []
     marks: list[list[int]] = []
@@ -61,7 +70,9 @@ def replay(plan_: Plan) -> dict[int, list[int]]:
             for piece in plan_.samples[step.sample].prompt.slice(step.start, step.stop):
                 state += piece.tolist()
         elif isinstance(step, Mark):
-            marks.append(list(state))
+            assert step.position <= len(state) and step.passed == (step.position < len(state))
+            assert listed(plan_, step.sample)[: step.position] == state[: step.position]
+            marks.append(state[: step.position])
             assert len(marks) <= plan_.most_marks
         elif isinstance(step, Rewind):
             state = list(marks[-1])
@@ -76,13 +87,13 @@ def replay(plan_: Plan) -> dict[int, list[int]]:
 
 @given(prompts, st.integers(1, 4))
 def test_a_walk_asks_every_sample_once_at_exactly_its_prompt(listed: list[list[int]], cuts: int) -> None:
-    plan_ = plan(make(ids, i, cuts) for i, ids in enumerate(listed))
+    plan_ = build_plan(make(ids, i, cuts) for i, ids in enumerate(listed))
     assert replay(plan_) == dict(enumerate(listed))
 
 
 @given(prompts)
 def test_planned_tokens_are_the_distinct_prefixes(listed: list[list[int]]) -> None:
-    plan_ = plan(make(ids, i) for i, ids in enumerate(listed))
+    plan_ = build_plan(make(ids, i) for i, ids in enumerate(listed))
     assert plan_.naive_tokens == sum(map(len, listed))
     assert (
         plan_.planned_tokens
@@ -93,17 +104,16 @@ def test_planned_tokens_are_the_distinct_prefixes(listed: list[list[int]]) -> No
 
 @given(prompts)
 def test_below_are_the_samples_whose_prompt_runs_through_the_edge(listed: list[list[int]]) -> None:
-    plan_ = plan(make(ids, i) for i, ids in enumerate(listed))
-    for step in plan_.steps:
-        if isinstance(step, Extend):
-            edge = listed[step.sample][: step.stop]
-            assert set(step.below) == {i for i, ids in enumerate(listed) if ids[: step.stop] == edge}
+    plan_ = build_plan(make(ids, i) for i, ids in enumerate(listed))
+    for edge in plan_.edges:
+        prefix = listed[edge.sample][: edge.stop]
+        assert set(edge.below) == {i for i, ids in enumerate(listed) if ids[: edge.stop] == prefix}
 
 
 @given(prompts)
 def test_own_tokens_count_edges_of_one_cell_only(listed: list[list[int]]) -> None:
     samples = [make(ids, i) for i, ids in enumerate(listed)]
-    plan_ = plan(samples)
+    plan_ = build_plan(samples)
     alone = {
         i: len(
             {tuple(ids[:n]) for n in range(1, len(ids) + 1)}
@@ -114,10 +124,34 @@ def test_own_tokens_count_edges_of_one_cell_only(listed: list[list[int]]) -> Non
     assert dict(enumerate(plan_.own_tokens)) == alone
 
 
+@given(prompts, st.integers(1, 4))
+def test_for_states_that_crop_the_edges_down_to_an_answer_are_read_as_one(
+    listed: list[list[int]], cuts: int
+) -> None:
+    apart = build_plan(make(ids, i, cuts) for i, ids in enumerate(listed))
+    fused = replace(apart, steps=tuple(fuse(apart.steps)))
+    assert replay(fused) == replay(apart) == dict(enumerate(listed))
+    assert list(fused.edges) == list(apart.edges) and fused.order == apart.order
+    kinds = [type(step) for step in fused.steps if not (isinstance(step, Mark) and step.passed)]
+    assert all(after is Ask for kind, after in pairwise(kinds) if kind is Extend), "a call ends at an answer"
+    assert sum(kind is Extend for kind in kinds) <= len(set(map(tuple, listed))), "no more calls than leaves"
+    assert not any(isinstance(step, Mark) and step.passed for step in apart.steps)
+    assert all(len(step.edges) == 1 for step in apart.steps if isinstance(step, Extend))
+
+
+@given(prompts, st.data())
+def test_a_walk_may_begin_to_fuse_at_any_step(listed: list[list[int]], data: st.DataObject) -> None:
+    apart = build_plan(make(ids, i) for i, ids in enumerate(listed))
+    at = data.draw(st.integers(0, len(apart.steps)))
+    mixed = replace(apart, steps=(*apart.steps[:at], *fuse(apart.steps[at:])))
+    assert replay(mixed) == dict(enumerate(listed))
+    assert list(mixed.edges) == list(apart.edges) and mixed.order == apart.order
+
+
 @given(prompts)
 def test_the_plan_does_not_depend_on_the_order_of_samples(listed: list[list[int]]) -> None:
-    forward = plan(make(ids, i) for i, ids in enumerate(listed))
-    backward = plan(make(ids, len(listed) - 1 - i) for i, ids in enumerate(reversed(listed)))
+    forward = build_plan(make(ids, i) for i, ids in enumerate(listed))
+    backward = build_plan(make(ids, len(listed) - 1 - i) for i, ids in enumerate(reversed(listed)))
     assert forward.planned_tokens == backward.planned_tokens
     assert forward.most_marks == backward.most_marks
 
@@ -156,10 +190,10 @@ def haystack_sweep(lengths: list[int], depths: list[int], needle: int = 4) -> li
 
 
 def test_a_sweep_over_one_haystack_needs_one_mark_and_about_half_the_tokens() -> None:
-    plan_ = plan(haystack_sweep([1000, 2000, 4000, 8000], list(range(0, 101, 10))))
+    plan_ = build_plan(haystack_sweep([1000, 2000, 4000, 8000], list(range(0, 101, 10))))
     assert plan_.most_marks == 1
     assert plan_.planned_tokens < 0.6 * plan_.naive_tokens
-    trunk = [s for s in plan_.steps if isinstance(s, Extend) and len(s.below) > 1]
+    trunk = [edge for edge in plan_.edges if len(edge.below) > 1]
     assert [s.start for s in trunk] == sorted(s.start for s in trunk), (
         "the trunk is read once, from its beginning to its end"
     )
@@ -169,7 +203,7 @@ def test_a_sweep_over_one_haystack_needs_one_mark_and_about_half_the_tokens() ->
 @given(st.integers(2, 400))
 def test_marks_grow_with_the_logarithm_of_the_prompts(count: int) -> None:
     rng = np.random.default_rng(count)
-    plan_ = plan(make(rng.integers(0, 2, 12).tolist(), i) for i in range(count))
+    plan_ = build_plan(make(rng.integers(0, 2, 12).tolist(), i) for i in range(count))
     assert plan_.most_marks <= np.log2(count) + 1
 
 
@@ -177,8 +211,8 @@ def test_marks_grow_with_the_logarithm_of_the_prompts(count: int) -> None:
 def test_verification_keeps_its_budget_and_covers_what_the_walk_does(
     listed: list[list[int]], chunk: int
 ) -> None:
-    plan_ = plan(make(ids, i) for i, ids in enumerate(listed))
-    chosen = verification(plan_, chunk)
+    plan_ = build_plan(make(ids, i) for i, ids in enumerate(listed))
+    chosen = choose(plan_, chunk)
     assert len(set(chosen)) == len(chosen) >= min(3, len(listed))
     cost = sum(len(listed[i]) for i in chosen)
     assert cost <= 0.05 * plan_.planned_tokens or len(chosen) == min(3, len(listed))
@@ -187,8 +221,8 @@ def test_verification_keeps_its_budget_and_covers_what_the_walk_does(
 
 
 def test_verification_covers_a_rewind_a_reused_mark_and_several_chunks() -> None:
-    plan_ = plan(haystack_sweep([100, 200, 400], [0, 0, 50, 100]))
-    chosen = set(verification(plan_, chunk=64))
+    plan_ = build_plan(haystack_sweep([100, 200, 400], [0, 0, 50, 100]))
+    chosen = set(choose(plan_, chunk=64))
     marks: list[int] = []
     covered: set[str] = set()
     now: set[str] = set()
@@ -211,4 +245,6 @@ def test_verification_covers_a_rewind_a_reused_mark_and_several_chunks() -> None
 
 
 def test_an_empty_plan_costs_nothing() -> None:
-    assert plan([]).planned_tokens == 0 and plan([]).steps == () and verification(plan([]), 8) == ()
+    assert (
+        build_plan([]).planned_tokens == 0 and build_plan([]).steps == () and choose(build_plan([]), 8) == ()
+    )

@@ -48,7 +48,7 @@ def one_go_answers(stored: store.StoredRun, folder: Path) -> dict[str, str]:
     library = auto.from_pretrained(folder).eval()
     texts = {}
     for row in stored.rows:
-        _, sample, job = rebuild(stored, row["id"])
+        _, sample, job = rebuild(stored, row.id)
         ids = torch.from_numpy(sample.prompt.ids().astype(np.int64))[None]
         out = library.generate(
             ids,
@@ -59,7 +59,7 @@ def one_go_answers(stored: store.StoredRun, folder: Path) -> dict[str, str]:
             pad_token_id=0,
         )
         text = job.model.tokenizer.decode(out[0, ids.shape[1] :].numpy())
-        texts[row["id"]] = text.split(sample.stop[0])[0]
+        texts[row.id] = text.split(sample.stop[0])[0]
     return texts
 
 
@@ -67,11 +67,11 @@ def one_go_answers(stored: store.StoredRun, folder: Path) -> dict[str, str]:
 def test_a_right_model_shares_and_says_what_transformers_says(folder: Path) -> None:
     said: list[str] = []
     stored = go(folder, said)
-    assert stored.manifest["prefill"] == "shared" and not said
-    result = stored.manifest["verification"]
+    assert stored.manifest.values["prefill"] == "shared" and not said
+    result = stored.manifest.values["verification"]
     assert result["state"] == "passed" and len(result["samples"]) == 3
     assert all(0 < c["difference"] <= c["allowed"] and c["same_answer"] for c in result["samples"])
-    assert {r["id"]: r["answer"] for r in stored.rows} == one_go_answers(stored, folder)
+    assert {r.id: r.answer for r in stored.rows} == one_go_answers(stored, folder)
 
 
 @pytest.mark.parametrize("folder", ["mamba"], indirect=True)
@@ -79,21 +79,21 @@ def test_a_right_model_shares_and_says_what_transformers_says(folder: Path) -> N
 def test_transformers_mamba_is_found_wrong_in_chunks_and_answered_whole(folder: Path, share: str) -> None:
     said: list[str] = []
     stored = go(folder, said, share)
-    assert stored.manifest["prefill"] == "whole" and "prefill: whole" in said[-1]
-    result = stored.manifest["verification"]
+    assert stored.manifest.values["prefill"] == "whole" and "prefill: whole" in said[-1]
+    result = stored.manifest.values["verification"]
     worst = max(c["difference"] for c in result["samples"])
     assert result["state"] == "failed" and worst > result["allowed"]
-    assert {r["prefill"] for r in stored.rows} == {"whole"}
-    assert {r["id"]: r["answer"] for r in stored.rows} == one_go_answers(stored, folder)
+    assert {r.prefill for r in stored.rows} == {"whole"}
+    assert {r.id: r.answer for r in stored.rows} == one_go_answers(stored, folder)
 
 
 @pytest.mark.parametrize("folder", ["mamba"], indirect=True)
 def test_unverified_sharing_rates_answers_wrongly_in_that_model(folder: Path) -> None:
     trusted, verified = (go(folder, [], share, score="likelihood") for share in ("always", "auto"))
-    assert trusted.manifest["verification"] == {"state": "not asked", "why": "--share always"}
-    assert verified.manifest["prefill"] == "whole"
-    truth = {r["id"]: r["nll"] for r in verified.rows}
-    errors = [abs(r["nll"] - truth[r["id"]]) for r in trusted.rows]
+    assert trusted.manifest.values["verification"] == {"state": "not asked", "why": "--share always"}
+    assert verified.manifest.values["prefill"] == "whole"
+    truth = {r.id: r.nll for r in verified.rows}
+    errors = [abs(r.nll - truth[r.id]) for r in trusted.rows]
     assert max(errors) > 0.01, "else the tests above would prove nothing"
 
 

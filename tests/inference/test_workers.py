@@ -9,24 +9,30 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from nih import evaluate
 from nih.errors import ModelError, UsageError
-from nih.inference.shards import Packed, packed
-from nih.inference.workers import News, Work, Worker, _sizes
+from nih.inference.events import Chosen, Comparison, Event, Progress
+from nih.inference.ray_cluster import sizes
+from nih.inference.wire import Wire
+from nih.inference.worker import Worker, WorkerSettings
 from nih.options import RunOptions
 from nih.run.job import open_again, prepare
 from nih.run.plan import plan
 from nih.store import run as store
+from nih.store.directory import RunDirectory
+from nih.store.journal import Row
+from nih.types import Answer
 from tests.support import unsteady
 
+Kind = TypeVar("Kind")
 GRID: dict[str, Any] = {"lengths": "512-2k", "depths": "0-100:5", "trials": 2}
 SAMPLES = 3 * 5 * 2
 ray_needed = pytest.mark.skipif(
@@ -58,44 +64,55 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def worker(**more: Any) -> tuple[Worker, Packed]:
-    """A worker in this process, which has said hello, and a share for it."""
+def worker(**more: Any) -> tuple[Worker, Wire]:
+    """A worker in this process, whose weights are loaded, and a shard for it."""
     job = prepare(RunOptions.of(**{"model": "echo", **GRID, **more}))
-    made = Worker(Work(partial(open_again, job.options, max(job.grid.lengths)), False, None, os.getcwd()))
-    made.hello()
-    return made, packed(job.samples)
+    open_model = partial(open_again, job.options, max(job.grid.lengths))
+    made = Worker(WorkerSettings(open_model, False, None, os.getcwd()))
+    made.start()
+    return made, Wire.of(job.samples)
 
 
-def answered(news: list[News]) -> list[str]:
-    return [n.answer.sample_id for n in news if n.answer]
+def of(kind: type[Kind], batches: Iterable[tuple[Event, ...]]) -> list[Kind]:
+    """The events of one kind, in their order."""
+    return [event for batch in batches for event in batch if isinstance(event, kind)]
 
 
-def test_a_worker_answers_its_share_once_and_verifies_some_of_it() -> None:
-    made, share = worker()
-    news = list(made.answers(1, share, "shared", True, frozenset()))
-    ids = [s.id for s in share.unpacked()]
-    assert sorted(answered(news)) == sorted(ids)
-    assert {n.answer.status for n in news if n.answer} == {"ok"}
-    chosen = frozenset[str]().union(*(n.chosen for n in news))
-    assert {c.id for n in news for c in n.comparisons} == chosen <= set(ids)
-    assert len(chosen) >= 3
-    assert all(c.passed for n in news for c in n.comparisons)
-    read = sum(tokens for n in news for kind, tokens, _, _ in n.steps if kind == "prefill")
+def test_a_worker_answers_its_shard_once_and_verifies_some_of_it() -> None:
+    made, shard = worker()
+    batches = list(made.answers(1, shard, "shared", True, frozenset()))
+    ids = [s.id for s in shard.samples()]
+    answers, comparisons = of(Answer, batches), of(Comparison, batches)
+    assert sorted(a.sample_id for a in answers) == sorted(ids)
+    assert {a.status for a in answers} == {"ok"}
+    (chosen,) = of(Chosen, batches)
+    assert batches[0] == (chosen,), "named before anything is answered, so that a death loses no verification"
+    assert {c.id for c in comparisons} == chosen.ids <= set(ids)
+    assert len(chosen.ids) >= 3
+    assert all(c.passed for c in comparisons)
+    read = sum(done.tokens for done in of(Progress, batches) if done.work == "prefill")
     assert read == prepare(RunOptions.of(model="echo", **GRID)).plan.planned_tokens
 
 
+def test_what_a_worker_sends_arrives_with_each_answer() -> None:
+    made, shard = worker()
+    batches = list(made.answers(1, shard, "shared", False, frozenset()))
+    assert [len(of(Answer, [batch])) for batch in batches] == [1] * SAMPLES + [0]
+    assert all(isinstance(batch[-1], Answer) for batch in batches[:-1])
+
+
 def test_a_stopped_worker_ends_after_the_answer_under_way() -> None:
-    made, share = worker()
-    news = made.answers(5, share, "chunks", False, frozenset())
-    assert next(news).answer
+    made, shard = worker()
+    batches = made.answers(5, shard, "chunks", False, frozenset())
+    assert of(Answer, [next(batches)])
     made.stop(4)
-    assert next(news).answer, "an older ticket stops nothing"
+    assert of(Answer, [next(batches)]), "an older ticket stops nothing"
     made.stop(5)
-    assert list(news) == []
-    assert len(answered(list(made.answers(5, share, "chunks", False, frozenset())))) == 1, (
+    assert list(batches) == []
+    assert len(of(Answer, made.answers(5, shard, "chunks", False, frozenset()))) == 1, (
         "stopped before it began"
     )
-    assert len(answered(list(made.answers(6, share, "chunks", False, frozenset())))) == SAMPLES
+    assert len(of(Answer, made.answers(6, shard, "chunks", False, frozenset()))) == SAMPLES
 
 
 def node(**resources: float) -> dict[str, Any]:
@@ -104,13 +121,13 @@ def node(**resources: float) -> dict[str, Any]:
 
 def test_workers_get_a_gpu_each_or_equal_cores() -> None:
     gpus = [node(CPU=8.0, GPU=4.0), node(CPU=8.0, GPU=2.0), {"Alive": False, "Resources": {"GPU": 8.0}}]
-    assert _sizes(gpus, None, "auto") == (6, {"num_cpus": 1, "num_gpus": 1})
-    assert _sizes(gpus, 3, "cuda") == (3, {"num_cpus": 1, "num_gpus": 1})
-    assert _sizes(gpus, 2, "cpu") == (2, {"num_cpus": 8, "num_gpus": 0})
+    assert sizes(gpus, None, "auto") == (6, {"num_cpus": 1, "num_gpus": 1})
+    assert sizes(gpus, 3, "cuda") == (3, {"num_cpus": 1, "num_gpus": 1})
+    assert sizes(gpus, 2, "cpu") == (2, {"num_cpus": 8, "num_gpus": 0})
     cores = [node(CPU=8.0), node(CPU=3.0)]
-    assert _sizes(cores, None, "auto") == (2, {"num_cpus": 4, "num_gpus": 0})
-    assert _sizes(cores, 3, "auto") == (3, {"num_cpus": 3, "num_gpus": 0})
-    assert _sizes(cores, 11, "auto") == (11, {"num_cpus": 1, "num_gpus": 0})
+    assert sizes(cores, None, "auto") == (2, {"num_cpus": 4, "num_gpus": 0})
+    assert sizes(cores, 3, "auto") == (3, {"num_cpus": 3, "num_gpus": 0})
+    assert sizes(cores, 11, "auto") == (11, {"num_cpus": 1, "num_gpus": 0})
     for nodes, count, device in (
         (gpus, 7, "auto"),
         (cores, 1, "cuda"),
@@ -118,7 +135,7 @@ def test_workers_get_a_gpu_each_or_equal_cores() -> None:
         (cores, 12, "auto"),
     ):
         with pytest.raises(UsageError, match="workers need"):
-            _sizes(nodes, count, device)
+            sizes(nodes, count, device)
 
 
 @pytest.mark.parametrize(
@@ -182,18 +199,22 @@ def test_two_nodes_answer_as_one_process_does(tmp_path: Path, cluster: str) -> N
     alone = go(tmp_path / "one", model="rwkv", device="cpu")
     spread = go(tmp_path / "two", lines, model="rwkv", device="cpu", ray=cluster)
     assert table(spread).equals(table(alone))
-    assert len(spread.rows) == len({r["id"] for r in spread.rows}) == SAMPLES
+    assert len(spread.rows) == len({r.id for r in spread.rows}) == SAMPLES
     manifest = spread.manifest
-    assert manifest["verification"]["state"] == "passed"
-    assert "every worker" in manifest["verification"]["by"]
-    assert manifest["identity"]["weights"] == alone.manifest["identity"]["weights"]
-    (sitting,) = manifest["workers"]
+    assert manifest.values["verification"]["state"] == "passed"
+    assert "every worker" in manifest.values["verification"]["by"]
+    assert manifest.values["identity"]["weights"] == alone.manifest.values["identity"]["weights"]
+    (sitting,) = manifest.values["workers"]
     assert [m["died"] for m in sitting["members"]] == [None, None]
     assert sum(m["answered"] for m in sitting["members"]) == SAMPLES
-    assert sitting["planned_tokens_one"] == alone.manifest["planned_tokens"] < sitting["planned_tokens_split"]
+    assert (
+        sitting["planned_tokens_one"]
+        == alone.manifest.values["planned_tokens"]
+        < sitting["planned_tokens_split"]
+    )
     assert any(f"{sitting['planned_tokens_split']:,} planned tokens" in line for line in lines)
-    assert manifest["times"]["prefill_seconds"] > 0
-    assert manifest["times"]["load_seconds"] > 0
+    assert manifest.values["times"]["prefill_seconds"] > 0
+    assert manifest.values["times"]["load_seconds"] > 0
 
 
 class Killer:
@@ -232,10 +253,10 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
     )
     stored = store.read(finished.path)
     assert finished.exit_state == "done"
-    assert len(stored.rows) == len({r["id"] for r in stored.rows}) == SAMPLES
-    assert {r["score"] for r in stored.rows} == {1.0}
-    assert stored.manifest["verification"]["state"] == "passed"
-    died = [m["died"] for m in stored.manifest["workers"][0]["members"]]
+    assert len(stored.rows) == len({r.id for r in stored.rows}) == SAMPLES
+    assert {r.score for r in stored.rows} == {1.0}
+    assert stored.manifest.values["verification"]["state"] == "passed"
+    died = [m["died"] for m in stored.manifest.values["workers"][0]["members"]]
     assert sorted(map(bool, died)) == [False, True]
     assert any("go to another worker" in line for line in killer.lines)
     assert table(stored).equals(table(go(tmp_path / "one")))
@@ -243,16 +264,16 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: str) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, rows: int) -> Callable[[], None]:
     """Let Ctrl-C be pressed when so many rows are written; returns what lets go of the key."""
-    append, left = store.RunDirectory.append, [rows]
+    append, left = RunDirectory.append, [rows]
 
-    def counted(self: store.RunDirectory, row: dict[str, Any]) -> None:
+    def counted(self: RunDirectory, row: Row) -> None:
         append(self, row)
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.RunDirectory, "append", counted)
-    return lambda: monkeypatch.setattr(store.RunDirectory, "append", append)
+    monkeypatch.setattr(RunDirectory, "append", counted)
+    return lambda: monkeypatch.setattr(RunDirectory, "append", append)
 
 
 @ray_needed
@@ -264,14 +285,14 @@ def test_begun_on_two_workers_and_resumed_on_one_ends_the_same(
         go(tmp_path / "r", ray=cluster, workers=2)
     let_go()
     begun = store.read(tmp_path / "r")
-    assert begun.manifest["exit_state"] == "interrupted"
+    assert begun.manifest.values["exit_state"] == "interrupted"
     assert len(begun.rows) == 7
-    (sitting,) = begun.manifest["workers"]
+    (sitting,) = begun.manifest.values["workers"]
     assert len(sitting["members"]) == 2
     resumed = go(tmp_path / "r")
-    assert resumed.manifest["exit_state"] == "done"
-    assert resumed.manifest["verification"]["state"] == "passed"
-    assert len(resumed.rows) == len({r["id"] for r in resumed.rows}) == SAMPLES
+    assert resumed.manifest.values["exit_state"] == "done"
+    assert resumed.manifest.values["verification"]["state"] == "passed"
+    assert len(resumed.rows) == len({r.id for r in resumed.rows}) == SAMPLES
     assert table(resumed).equals(table(go(tmp_path / "one")))
 
 
@@ -279,11 +300,11 @@ def test_begun_on_two_workers_and_resumed_on_one_ends_the_same(
 def test_where_sharing_fails_all_workers_read_prompts_whole(tmp_path: Path, cluster: str) -> None:
     lines: list[str] = []
     stored = go(tmp_path / "r", lines, model="unsteady", ray=cluster, set={"unlike": True})
-    assert stored.manifest["verification"]["state"] == "failed"
-    assert stored.manifest["prefill"] == "whole"
-    latest = {r["id"]: r for r in stored.rows}
+    assert stored.manifest.values["verification"]["state"] == "failed"
+    assert stored.manifest.values["prefill"] == "whole"
+    latest = {r.id: r for r in stored.rows}
     assert len(latest) == SAMPLES
-    assert {(r["prefill"], r["score"]) for r in latest.values()} == {("whole", 1.0)}
+    assert {(r.prefill, r.score) for r in latest.values()} == {("whole", 1.0)}
     assert sum("every prompt is now read in one call" in line for line in lines) == 1
 
 
@@ -298,11 +319,11 @@ def test_a_sample_that_kills_its_workers_is_an_error_and_the_rest_is_answered(
     assert len(fatal) == 10
     lines: list[str] = []
     stored = go(tmp_path / "r", lines, model="unsteady", ray=cluster, set={"killed": position}, **more)
-    statuses = {r["length"]: r["status"] for r in stored.rows}
+    statuses = {r.length: r.status for r in stored.rows}
     assert statuses == {512: "error", 1024: "ok", 2048: "ok"}
-    (failed,) = [r for r in stored.rows if r["status"] == "error"]
-    assert failed["error"] == "2 workers died over it"
-    assert stored.manifest["exit_state"] == "incomplete"
+    (failed,) = [r for r in stored.rows if r.status == "error"]
+    assert failed.error == "2 workers died over it"
+    assert stored.manifest.values["exit_state"] == "incomplete"
     assert any("starting another" in line for line in lines)
 
 
@@ -323,19 +344,3 @@ def test_what_a_worker_cannot_open_is_one_sentence(tmp_path: Path, cluster: str)
 def test_a_ray_that_is_not_there_is_one_sentence(tmp_path: Path, address: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         go(tmp_path / "r", ray=address)
-
-
-@ray_needed
-def test_adaptive_rounds_are_spread_too(tmp_path: Path, cluster: str) -> None:
-    grid: dict[str, Any] = {
-        "lengths": "512-1k",
-        "depths": "0,100",
-        "trials": "5",
-        "adaptive": True,
-        "half_width": 0.3,
-    }
-    spread = go(tmp_path / "two", ray=cluster, **grid)
-    alone = go(tmp_path / "one", **grid)
-    assert table(spread).equals(table(alone))
-    assert spread.manifest["adaptive"] == alone.manifest["adaptive"]
-    assert len(spread.manifest["adaptive"]["rounds"]) > 1

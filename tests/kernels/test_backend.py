@@ -133,7 +133,7 @@ def test_the_report_says_what_serves_and_why() -> None:
     assert report["threads"] == torch.get_num_threads()
 
 
-def test_the_report_tells_a_forced_error_instead_of_raising(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_holds_a_forced_error_instead_of_raising(monkeypatch: pytest.MonkeyPatch) -> None:
     without("cpu", "it was not built; run `pip install nih`", monkeypatch)
     monkeypatch.setenv(backend.VARIABLE, "cpu")
     report = backend.report()
@@ -212,10 +212,10 @@ def test_a_library_that_is_not_there_or_broken_is_told(
         origin = str(tmp_path / "_cpu.so")
 
     try:
-        for spec, said in ((None, "not built at install"), (Spec(), "cannot be loaded")):
+        for spec, why in ((None, "not built at install"), (Spec(), "cannot be loaded")):
             cpu_loader._load.cache_clear()
             monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
-            assert said in cpu_loader.missing()
+            assert why in cpu_loader.missing()
             assert "C++ compiler" in cpu_loader.missing()
     finally:
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""What the ops promise besides values: torch.library's rules, no gradient but a differentiable twin, errors that say what to do."""
+"""Promises of the ops besides values: torch.library's rules, no gradient but a differentiable twin, errors that say what to do."""
 
 from __future__ import annotations
 
@@ -82,6 +82,28 @@ def test_the_reference_can_serve_the_op(op: Op) -> None:
     true_y, true_state = op.reference(**inputs)
     assert torch.equal(y, true_y.float())
     assert torch.equal(state, true_state.float())
+
+
+@every_op
+def test_a_mode_sees_a_plain_call_as_the_op(op: Op) -> None:
+    """Plain calls go round the dispatcher; whoever watches it still sees the op, with the same results."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names: list[str] = []
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    inputs = op.make(2, 70, 20)
+    with torch.no_grad():
+        y, state = op.run(**inputs)
+        with Watch():  # type: ignore[no-untyped-call]
+            watched_y, watched_state = op.run(**inputs)
+    assert f"nih.{op.name}.default" in names
+    assert torch.equal(watched_y, y)
+    assert torch.equal(watched_state, state)
 
 
 # Gradients
@@ -211,6 +233,18 @@ def test_wrong_types_are_named_with_the_way_out() -> None:
         WKV4,
         w=torch.zeros(4, device="meta"),
     )
+
+
+@every_op
+def test_a_call_that_was_right_vouches_for_no_other(op: Op) -> None:
+    """Shapes that were checked once are known; one more or other dimension is checked anew."""
+    inputs = op.make(2, 5, 4)
+    with torch.no_grad():
+        op.run(**inputs)
+        op.run(**inputs)
+        for name in inputs:
+            with pytest.raises(KernelError, match=f"`{op.name}` takes `"):
+                op.run(**(inputs | {name: inputs[name][..., None]}))
 
 
 def test_arguments_come_in_the_documented_order() -> None:

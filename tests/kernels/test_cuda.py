@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -16,19 +17,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nih.errors import KernelError
-from nih.kernels import causal_conv1d, cuda_loader, selective_scan, wkv4
-from nih.kernels.cuda_loader import Build, Nvrtc
-from tests.support.kernel_forms import OPS, SCAN, WKV4, Op, arguments, distance, state_distance, to
+from nih.kernels import backend, causal_conv1d, cuda_loader, selective_scan, wkv4
+from nih.kernels.cuda_loader import KERNELS, Build, Nvrtc
+from tests.support import cuda_emulator
+from tests.support.kernel_forms import (
+    FORMS,
+    OPS,
+    SCAN,
+    WKV4,
+    Op,
+    arguments,
+    distance,
+    served_by,
+    state_distance,
+    to,
+)
 
 SOURCES = Path(cuda_loader.__file__).parent
 NAMES = ("wkv4", "selective_scan", "causal_conv1d")
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
 REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64}
-"""Most registers a thread may take: at 64, half of a multiprocessor's threads are resident; the scan holds 2 x 16 floats for good."""
+"""Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead."""
+VARIANTS = (
+    *((name, "") for name in NAMES),
+    ("selective_scan", "-DNIH_LANES=4"),
+    ("selective_scan", "-DNIH_LANES=16"),
+)
 
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here")
 needs_nvrtc = pytest.mark.skipif(
@@ -46,8 +65,9 @@ def check_report(name: str, report: str) -> None:
         report,
         re.DOTALL,
     )
-    kernels = {"causal_conv1d": ("convolve",)}.get(name, ("summarise", "fold", "replay"))
-    expected = {cuda_loader.kernel_name(name, kernel, dtype) for kernel in kernels for dtype in (0, 1, 2)}
+    expected = {
+        cuda_loader.kernel_name(name, kernel, dtype) for kernel in KERNELS[name] for dtype in (0, 1, 2)
+    }
     assert {entry[0] for entry in found} == expected
     for kernel, stack, stores, loads, registers in found:
         assert (int(stack), int(stores), int(loads)) == (0, 0, 0), f"{kernel} spills"
@@ -56,12 +76,13 @@ def check_report(name: str, report: str) -> None:
 
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a[0]}{a[1]}")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "macro"), VARIANTS)
 def test_nvcc_compiles_without_warnings_or_spills(
-    name: str, architecture: tuple[int, int], tmp_path: Path
+    name: str, macro: str, architecture: tuple[int, int], tmp_path: Path
 ) -> None:
     target = f"-arch=sm_{architecture[0]}{architecture[1]}"
     command = ["nvcc", "-cubin", target, "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v"]
+    command += [macro] if macro else []
     done = subprocess.run(
         [*command, str(SOURCES / f"{name}.cu"), "-o", str(tmp_path / "out.cubin")],
         check=False,
@@ -78,7 +99,7 @@ def test_nvcc_compiles_without_warnings_or_spills(
     [
         *((name, ARCHITECTURES[1], {}) for name in NAMES),
         *(("wkv4", architecture, {}) for architecture in ARCHITECTURES),
-        ("selective_scan", (9, 0), {"NIH_STATES": 5}),
+        ("selective_scan", (9, 0), {"NIH_STATES": 5, "NIH_LANES": 4}),
         ("causal_conv1d", (9, 0), {"NIH_TAPS": 1}),
     ],
     ids=str,
@@ -91,16 +112,17 @@ def test_nvrtc_compiles_without_a_toolkit(
     build = Build.of(name, architecture, macros, compiler)
     code = compiler.compile(build.source, f"{name}.cu", build.headers, build.options)
     assert code.startswith(b"\x7fELF")
-    for kernel in ("convolve",) if name == "causal_conv1d" else ("summarise", "fold", "replay"):
+    for kernel in KERNELS[name]:
         assert cuda_loader.kernel_name(name, kernel, 1).encode() in code
 
 
 @needs_nvrtc
-def test_an_error_in_a_source_is_told_with_the_compilers_words() -> None:
+def test_an_error_in_a_source_is_reported_with_the_compilers_words() -> None:
     compiler = cuda_loader.nvrtc()
     assert compiler is not None
     with pytest.raises(
-        KernelError, match=r"NVRTC \d+\.\d+ cannot compile `broken.cu` with --std=c\+\+17: .*nothing_known"
+        KernelError,
+        match=r"NVRTC \d+\.\d+(\.\d+)? cannot compile `broken.cu` with --std=c\+\+17: .*nothing_known",
     ):
         compiler.compile("int f() { return nothing_known; }", "broken.cu", {}, ("--std=c++17",))
 
@@ -119,7 +141,7 @@ def test_a_gpu_that_nvrtc_does_not_know_is_named() -> None:
 
 
 class Counting(Nvrtc):
-    """Compiles to a text that tells what it was given."""
+    """Compiles to a digest of what it was given."""
 
     calls: list[str] = []  # noqa: RUF012
 
@@ -159,6 +181,7 @@ def test_everything_that_decides_the_code_is_in_its_name(compiler: Counting) -> 
         Build(base.name, base.source + " ", base.headers, base.options, base.version),
         Build(base.name, base.source, {"core.h": base.headers["core.h"] + " "}, base.options, base.version),
         Build(base.name, base.source, base.headers, base.options, (13, 1)),
+        Build(base.name, base.source, base.headers, base.options, (13, 0, 88)),
     ]
     assert len({base.file, *(other.file for other in others)}) == 1 + len(others)
     assert base.file == Build.of("selective_scan", (9, 0), {"NIH_STATES": 16}, compiler).file
@@ -202,12 +225,38 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
         assert len(build.cubin(compiler)) == 32
 
 
+def test_code_that_nothing_uses_any_more_is_deleted(compiler: Counting) -> None:
+    folder = cuda_loader.cache_folder()
+    old, used = (
+        Build.of("wkv4", (9, 0), {"OLD": 1}, compiler),
+        Build.of("wkv4", (9, 0), {"USED": 1}, compiler),
+    )
+    for build in (old, used):
+        build.cubin(compiler)
+        os.utime(folder / build.file, (0.0, 0.0))
+    used.cubin(compiler)
+    new = Build.of("wkv4", (9, 0), {}, compiler)
+    new.cubin(compiler)
+    assert {file.name for file in folder.iterdir()} == {used.file, new.file}
+
+
 class FakeDriver:
     """Takes only what the counting compiler makes, and notes what is launched."""
 
     def __init__(self, refuses: bytes = b"") -> None:
         self.refuses = refuses
         self.loaded: list[bytes] = []
+        self.log: list[str] = []
+
+    def enter(self, device: int) -> None:
+        self.log.append(f"enter {device}")
+
+    def leave(self) -> None:
+        self.log.append("leave")
+
+    def function(self, module: ctypes.c_void_p, name: str) -> ctypes.c_void_p:
+        self.log.append(name)
+        return ctypes.c_void_p(len(self.log))
 
     def load(self, code: bytes) -> ctypes.c_void_p:
         self.loaded.append(code)
@@ -230,6 +279,23 @@ def test_damaged_code_is_compiled_anew_once(compiler: Counting) -> None:
         cuda_loader.load(build, compiler, FakeDriver(refuses=good))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kernel_is_loaded_with_its_source(
+    name: str, compiler: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the first launch may be captured into a graph. The context is left as it was."""
+    driver = FakeDriver()
+    monkeypatch.setattr(cuda_loader, "driver", lambda: driver)
+    module = cuda_loader.opened(Build.of(name, (9, 0), {}, compiler), 3, KERNELS[name], compiler)
+    expected = {
+        cuda_loader.kernel_name(name, kernel, dtype) for kernel in KERNELS[name] for dtype in (0, 1, 2)
+    }
+    assert set(module.functions) == expected
+    assert driver.log == ["enter 3", *sorted(expected), "leave"]
+    source = (SOURCES / f"{name}.cu").read_text()
+    assert all(kernel in source for kernel in KERNELS[name])
+
+
 def test_python_and_cuda_cut_time_alike() -> None:
     header = (SOURCES / "core.h").read_text()
     for name, chunk in (("WKV4", wkv4.CHUNK), ("SCAN", selective_scan.CHUNK), ("CONV", causal_conv1d.CHUNK)):
@@ -240,12 +306,11 @@ def test_the_grid_covers_every_channel_and_loops_over_many_rows() -> None:
     assert cuda_loader.grid(1, 3, 2) == (3, 1, 2)
     assert cuda_loader.grid(64, 1, 1) == (1, 1, 1)
     assert cuda_loader.grid(65, 1, 1) == (1, 2, 1)
+    assert cuda_loader.grid(65, 1, 1, 16) == (1, 5, 1)
     assert cuda_loader.grid(8, 1, 1 << 20) == (1, 1, 65535)
 
 
 def test_emulation_covers_more_rows_than_a_grid_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.kernel_forms import FORMS, served_by
-
     if "emulated" not in FORMS:
         pytest.skip("no g++ here")
     monkeypatch.setattr(cuda_loader, "_MOST_ROWS", 2)
@@ -258,15 +323,55 @@ def test_emulation_covers_more_rows_than_a_grid_has(monkeypatch: pytest.MonkeyPa
         assert state_distance(op, state, true_state) < 2e-5
 
 
-def test_too_many_states_for_the_registers_are_refused() -> None:
+@pytest.mark.skipif(cuda_emulator.COMPILER is None, reason="no g++ here")
+def test_a_slow_factor_has_no_bias_though_the_instruction_has() -> None:
+    """A factor next to 1 is applied thousands of times: its errors must cancel, not add up."""
+    source = '#include "core.h"\nextern "C" float bare(float x) { return nih_ex2(x); }\n'
+    source += 'extern "C" float factor(float x) { return nih_exp2(x); }'
+    library = cuda_emulator.compiled(source, "Wkv4Args", {})
+    xs = -np.geomspace(1e-6, 0.0624, 5000).astype(np.float32)
+    error = {}
+    for name in ("bare", "factor"):
+        function = library[name]
+        function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float]
+        assert function(0.0) == 1.0
+        assert (function(-1000.0), function(-math.inf)) == (0.0, 0.0)
+        values = np.array([function(float(x)) for x in xs], dtype=np.float64)
+        error[name] = (values - np.exp2(xs.astype(np.float64))) * 2.0**24
+    assert error["bare"].mean() < -0.9
+    assert abs(error["factor"].mean()) < 0.02
+    assert np.abs(error["factor"]).max() < 0.6
+
+
+def test_too_many_states_for_the_registers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "choose", lambda device_type: backend.Choice("cuda", ""))
     inputs = SCAN.make(1, 2, 4, states=selective_scan.CUDA_STATES + 1)
-    with pytest.raises(
-        KernelError, match=r"at most 64 states a channel, but this model has 65; set `NIH_KERNELS=torch`"
-    ):
+    sentence = r"at most 64 states per channel, but this model has 65; set `NIH_KERNELS=torch`"
+    with pytest.raises(KernelError, match=sentence):
         selective_scan._run_cuda(*arguments(SCAN, inputs))
+    with pytest.raises(KernelError, match=sentence):
+        selective_scan.refuse_states(65, "cuda")
+    selective_scan.refuse_states(64, "cuda")
+    monkeypatch.undo()
+    selective_scan.refuse_states(65, "cpu")
 
 
-# On a GPU
+@pytest.mark.parametrize("form", [form for form in ("emulated", "cuda") if form in FORMS])
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_the_cuda_scan_may_be_cut_anywhere(lanes: int, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selective_scan, "CUDA_LANES", lanes)
+    inputs = SCAN.make(2, 203, 20)
+    true_y, true_state = SCAN.reference(**inputs)
+    with served_by(form) as device, torch.no_grad():
+        inputs = to(inputs, device)
+        y, state = SCAN.run(**inputs)
+        assert distance(y, true_y) < 2e-5
+        assert distance(state, true_state) < 2e-5
+        for cut in (1, 31, 32, 33, 100, 202):
+            first, middle = SCAN.run(**SCAN.part(inputs, 0, cut))
+            second, end = SCAN.run(**SCAN.part(inputs, cut, None, state=middle))
+            assert torch.equal(torch.cat((first, second), 1), y)
+            assert torch.equal(end, state)
 
 
 @needs_gpu
@@ -341,12 +446,13 @@ def test_gpu_more_than_two_to_the_31_elements() -> None:
     assert torch.equal(state[-1:], last_state)
 
 
-@needs_gpu
-def test_gpu_forms_agree_with_the_cpu() -> None:
-    for op in OPS.values():
-        inputs = op.make(1, 3 * op.chunk + 9, 96)
-        with torch.no_grad():
-            y, state = op.run(**to(inputs, torch.device("cuda")))
-            cpu_y, cpu_state = op.run(**inputs)
-        assert distance(y, cpu_y) < 2e-5
-        assert state_distance(op, state, cpu_state) < 2e-5
+@every_op
+@pytest.mark.parametrize("form", [form for form in ("emulated", "cuda") if form in FORMS])
+def test_gpu_forms_agree_with_the_cpu(op: Op, form: str) -> None:
+    inputs = op.make(1, 3 * op.chunk + 9, 96)
+    with torch.no_grad():
+        cpu_y, cpu_state = op.run(**inputs)
+        with served_by(form) as device:
+            y, state = op.run(**to(inputs, device))
+    assert distance(y, cpu_y) < 2e-5
+    assert state_distance(op, state, cpu_state) < 2e-5

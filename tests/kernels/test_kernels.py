@@ -36,7 +36,7 @@ every_op = pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
 
 @pytest.fixture(params=FORMS)
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Where the tensors of the form under test live; each law runs once a form."""
+    """Where the tensors of the form under test live; each law runs once per form."""
     with served_by(request.param) as device, torch.no_grad():
         yield device
 

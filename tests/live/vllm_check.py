@@ -22,15 +22,16 @@ from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from nih.inference.asker import Asker
 from nih.inference.engine import tree_order
-from nih.inference.walk import Asker, Clock, Walk
+from nih.inference.walk import Walk
 from nih.models import smollm2, transformer
 from nih.models.engines.vllm import VllmEngine
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.scores import score_answer
 from nih.store.run import read
-from nih.types import Sample
+from nih.types import Answer, Sample
 
 GRID = ("--lengths", "512-2k", "--depths", "0-100:5", "--trials", "2")
 EAGER = {"enforce_eager": "true", "kv_cache_memory_bytes": str(10**9)}
@@ -244,14 +245,15 @@ def counted(url: str, source: str) -> Rows:
     openai = {"engine": "openai", "base_url": url, "tokenizer": source, "chat": True}
     job = prepare(RunOptions.of(model="smollm2", **grid, **openai))
     model = smollm2.open_model("smollm2", "smollm2", transformer.Options(device="cpu", dtype="float32"))
-    walk = Walk(Asker(model.session(), model.tokenizer, likelihood=False, timeout=None), Clock())
+    walk = Walk(Asker(model.session(), model.tokenizer, likelihood=False, timeout=None))
     samples = {sample.id: sample for sample in job.samples}
     return {
         a.sample_id: {
             "answer": a.text,
             "score": score_answer(a, samples[a.sample_id].expected, job.tasks[0].score),
         }
-        for a in walk.answers(job.plan)
+        for a in walk.shared(job.plan.samples)
+        if isinstance(a, Answer)
     }
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from nih import evaluate
 from nih.errors import EngineError, SettingsDiffer, UsageError
-from nih.inference.prefix_plan import common_prefix, plan
+from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.models.engines import openai
 from nih.models.engines._background import from_background
 from nih.options import RunOptions
@@ -104,7 +104,7 @@ def test_prompts_come_in_the_order_that_a_prefix_cache_wants(server: FakeServer,
     came = [by_text[prompt] for prompt in server.prompts]
     assert len(came[0].prompt) == min(len(s.prompt) for s in came), "the shortest tries the server out"
     shared = sum(common_prefix(a.prompt, b.prompt) for a, b in pairwise(came[1:]))
-    laid = plan(came[1:])
+    laid = build_plan(came[1:])
     assert laid.naive_tokens - shared == laid.planned_tokens
     assert stored.manifest["planned_tokens"] < stored.manifest["naive_tokens"]
 

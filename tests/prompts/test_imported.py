@@ -214,7 +214,7 @@ def test_a_prompt_without_its_answer_is_told(tmp_path: Path) -> None:
         ('{"prompt": 3, "answers": "b"}\n', "`prompt` in line 1"),
         ('{"prompt": "a", "answers": []}\n', "empty answer"),
         ('{"prompt": "a", "answers": [" "]}\n', "empty answer"),
-        ('{"prompt": "a", "answers": {"x": 1}}\n', "no text or list of texts"),
+        ('{"prompt": "a", "answers": {"x": 1}}\n', "not text or a list of texts"),
         ('{"prompt": "a", "answers": "b", "depth": 200}\n', "a number of percent"),
         (
             '{"prompt": "a", "answers": "b"}\n{"promt": "a", "answers": "b"}\n',

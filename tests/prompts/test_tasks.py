@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nih import evaluate
 from nih.coerce import build
 from nih.errors import HaystackError, UsageError
-from nih.inference.prefix_plan import common_prefix, plan
+from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.prompts.builder import Builder
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
@@ -251,7 +251,7 @@ def test_prompts_of_one_length_and_trial_share_what_stands_before_the_asked_need
         for first, second in ((0, 1), (1, 2)):
             assert common_prefix(samples[first].prompt, samples[second].prompt) >= samples[first].needle_at
         assert len({(s.question, s.expected) for s in samples}) > 1 or name == "aggregate", name
-    naive = plan(builder(9).samples(parse("4k", "0-100:11", 2)))
+    naive = build_plan(builder(9).samples(parse("4k", "0-100:11", 2)))
     assert naive.planned_tokens < 0.7 * naive.naive_tokens
 
 

@@ -126,9 +126,9 @@ def cropping(
 def test_a_state_that_crops_is_read_once_a_leaf(tmp_path: Path, cropping: Any) -> None:
     opened = cropping(lambda *_: None)
     stored = go(tmp_path / "r", share="always")
-    assert {r["score"] for r in stored.rows} == {1.0}
+    assert {r.score for r in stored.rows} == {1.0}
     (session,) = opened
-    assert sum(session.calls) == stored.manifest["planned_tokens"]
+    assert sum(session.calls) == stored.manifest.values["planned_tokens"]
     assert len(session.calls) == SAMPLES
     assert table(stored).equals(table(go(tmp_path / "verified", share="auto")))
 
@@ -140,8 +140,8 @@ def test_a_failed_path_costs_only_what_the_failed_call_reached(tmp_path: Path, c
 
     cropping(small)
     stored = go(tmp_path / "r", share="always")
-    assert all((r["status"] == "ok") == (r["length"] <= 2048) for r in stored.rows)
-    assert {r["score"] for r in stored.rows} == {1.0, None}
+    assert all((r.status == "ok") == (r.length <= 2048) for r in stored.rows)
+    assert {r.score for r in stored.rows} == {1.0, None}
     assert len(stored.rows) == SAMPLES
 
 
@@ -155,7 +155,7 @@ def test_a_trunk_too_long_fails_all_below_it_at_once(tmp_path: Path, cropping: A
 
     cropping(small)
     stored = go(tmp_path / "r", share="always", lengths="8k", depths="75,100", trials=1)
-    assert {r["status"] for r in stored.rows} == {"oom"}
+    assert {r.status for r in stored.rows} == {"oom"}
     assert len(failures) == 1
 
 
@@ -163,14 +163,16 @@ def test_a_trunk_too_long_fails_all_below_it_at_once(tmp_path: Path, cropping: A
 def test_echo_finds_everything(task: str, tmp_path: Path) -> None:
     stored = go(tmp_path / "r", task=task)
     assert len(stored.rows) == SAMPLES
-    assert {r["score"] for r in stored.rows} == {1.0}
-    assert {r["status"] for r in stored.rows} == {"ok"}
+    assert {r.score for r in stored.rows} == {1.0}
+    assert {r.status for r in stored.rows} == {"ok"}
     manifest = stored.manifest
-    assert manifest["exit_state"] == "done"
-    assert manifest["verification"]["state"] == "passed"
-    assert manifest["planned_tokens"] <= 0.65 * manifest["naive_tokens"]
-    assert manifest["verification"]["tokens"] <= max(0.05 * manifest["planned_tokens"], 3 * 4096)
-    assert all(r["needle"] in r["around"] for r in stored.rows)
+    assert manifest.values["exit_state"] == "done"
+    assert manifest.values["verification"]["state"] == "passed"
+    assert manifest.values["planned_tokens"] <= 0.65 * manifest.values["naive_tokens"]
+    assert manifest.values["verification"]["tokens"] <= max(
+        0.05 * manifest.values["planned_tokens"], 3 * 4096
+    )
+    assert all(r.needle in r.around for r in stored.rows)
     assert {"samples.csv", "cells.csv", "heatmap.png", "heatmap.svg", "report.html"} <= {
         p.name for p in stored.path.iterdir()
     }
@@ -178,18 +180,15 @@ def test_echo_finds_everything(task: str, tmp_path: Path) -> None:
 
 def test_sharing_changes_no_answer(tmp_path: Path) -> None:
     runs = [go(tmp_path / share, share=share) for share in ("auto", "always", "never")]
-    answers = [{r["id"]: r["answer"] for r in stored.rows} for stored in runs]
+    answers = [{r.id: r.answer for r in stored.rows} for stored in runs]
     assert answers[0] == answers[1] == answers[2]
-    assert runs[1].manifest["verification"]["state"] == "not asked"
-    assert [r.manifest["prefill"] for r in runs] == ["shared", "shared", "chunks"]
+    assert runs[1].manifest.values["verification"]["state"] == "not asked"
+    assert [r.manifest.values["prefill"] for r in runs] == ["shared", "shared", "chunks"]
 
 
 def test_likelihood_needs_no_decoding(tmp_path: Path) -> None:
     stored = go(tmp_path / "r", score="likelihood")
-    assert all(
-        r["nll"] == 0.0 and r["greedy"] is True and r["score"] == 1.0 and r["answer"] == ""
-        for r in stored.rows
-    )
+    assert all(r.nll == 0.0 and r.greedy is True and r.score == 1.0 and r.answer == "" for r in stored.rows)
 
 
 def test_a_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
@@ -202,9 +201,9 @@ def test_a_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
         said: list[str] = []
         resumed = go(part.path, said)
         assert len(journal.read_bytes().splitlines()) == SAMPLES
-        assert sorted(r["id"] for r in resumed.rows) == sorted(r["id"] for r in whole.rows)
+        assert sorted(r.id for r in resumed.rows) == sorted(r.id for r in whole.rows)
         assert table(resumed).equals(table(whole))
-        assert resumed.manifest["planned_tokens"] == whole.manifest["planned_tokens"]
+        assert resumed.manifest.values["planned_tokens"] == whole.manifest.values["planned_tokens"]
         assert any(f"{kept} of {SAMPLES} samples are answered" in line for line in said) == (kept > 0)
 
 
@@ -215,12 +214,12 @@ def test_a_wrong_rewind_is_found_and_everything_is_read_whole(
     monkeypatch.setattr(Broken, "rewind", lambda self, mark: setattr(self, "position", mark.position))
     said: list[str] = []
     stored = go(tmp_path / "r", said)
-    assert stored.manifest["prefill"] == "whole"
-    assert stored.manifest["verification"]["state"] == "failed"
-    assert stored.manifest["planned_tokens"] == stored.manifest["naive_tokens"]
-    assert {r["score"] for r in stored.rows} == {1.0} and len(stored.rows) == SAMPLES
+    assert stored.manifest.values["prefill"] == "whole"
+    assert stored.manifest.values["verification"]["state"] == "failed"
+    assert stored.manifest.values["planned_tokens"] == stored.manifest.values["naive_tokens"]
+    assert {r.score for r in stored.rows} == {1.0} and len(stored.rows) == SAMPLES
     assert any("prefill: whole" in line for line in said)
-    assert any(r["attempt"] == 2 for r in stored.rows), "what was answered before is redone"
+    assert any(r.attempt == 2 for r in stored.rows), "what was answered before is redone"
 
 
 def test_chunks_that_lose_the_state_are_found_even_without_sharing(tmp_path: Path, broken: Any) -> None:
@@ -230,7 +229,7 @@ def test_chunks_that_lose_the_state_are_found_even_without_sharing(tmp_path: Pat
 
     broken(forget)
     stored = go(tmp_path / "r")
-    assert stored.manifest["prefill"] == "whole" and {r["score"] for r in stored.rows} == {1.0}
+    assert stored.manifest.values["prefill"] == "whole" and {r.score for r in stored.rows} == {1.0}
 
 
 def test_a_resumed_run_remembers_that_sharing_failed(
@@ -244,7 +243,7 @@ def test_a_resumed_run_remembers_that_sharing_failed(
     extended: list[int] = []
     broken(lambda session, call, tokens: extended.append(tokens) if call == "extend" else None)
     again = go(stored.path)
-    assert not extended and {r["score"] for r in again.rows} == {1.0}
+    assert not extended and {r.score for r in again.rows} == {1.0}
 
 
 def test_a_run_that_was_killed_before_it_was_verified_is_verified_when_resumed(tmp_path: Path) -> None:
@@ -254,7 +253,7 @@ def test_a_run_that_was_killed_before_it_was_verified_is_verified_when_resumed(t
     (stored.path / "run.json").write_text(json.dumps(manifest))
     journal = (stored.path / "samples.jsonl").read_bytes()
     again = go(stored.path)
-    assert again.manifest["verification"] == stored.manifest["verification"]
+    assert again.manifest.values["verification"] == stored.manifest.values["verification"]
     assert (stored.path / "samples.jsonl").read_bytes() == journal
 
 
@@ -265,20 +264,20 @@ def test_out_of_memory_is_a_status_and_the_run_goes_on(tmp_path: Path, broken: A
 
     broken(small)
     stored = go(tmp_path / "r")
-    assert {(r["length"], r["status"]) for r in stored.rows} == {
+    assert {(r.length, r.status) for r in stored.rows} == {
         (512, "ok"),
         (1024, "ok"),
         (2048, "ok"),
         (4096, "oom"),
     }
-    assert {r["score"] for r in stored.rows} == {1.0, None}
-    assert stored.manifest["exit_state"] == "incomplete"
+    assert {r.score for r in stored.rows} == {1.0, None}
+    assert stored.manifest.values["exit_state"] == "incomplete"
     cells = table(stored)
     assert cells[cells.length == 4096].errors.tolist() == [2] * 5
     assert cells[cells.length == 4096].accuracy.isna().all()
     broken(lambda *_: None)
     again = go(stored.path)
-    assert again.manifest["exit_state"] == "done" and {r["score"] for r in again.rows} == {1.0}
+    assert again.manifest.values["exit_state"] == "done" and {r.score for r in again.rows} == {1.0}
 
 
 def test_memory_that_runs_out_at_random_loses_no_sample(tmp_path: Path, broken: Any) -> None:
@@ -290,8 +289,8 @@ def test_memory_that_runs_out_at_random_loses_no_sample(tmp_path: Path, broken: 
 
     broken(flaky)
     stored = go(tmp_path / "r")
-    assert len({r["id"] for r in stored.rows}) == SAMPLES
-    assert all(r["score"] == (1.0 if r["status"] == "ok" else None) for r in stored.rows)
+    assert len({r.id for r in stored.rows}) == SAMPLES
+    assert all(r.score == (1.0 if r.status == "ok" else None) for r in stored.rows)
 
 
 def test_a_timeout_in_a_branch_leaves_the_other_branches_alone(tmp_path: Path, broken: Any) -> None:
@@ -304,15 +303,15 @@ def test_a_timeout_in_a_branch_leaves_the_other_branches_alone(tmp_path: Path, b
 
     broken(slow)
     stored = go(tmp_path / "r", share="always")
-    statuses = [r["status"] for r in stored.rows]
+    statuses = [r.status for r in stored.rows]
     assert len(stored.rows) == SAMPLES and statuses.count("timeout") > 0
-    assert all(r["score"] == (1.0 if r["status"] == "ok" else None) for r in stored.rows)
-    assert stored.manifest["exit_state"] == "incomplete"
+    assert all(r.score == (1.0 if r.status == "ok" else None) for r in stored.rows)
+    assert stored.manifest.values["exit_state"] == "incomplete"
 
 
 def test_the_clock_of_timeout_reaches_the_model(tmp_path: Path) -> None:
     stored = go(tmp_path / "r", lengths="512", depths="50", trials=1, timeout=0.01, set={"delay": 0.05})
-    assert [r["status"] for r in stored.rows] == ["timeout"]
+    assert [r.status for r in stored.rows] == ["timeout"]
 
 
 def test_an_error_of_the_framework_is_a_status_with_its_name(tmp_path: Path, broken: Any) -> None:
@@ -322,22 +321,22 @@ def test_an_error_of_the_framework_is_a_status_with_its_name(tmp_path: Path, bro
 
     broken(fails)
     stored = go(tmp_path / "r")
-    failed = [r for r in stored.rows if r["status"] == "error"]
-    assert failed and all(r["error"] == "RuntimeError: shape mismatch" for r in failed)
+    failed = [r for r in stored.rows if r.status == "error"]
+    assert failed and all(r.error == "RuntimeError: shape mismatch" for r in failed)
     assert len(stored.rows) == SAMPLES
 
 
 def test_cells_beyond_the_limit_are_marked_not_run_and_run_when_asked(tmp_path: Path) -> None:
     said: list[str] = []
     stored = go(tmp_path / "r", said, set={"limit": 2048})
-    by_length = {r["length"]: r["status"] for r in stored.rows}
+    by_length = {r.length: r.status for r in stored.rows}
     assert by_length == {512: "ok", 1024: "ok", 2048: "ok", 4096: "over_limit"}
-    assert stored.manifest["exit_state"] == "done" and any("over_limit" in line for line in said)
+    assert stored.manifest.values["exit_state"] == "done" and any("over_limit" in line for line in said)
     cells = table(stored)
     over = cells[cells.length == 4096]
     assert (over.n == 0).all() and (over.errors == 0).all() and over.accuracy.isna().all()
     again = go(stored.path, set={"limit": 2048}, beyond_limit=True)
-    assert {r["status"] for r in again.rows} == {"ok"}
+    assert {r.status for r in again.rows} == {"ok"}
 
 
 def test_a_folder_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
@@ -378,9 +377,9 @@ def test_other_weights_do_not_continue_a_run(tmp_path: Path, monkeypatch: pytest
 def test_every_prompt_is_built_again_byte_for_byte(tmp_path: Path) -> None:
     stored = go(tmp_path / "r", task="fact", lengths="1k-4k", set={"distractors": 2})
     for row in stored.rows[::7]:
-        shown, text = show.show(stored.path, row["id"][:10])
-        assert shown["id"] == row["id"]
-        assert row["needle"] in text and len(text.encode()) == row["tokens"]
+        shown, text = show.show(stored.path, row.id[:10])
+        assert shown["id"] == row.id
+        assert row.needle in text and len(text.encode()) == row.tokens
     with pytest.raises(UnknownName, match="none of its samples"):
         show.show(stored.path, "zzzz")
 
@@ -430,4 +429,4 @@ def test_the_journal_holds_no_number_that_json_does_not_know(tmp_path: Path) -> 
     stored = go(tmp_path / "r")
     for line in (stored.path / "samples.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} in the journal"))
-    assert not {r["status"] for r in stored.rows} & FAILURES
+    assert not {r.status for r in stored.rows} & FAILURES

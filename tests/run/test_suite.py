@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def done(small: Path, tmp_path: Path) -> Run:
 def rows(run: Run) -> list[dict[str, Any]]:
     """What counts, without what is measured."""
     found = store.read(run.path).rows
-    return sorted(({**row, "seconds": 0} for row in found), key=lambda row: str(row["id"]))
+    return sorted(({**row.as_dict(), "seconds": 0} for row in found), key=lambda row: str(row["id"]))
 
 
 def test_every_task_is_asked_on_its_own_grid(done: Run) -> None:
@@ -132,10 +133,10 @@ def test_what_is_typed_goes_for_all_tasks(small: Path) -> None:
 def test_the_table_is_what_the_journal_says(done: Run) -> None:
     stored = store.read(done.path)
     wrong = [
-        {**row, "score": 0.0} if row["task"] == "passkey" and row["length"] == 1024 else row
+        replace(row, score=0.0) if row.task == "passkey" and row.length == 1024 else row
         for row in stored.rows
     ]
-    found = suite_report.table(store.StoredRun(stored.path, stored.manifest, wrong))
+    found = suite_report.table(stored.with_rows(wrong))
     by_task = {record["task"]: record for record in found.to_dict("records")}
     assert by_task["passkey"]["512"].accuracy == 1 and by_task["passkey"]["1k"].accuracy == 0
     assert by_task["passkey"]["all lengths"].accuracy == 0.5

@@ -20,11 +20,11 @@ from scipy.stats import beta, binom
 
 from nih.options import RunOptions
 from nih.report import write as report
-from nih.run.adaptive import Rule, replay
 from nih.stats import results as stats
 from nih.stats.intervals import wilson
 from nih.stats.results import LOOKS, THRESHOLD, Stopping, effective_length, mean, repeated, unbiased
 from nih.types import Cell
+from tests.support.adaptive_rounds import Rule, replay
 from tests.support.journal_rows import TASKS, grid, make_run, row
 
 Floats = npt.NDArray[np.float64]

@@ -20,8 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nih.errors import JournalDamaged, RunLocked, SettingsDiffer, StoreError
-from nih.store import run as store
-from nih.store.run import RunDirectory, default_folder, read, redact, settings_hash
+from nih.store.directory import RunDirectory, annotate, default_folder
+from nih.store.files import JOURNAL, LOCK
+from nih.store.journal import Row
+from nih.store.redact import redact
+from nih.store.run import read
+from nih.store.settings import settings_hash
 from tests.support.journal_rows import make_run, row
 
 SETTINGS = {"lengths": [1024, 2048], "seed": 0, "task": {"name": "passkey", "kind": "digits"}}
@@ -31,8 +35,13 @@ JOINED_SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 hostile = st.text(st.characters()).filter(lambda text: not JOINED_SURROGATES.search(text))
 
 
+def line(id: str, **changes: Any) -> bytes:
+    """A line of the journal, right or wrong; `...` leaves a column out."""
+    return json.dumps({k: v for k, v in (row(id).as_dict() | changes).items() if v is not ...}).encode()
+
+
 def journal(path: Path) -> bytes:
-    return (path / store.JOURNAL).read_bytes()
+    return (path / JOURNAL).read_bytes()
 
 
 @given(st.lists(st.tuples(hostile, hostile, hostile), max_size=5))
@@ -41,9 +50,9 @@ def test_hostile_text_comes_back_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str, str]]
 ) -> None:
     path = tmp_path_factory.mktemp("run")
-    rows = [row(str(i), answer=a, around=b, expected=[c]) for i, (a, b, c) in enumerate(texts)]
+    rows = [row(str(i), answer=a, around=b, expected=(c,)) for i, (a, b, c) in enumerate(texts)]
     make_run(path, rows)
-    assert read(path).rows == rows
+    assert list(read(path).rows) == rows
     assert journal(path).isascii()
     assert journal(path).decode().splitlines() == journal(path).decode().split("\n")[:-1]
 
@@ -51,7 +60,7 @@ def test_hostile_text_comes_back_as_it_was(
 def test_line_separators_of_unicode_do_not_end_a_line(tmp_path: Path) -> None:
     make_run(tmp_path, [row(answer="a\u2028b\u2029c\x85d\x0be\x1cf\r\ng\x00")])
     assert journal(tmp_path).count(b"\n") == 1
-    assert read(tmp_path).rows[0]["answer"] == "a\u2028b\u2029c\x85d\x0be\x1cf\r\ng\x00"
+    assert read(tmp_path).rows[0].answer == "a\u2028b\u2029c\x85d\x0be\x1cf\r\ng\x00"
 
 
 def test_a_line_torn_at_any_byte_is_dropped_and_answered_again(tmp_path: Path) -> None:
@@ -62,12 +71,12 @@ def test_a_line_torn_at_any_byte_is_dropped_and_answered_again(tmp_path: Path) -
     path = make_run(tmp_path / "torn", [first])
     manifest = (path / "run.json").read_bytes()
     for cut in range(start + 1, len(whole)):
-        (path / store.JOURNAL).write_bytes(whole[:cut])
+        (path / JOURNAL).write_bytes(whole[:cut])
         (path / "run.json").write_bytes(manifest)
         with pytest.warns(UserWarning, match="torn"):
-            assert read(path).rows == [first]
+            assert read(path).rows == (first,)
         with pytest.warns(UserWarning, match="torn"):
-            run = RunDirectory.open(path, read(path).manifest["settings"])
+            run = RunDirectory.open(path, read(path).manifest.settings)
         with run:
             assert run.torn and list(run.rows) == ["first"]
             assert journal(path) == whole[:start]
@@ -75,8 +84,8 @@ def test_a_line_torn_at_any_byte_is_dropped_and_answered_again(tmp_path: Path) -
         assert journal(path) == whole
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (path / store.JOURNAL).write_bytes(whole)
-        assert read(path).rows == [first, second]
+        (path / JOURNAL).write_bytes(whole)
+        assert read(path).rows == (first, second)
 
 
 @pytest.mark.parametrize(
@@ -88,22 +97,22 @@ def test_a_line_torn_at_any_byte_is_dropped_and_answered_again(tmp_path: Path) -
         (b"\x00" * 8, "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not a JSON object"),
-        (json.dumps({k: v for k, v in row("x").items() if k != "seconds"}).encode(), "no `seconds`"),
-        (json.dumps(row("x", length="1024")).encode(), "`length` cannot be `1024`"),
-        (json.dumps(row("x", length=True)).encode(), "`length`"),
-        (json.dumps(row("x", status="fine")).encode(), "`status` cannot be `fine`"),
-        (json.dumps(row("x", score=1.5)).encode(), "`score`"),
-        (json.dumps(row("x", nll=float("nan"))).encode(), "`nll`"),
-        (json.dumps(row("x", attempt=0)).encode(), "`attempt`"),
-        (json.dumps(row("x", status="oom", score=0.0)).encode(), "has a score"),
-        (json.dumps(row("a")).encode(), "attempt 1 of sample `a` is there twice"),
+        (line("x", seconds=...), "no `seconds`"),
+        (line("x", length="1024"), "`length` cannot be `1024`"),
+        (line("x", length=True), "`length`"),
+        (line("x", status="fine"), "`status` cannot be `fine`"),
+        (line("x", score=1.5), "`score`"),
+        (line("x", nll=float("nan")), "`nll`"),
+        (line("x", attempt=0), "`attempt`"),
+        (line("x", status="oom", score=0.0), "has a score"),
+        (line("a"), "attempt 1 of sample `a` is there twice"),
     ],
 )
 def test_a_damaged_line_is_named_and_nothing_is_touched(tmp_path: Path, line: bytes, why: str) -> None:
     make_run(tmp_path, [row("a"), row("b")])
     lines = journal(tmp_path).split(b"\n")
     damaged = b"\n".join([lines[0], line, lines[1], b""])
-    (tmp_path / store.JOURNAL).write_bytes(damaged)
+    (tmp_path / JOURNAL).write_bytes(damaged)
     for attempt in (
         read,
         lambda path: RunDirectory.open(path, json.loads((path / "run.json").read_text())["settings"]),
@@ -112,7 +121,7 @@ def test_a_damaged_line_is_named_and_nothing_is_touched(tmp_path: Path, line: by
             attempt(tmp_path)
         assert why in str(caught.value)
     assert journal(tmp_path) == damaged
-    assert not (tmp_path / store.LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 @given(
@@ -125,7 +134,7 @@ def test_the_highest_attempt_counts(
     tmp_path_factory: pytest.TempPathFactory, tries: list[tuple[str, str]]
 ) -> None:
     path = tmp_path_factory.mktemp("run")
-    last: dict[str, dict[str, Any]] = {}
+    last: dict[str, Row] = {}
     with RunDirectory.open(path, SETTINGS) as run:
         for id, status in tries:
             made = row(id, status=status, attempt=run.next_attempt(id))
@@ -133,12 +142,12 @@ def test_the_highest_attempt_counts(
             last.pop(id, None)
             last[id] = made
         assert run.rows == last
-    assert read(path).rows == list(last.values())
+    assert list(read(path).rows) == list(last.values())
     lines = journal(path).splitlines()
     assert len(lines) == len(tries)
     random.Random(len(tries)).shuffle(lines)
-    (path / store.JOURNAL).write_bytes(b"".join(line + b"\n" for line in lines))
-    assert {r["id"]: r for r in read(path).rows} == last, "whatever the order of the lines"
+    (path / JOURNAL).write_bytes(b"".join(line + b"\n" for line in lines))
+    assert {r.id: r for r in read(path).rows} == last, "whatever the order of the lines"
 
 
 @pytest.mark.parametrize(
@@ -148,14 +157,14 @@ def test_the_highest_attempt_counts(
 def test_a_row_against_the_contract_is_not_written(tmp_path: Path, bad: dict[str, Any]) -> None:
     with RunDirectory.open(tmp_path, SETTINGS) as run:
         with pytest.raises(ValueError):
-            run.append(row() | bad)
+            run.append(row(**bad))
         assert run.rows == {} and journal(tmp_path) == b""
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from nih.store import RunDirectory
+from nih.store.directory import RunDirectory
 with RunDirectory.open(Path(sys.argv[1]), {"seed": 0}) as run:
     print("held", flush=True)
     time.sleep(600)
@@ -175,23 +184,23 @@ def test_one_writer_across_processes_until_kill_9(tmp_path: Path) -> None:
         assert f"process {holder.pid} on {os.uname().nodename}, since 2" in str(caught.value)
         assert str(tmp_path / "run") in str(caught.value)
         with pytest.raises(RunLocked):
-            store.annotate(tmp_path / "run", report={})
-        assert read(tmp_path / "run").rows == [], "reading needs no lock"
+            annotate(tmp_path / "run", report={})
+        assert read(tmp_path / "run").rows == (), "reading needs no lock"
     finally:
         holder.kill()
         holder.wait()
-    assert read(tmp_path / "run").manifest["exit_state"] == "running", "nobody could write an end"
+    assert read(tmp_path / "run").manifest.exit_state == "running", "nobody could write an end"
     with RunDirectory.open(tmp_path / "run", {"seed": 0}) as run:
-        assert run.manifest["earlier"][0]["exit_state"] == "running"
+        assert run.manifest.values["earlier"][0]["exit_state"] == "running"
         run.append(row())
-    assert [r["id"] for r in read(tmp_path / "run").rows] == ["a"]
+    assert [r.id for r in read(tmp_path / "run").rows] == ["a"]
 
 
 def test_one_writer_within_a_process(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path, SETTINGS), pytest.raises(RunLocked, match=f"process {os.getpid()} "):
         RunDirectory.open(tmp_path, SETTINGS)
     RunDirectory.open(tmp_path, SETTINGS).close()
-    assert not (tmp_path / store.LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_a_lock_file_unlinked_by_its_former_holder_does_not_let_two_in(
@@ -202,7 +211,7 @@ def test_a_lock_file_unlinked_by_its_former_holder_does_not_let_two_in(
 
     def late_open(path: Any, flags: int, mode: int = 0o777) -> int:
         fd = real(path, flags, mode)
-        if Path(path).name == store.LOCK:
+        if Path(path).name == LOCK:
             monkeypatch.setattr(os, "open", real)
             first.close()  # between our open and our flock
         return fd
@@ -216,8 +225,8 @@ APPEND = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.journal_rows import row
-from nih.store import RunDirectory
+from tests.support.journal_rows import row
+from nih.store.directory import RunDirectory
 with RunDirectory.open(Path(sys.argv[1]), {"seed": 0}) as run:
     print("started", flush=True)
     for number in range(len(run.rows), 100_000):
@@ -236,9 +245,7 @@ def test_a_writer_killed_again_and_again_loses_no_whole_line(tmp_path: Path) -> 
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         rows = read(tmp_path).rows
-        assert [r["id"] for r in rows] == [str(n) for n in range(len(rows))], (
-            "every sample once, none left out"
-        )
+        assert [r.id for r in rows] == [str(n) for n in range(len(rows))], "every sample once, none left out"
         assert len(rows) >= counts[-1]
         counts.append(len(rows))
     assert counts[-1] > 0
@@ -266,19 +273,19 @@ def test_a_full_disk_keeps_the_lines_before(
             run.append(row("b"))
         monkeypatch.setattr(os, "write", real)
         assert journal(tmp_path) == before and list(run.rows) == ["a"]
-        assert store.JOURNAL in str(caught.value) and os.strerror(code) in str(caught.value)
+        assert JOURNAL in str(caught.value) and os.strerror(code) in str(caught.value)
         assert ("same command" in str(caught.value)) == (code != errno.EIO)
         run.append(row("b"))
-    assert [r["id"] for r in read(tmp_path).rows] == ["a", "b"]
+    assert [r.id for r in read(tmp_path).rows] == ["a", "b"]
 
 
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.journal_rows import row
+from tests.support.journal_rows import row
 from nih.errors import StoreError
-from nih.store import RunDirectory
+from nih.store.directory import RunDirectory
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 run = RunDirectory.open(Path(sys.argv[1]), {"seed": 0})
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
@@ -328,7 +335,7 @@ def test_other_settings_are_named_with_both_values(tmp_path: Path) -> None:
         "task.kind is `digits` there and `words` here; "
         "give `--out` another folder, or `--fresh` to start another run beside it"
     )
-    assert (tmp_path / "run.json").read_bytes() == manifest and not (tmp_path / store.LOCK).exists()
+    assert (tmp_path / "run.json").read_bytes() == manifest and not (tmp_path / LOCK).exists()
 
 
 def test_many_or_long_differences_stay_one_short_sentence(tmp_path: Path) -> None:
@@ -358,17 +365,17 @@ def test_fresh_leaves_every_earlier_run_alone(tmp_path: Path) -> None:
 
 
 def test_files_of_unknown_origin_are_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / store.JOURNAL).write_text("mine")
+    (tmp_path / JOURNAL).write_text("mine")
     with pytest.raises(StoreError, match=r"has a `samples\.jsonl` but no `run\.json`"):
         RunDirectory.open(tmp_path, SETTINGS)
-    assert (tmp_path / store.JOURNAL).read_text() == "mine"
+    assert (tmp_path / JOURNAL).read_text() == "mine"
 
 
 def test_the_manifest_tells_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["nih", "run", "--api-key", "sesame", "--model", "m"])
     with RunDirectory.open(tmp_path, SETTINGS) as run:
         run.write_manifest(model="m", endpoint={"api_key": "sesame", "url": "https://me:sesame@host/v1"})
-    manifest = read(tmp_path).manifest
+    manifest = read(tmp_path).manifest.values
     assert manifest["schema"] == 1 and manifest["settings"] == SETTINGS and manifest["model"] == "m"
     assert manifest["command"] == ["nih", "run", "--api-key", "[hidden]", "--model", "m"]
     assert manifest["packages"]["numpy"] and manifest["python"] and manifest["machine"]["cpu"]
@@ -396,7 +403,7 @@ def test_the_exit_state(tmp_path: Path, statuses: list[str], error: BaseExceptio
                 raise error
     except (KeyboardInterrupt, RuntimeError):
         pass
-    assert read(tmp_path).manifest["exit_state"] == state
+    assert read(tmp_path).manifest.exit_state == state
 
 
 def test_a_manifest_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,12 +431,10 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
 
 def test_annotate_merges(tmp_path: Path) -> None:
     make_run(tmp_path, [row()])
-    store.annotate(tmp_path, report={"score": "exact"})
-    assert (
-        read(tmp_path).manifest["report"] == {"score": "exact"} and read(tmp_path).manifest["model"] == "echo"
-    )
+    annotate(tmp_path, report={"score": "exact"})
+    assert read(tmp_path).manifest.values["report"] == {"score": "exact"} and read(tmp_path).model == "echo"
     with pytest.raises(StoreError, match="no run folder"):
-        store.annotate(tmp_path / "nowhere", report={})
+        annotate(tmp_path / "nowhere", report={})
 
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
@@ -448,14 +453,14 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
 
 def test_a_stored_run_of_schema_1_stays_readable() -> None:
     run = read(DATA / "run-v1")
-    assert [(r["id"], r["attempt"], r["status"]) for r in run.rows] == [
+    assert [(r.id, r.attempt, r.status) for r in run.rows] == [
         ("5d41402abc4b2a76", 1, "ok"),
         ("7d793037a0760186", 1, "ok"),
         ("acbd18db4cc2f85c", 1, "over_limit"),
         ("37b51d194a7513e4", 2, "ok"),
         ("4a8a08f09d37b737", 1, "oom"),
     ]
-    assert run.manifest["model"] == "smollm2"
+    assert run.model == "smollm2"
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,19 @@ import functools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nih.kernels import cuda_loader
+from nih.kernels import cpu_loader, cuda_loader
+from nih.kernels.cuda_loader import Launch
 from nih.kernels.layout import Call
 
 HERE = Path(__file__).parent
 SOURCES = Path(cuda_loader.__file__).parent
 COMPILER = shutil.which("g++")
+_FMA = ["-mfma"] if not cpu_loader.missing() and cpu_loader.simd() else []
 _ARGS = {"wkv4": "Wkv4Args", "selective_scan": "ScanArgs", "causal_conv1d": "ConvArgs"}
 
 
@@ -29,21 +29,16 @@ class Emulated:
     def __init__(self, name: str, library: ctypes.CDLL) -> None:
         self.name = name
         self.library = library
-        self.launched: list[str] = []
 
-    def launch(self, call: Call[Any], kernel: str, channels: int, chunks: int, rows: int) -> None:
-        if not channels or not rows:
-            return
-        name = cuda_loader.kernel_name(self.name, kernel, call.args.dtype)
-        self.launched.append(name)
-        blocks = cuda_loader.grid(channels, chunks, rows)
-        self.library.emulate(self.library[name], ctypes.byref(call.args), *blocks, cuda_loader.BLOCK)
+    def launch(self, call: Call[Any], *launches: Launch) -> None:
+        for kernel, grid, threads in launches:
+            name = cuda_loader.kernel_name(self.name, kernel, call.args.dtype)
+            self.library.emulate(self.library[name], ctypes.byref(call.args), *grid, threads)
 
 
-@contextmanager
-def module(name: str, device: torch.device, **macros: int) -> Iterator[Emulated]:
-    """Replacement for cuda_loader.module."""
-    yield emulated(name, tuple(sorted(macros.items())))
+def module(name: str, device: torch.device, **macros: int) -> Emulated:
+    """Replace cuda_loader.module."""
+    return emulated(name, tuple(macros.items()))
 
 
 @functools.cache
@@ -59,11 +54,7 @@ def compiled(source: str, block: str, macros: dict[str, int]) -> ctypes.CDLL:
         unit, library = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         unit.write_text(f'#include "cuda_shim.h"\n{source}\nNIH_EMULATE({block})\n')
         command = [COMPILER, "-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-        command += [
-            "-Wno-unknown-pragmas",
-            f"-I{HERE}",
-            f"-I{SOURCES}",
-            *(f"-D{k}={v}" for k, v in macros.items()),
-        ]
+        command += ["-Wno-unknown-pragmas", "-ffp-contract=off", *_FMA, f"-I{HERE}", f"-I{SOURCES}"]
+        command += [f"-D{k}={v}" for k, v in macros.items()]
         subprocess.run([*command, str(unit), "-o", str(library)], check=True)
         return ctypes.CDLL(str(library))

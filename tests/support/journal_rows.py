@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nih.store.run import RunDirectory
+from nih.store.directory import RunDirectory
+from nih.store.journal import Row
 
 TASKS = [{"name": "passkey", "options": {"kind": "digits"}, "score": "contains"}]
 
 
-def row(id: str = "a", **changes: Any) -> dict[str, Any]:
+def row(id: str = "a", **changes: Any) -> Row:
     """A row with a right answer, or what `changes` make of it."""
     plain: dict[str, Any] = {
         "id": id,
@@ -25,7 +26,7 @@ def row(id: str = "a", **changes: Any) -> dict[str, Any]:
         "needle": "The pass key is 12345.",
         "around": "The grass is green. The pass key is 12345. The sky is blue.",
         "question": "What is the pass key?",
-        "expected": ["12345"],
+        "expected": ("12345",),
         "answer": " 12345.",
         "score": 1.0,
         "status": "ok",
@@ -39,7 +40,7 @@ def row(id: str = "a", **changes: Any) -> dict[str, Any]:
     }
     if changes.get("status", "ok") != "ok":
         plain |= {"score": None, "answer": "", "error": "it failed"}
-    return plain | changes
+    return Row(**plain | changes)
 
 
 def grid(lengths: Iterable[int], depths: Iterable[float], trials: int = 1) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def grid(lengths: Iterable[int], depths: Iterable[float], trials: int = 1) -> di
     return {"lengths": list(lengths), "depths": list(depths), "trials": {"base": trials, "steps": []}}
 
 
-def make_run(path: Path, rows: Iterable[Mapping[str, Any]], **manifest: Any) -> Path:
+def make_run(path: Path, rows: Iterable[Row], **manifest: Any) -> Path:
     """Write a run of these rows."""
     facts = {
         "model": "echo",

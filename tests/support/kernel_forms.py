@@ -1,4 +1,4 @@
-"""Every op in every form that this machine has, behind one interface: what the laws of test_kernels.py run over."""
+"""Every op in every form that this machine has, behind one interface: the laws of test_kernels.py run over them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Op:
     """Inputs of shape (B, T, channels)."""
 
     def part(self, inputs: Inputs, start: int, stop: int | None, **more: Any) -> Inputs:
-        """The inputs of the steps [start, stop)."""
+        """Cut the inputs to the steps [start, stop)."""
         return {k: v[:, start:stop] if k in self.timed else v for k, v in inputs.items()} | more
 
     def row(self, inputs: Inputs, index: int, length: int) -> Inputs:
-        """The inputs of one row of the batch, cut to its own length."""
+        """Return the inputs of one row of the batch, cut to its own length."""
         alone = {k: v[index : index + 1, :length] if k in self.timed else v for k, v in inputs.items()}
         if alone.get("state") is not None:
             alone["state"] = alone["state"][index : index + 1]
@@ -49,7 +49,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def make_wkv4(batch: int, steps: int, channels: int, seed: int = 0, scale: float = 2.0) -> Inputs:
-    """Keys of standard deviation `scale`; decays from 0.0005 to 5 a step, as trained models have them."""
+    """Draw keys of standard deviation `scale`; decays from 0.0005 to 5 per step, as trained models have them."""
     g = _generator(seed)
     w = -torch.exp(torch.rand(channels, generator=g) * 9 - 7.5)
     u = torch.randn(channels, generator=g)
@@ -59,7 +59,7 @@ def make_wkv4(batch: int, steps: int, channels: int, seed: int = 0, scale: float
 
 
 def make_scan(batch: int, steps: int, channels: int, seed: int = 0, states: int = 16) -> Inputs:
-    """Time steps around 0.02 and decay rates up to `states`, as trained models have them."""
+    """Draw time steps around 0.02 and decay rates up to `states`, as trained models have them."""
     g = _generator(seed)
     u, delta, z = (torch.randn(batch, steps, channels, generator=g) for _ in range(3))
     B, C = (torch.randn(batch, steps, states, generator=g) for _ in range(2))
@@ -104,12 +104,12 @@ _ORDER = {
 
 
 def arguments(op: Op, inputs: Inputs) -> tuple[Any, ...]:
-    """The inputs by position, None where one is not given."""
+    """Return the inputs by position, None where one is not given."""
     return tuple(inputs.get(name) for name in _ORDER[op.name].split())
 
 
 def _forms() -> list[str]:
-    """The forms under test: each instruction set of this processor, pure torch, the CUDA sources by emulation and on a GPU."""
+    """List the forms under test: each instruction set of this processor, pure torch, the CUDA sources by emulation and on a GPU."""
     simd = (
         [] if cpu_loader.missing() else [f"cpu-{path}" for path in cpu_loader.PATHS[: cpu_loader.simd() + 1]]
     )
@@ -122,7 +122,7 @@ FORMS = _forms()
 
 @contextmanager
 def served_by(form: str) -> Iterator[torch.device]:
-    """Make `form` serve the ops; the device is where its tensors live. What it allocates is poisoned with NaN."""
+    """Make `form` serve the ops; yields the device of its tensors. Memory that it allocates is filled with NaN."""
     with pytest.MonkeyPatch.context() as patch:
         word, _, simd = form.partition("-")
         if word == "emulated":
@@ -145,12 +145,12 @@ def _poisoned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def to(inputs: Mapping[str, Any], device: torch.device) -> Inputs:
-    """The inputs on a device."""
+    """Return the inputs on a device."""
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 def meaning(op: Op, state: Tensor) -> Tensor:
-    """A state in terms that don't depend on how it is scaled: for WKV4 the average a / b and the logarithm of the weight, log b + p.
+    """Express a state in terms that do not depend on how it is scaled: for WKV4 the average a / b and the logarithm of the weight, log b + p.
 
     Where nothing was seen (b = 0), the average is 0 and the logarithm -1e38.
     """
@@ -163,7 +163,7 @@ def meaning(op: Op, state: Tensor) -> Tensor:
 
 
 def distance(got: Tensor, truth: Tensor) -> float:
-    """Largest difference, in units of the truth where that is above 1."""
+    """Return the largest difference, in units of the truth where that is above 1."""
     got, truth = got.detach().double().cpu(), truth.detach().double().cpu()
     assert got.shape == truth.shape
     if not truth.numel():
@@ -173,5 +173,5 @@ def distance(got: Tensor, truth: Tensor) -> float:
 
 
 def state_distance(op: Op, got: Tensor, truth: Tensor) -> float:
-    """`distance` of what two states mean."""
+    """Return the `distance` of what two states mean."""
     return distance(meaning(op, got.cpu()), meaning(op, truth.cpu()))

@@ -1,12 +1,7 @@
-"""`--adaptive`: which samples to ask next, as a pure function of the answers so far.
+"""How runs with `--adaptive` chose their samples, when nih had that option: their intervals must still hold.
 
 Every cell starts with a few trials. After each round a cell stops when its interval is narrow, or lies wholly above or
 below the threshold; the others go on to their next look, those with the widest intervals first, while the budget lasts.
-The intervals are `nih.stats.results.repeated`, which hold whatever made a cell stop.
-
-Nothing is remembered but the journal: the rounds are played again from the first one, so a run that was killed anywhere
-decides what it would have decided. A round under a small budget is the beginning of the same round under a larger one, so
-a larger `--budget` continues a run.
 """
 
 from __future__ import annotations
@@ -15,13 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nih.errors import UsageError
 from nih.stats.results import LOOKS, Stopping, repeated
 from nih.types import Cell
 
 START = LOOKS[0]
-AVERAGE = 20
-"""Samples a cell on average, where no budget is given."""
 
 Scores = Mapping[tuple[Cell, int], float | None]
 """(cell, trial) -> score, None for a sample that was answered without one. A key that is missing was not asked yet."""
@@ -33,17 +25,6 @@ class Rule(Stopping):
 
     budget: int
     """Samples in all."""
-
-    def check(self, cells: int) -> None:
-        """Raise UsageError if `cells` cells cannot even start."""
-        if not 0 < self.half_width < 0.5:
-            raise UsageError(
-                f"--half-width {self.half_width:g} is not between 0 and 0.5; type for example `--half-width 0.1`"
-            )
-        if self.budget < START * cells:
-            raise UsageError(
-                f"--budget {self.budget} does not give {START} samples to each of {cells} cells; type at least {START * cells}"
-            )
 
 
 @dataclass

@@ -1,0 +1,59 @@
+"""One sample at the session's present state: the question that follows its prompt, and what became of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
+from nih.protocols import Session, Tokenizer
+from nih.types import Answer, Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """How a sample is answered once its prompt has been read: by generation or by likelihood."""
+
+    session: Session
+    tokenizer: Tokenizer
+    likelihood: bool
+    timeout: float | None
+
+    def start_timer(self) -> None:
+        """Start the time of `--timeout` for the forward calls that follow."""
+        self.session.deadline = None if self.timeout is None else time.monotonic() + self.timeout
+
+    def ask(self, sample: Sample) -> Answer:
+        """Answer at the session's present state. Raises AnswerFailure."""
+        self.start_timer()
+        if not self.likelihood:
+            text = self.session.generate(sample.room, sample.stop).text
+            return Answer(sample.id, "ok", text)
+        rated = self.session.likelihood(self.tokenizer.encode(sample.continuation))
+        return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy)
+
+
+def answerless(error: Exception) -> Exception:
+    """Return the error if it concerns one sample only; raise on what the user must mend.
+
+    A model is other people's code and raises what it likes, so nothing but our own usage errors can be told apart.
+    """
+    if isinstance(error, UsageError):
+        raise error
+    if not isinstance(error, AnswerFailure):
+        log.debug("a model raised while it answered", exc_info=error)
+    return error
+
+
+def failed(sample: Sample, error: Exception, seconds: float = 0.0) -> Answer:
+    """Make the answer that says why there is none. An error that is neither memory nor time keeps its class's name."""
+    if isinstance(error, OutOfMemory):
+        return Answer(sample.id, "oom", error=str(error), seconds=seconds)
+    if isinstance(error, AnswerTimeout):
+        return Answer(sample.id, "timeout", error=str(error), seconds=seconds)
+    return Answer(sample.id, "error", error=f"{type(error).__name__}: {error}", seconds=seconds)

@@ -1,0 +1,94 @@
+"""Files of a run folder: their names, writing them so that a kill loses nothing, and the errors of a disk in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nih.errors import StoreError
+
+MANIFEST, JOURNAL, LOCK = "run.json", "samples.jsonl", ".lock"
+
+_RUN_FILES = (
+    JOURNAL, "samples.csv", "cells.csv", "lengths.csv", "depths.csv", "distance.csv", "statistics.json", "heatmap.png",
+    "heatmap.svg", "report.html", "cost.csv", "cost.png", "tasks.csv", "tasks.md", "tasks.png",
+)  # fmt: skip
+"""Files that a run would write over: a folder that has one of them but no manifest belongs to somebody else."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file in one step: a reader, or a kill at any moment, meets the old content or the new. Raises StoreError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte, however many calls the system takes for it. Raises OSError."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into a StoreError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """The sentence for a file that could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = (
+        "free some space and type the same command to go on"
+        if full
+        else "give `--out` a folder that you can write to"
+    )
+    return StoreError(f"cannot write `{path}`: {error.strerror or error}; {hint}")
+
+
+def slug(name: str) -> str:
+    """The last two parts of a path or hub id, in characters that are safe in a file name."""
+    parts = [p for p in re.split(r"[/\\]+", name) if p not in ("", ".", "..")][-2:]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")[:60] or "unnamed"
+
+
+def free_folder(path: Path) -> Path:
+    """`path` if it holds no run, else a new folder: the first of `<path>-2`, `<path>-3`, ... that does not exist."""
+    if not (path / MANIFEST).exists():
+        return path
+    for number in range(2, 10_000):
+        candidate = path.with_name(f"{path.name}-{number}")
+        with writing(candidate), contextlib.suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+    raise StoreError(f"`{path}` has too many runs beside it; give `--out` another folder")
+
+
+def refuse_foreign_files(path: Path) -> None:
+    """Raise StoreError if a folder without a manifest has a file that a run would write over."""
+    for name in _RUN_FILES:
+        if (path / name).exists():
+            raise StoreError(f"`{path}` has a `{name}` but no `{MANIFEST}`; give `--out` another folder")
+
+
+def sweep_leftovers(path: Path) -> None:
+    """Remove what a writer that was killed inside `write_atomic` left behind."""
+    for name in (MANIFEST, *_RUN_FILES):
+        for leftover in path.glob(f".{name}.*.tmp"):
+            with writing(leftover):
+                leftover.unlink(missing_ok=True)

@@ -1,0 +1,298 @@
+"""The manifest, `run.json`: what a run measured, with what, on which machine, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nih.errors import StoreError
+from nih.store.environment import commit, machine, now, versions
+from nih.store.files import MANIFEST, write_atomic
+from nih.store.redact import redact, without_secrets
+from nih.store.settings import settings_hash, short
+from nih.types import Grid, Trials
+from nih.version import __version__
+
+SCHEMA = 1
+THRESHOLD = 0.856
+"""Accuracy that counts as finding: RULER's bar (Hsieh et al. 2024, arXiv 2404.06654, section 4: Llama2-7B at 4k)."""
+
+
+class Stopping(NamedTuple):
+    """When a cell of an adaptive run needed no more samples: its interval was narrow, or on one side of the threshold."""
+
+    half_width: float
+    threshold: float
+
+
+class StoredTask(NamedTuple):
+    """A task as the manifest describes it."""
+
+    name: str
+    options: Mapping[str, Any]
+    score: str
+    grid: Grid | None
+    """Its own grid, in a suite."""
+    haystack: Mapping[str, Any] | None
+    """Its own haystack, in a suite."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A typed view of run.json. Keys that this version does not know are kept when it is written back."""
+
+    values: Mapping[str, Any]
+    """The JSON object."""
+
+    def changed(self, **changes: Any) -> Manifest:
+        """Return the manifest with `changes` (JSON values) merged in."""
+        return Manifest({**self.values, **changes})
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.values.get(name, default)
+
+    # What was asked
+
+    @property
+    def model(self) -> str:
+        """The model as it was typed; "" if nothing is known of it."""
+        return str(self.values.get("model", ""))
+
+    @cached_property
+    def tasks(self) -> tuple[StoredTask, ...]:
+        """The tasks, in their order."""
+        return tuple(
+            StoredTask(
+                task["name"],
+                task.get("options", {}),
+                task["score"],
+                _grid(task["grid"]) if "grid" in task else None,
+                task.get("haystack"),
+            )
+            for task in self.values.get("tasks", [])
+        )
+
+    @cached_property
+    def grid(self) -> Grid:
+        """All lengths and depths of the run; empty if nothing is known of them."""
+        return _grid(self.values.get("grid") or {})
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that decides the samples and the generation."""
+        return dict(self.values.get("settings", {}))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the command line."""
+        return dict(self.values.get("options", {}))
+
+    @property
+    def threshold(self) -> float:
+        """Accuracy that counts for effective length; the default for runs that state none."""
+        return float(self.options.get("threshold", THRESHOLD))
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """The rule of a run that was made with `--adaptive`; None for fixed trials."""
+        rule = self.values.get("adaptive")
+        return Stopping(float(rule["half_width"]), float(rule["threshold"])) if rule else None
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the run chose its numbers of trials by the answers."""
+        return bool(self.options.get("adaptive")) or self.stopping is not None
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the prompts."""
+        return self.values.get("seed")
+
+    @property
+    def haystack(self) -> str | None:
+        """Name of the haystack."""
+        return _within(self.values, "haystack", "name")
+
+    @property
+    def haystack_fingerprint(self) -> str | None:
+        """Hash of the haystack's text."""
+        return _within(self.values, "haystack", "fingerprint")
+
+    @property
+    def one_haystack(self) -> bool:
+        """Whether all depths of a trial share one haystack."""
+        return bool(self.values.get("one_haystack"))
+
+    @property
+    def suite(self) -> Mapping[str, Any] | None:
+        """The suite, as JSON values; None for a run of one task."""
+        return self.values.get("suite")
+
+    # What answered
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Fingerprint of the tokenizer."""
+        return _within(self.values, "tokenizer", "fingerprint")
+
+    @property
+    def training_length(self) -> int | None:
+        """Tokens of the longest training example, if known."""
+        return self.values.get("training_length")
+
+    @property
+    def weights(self) -> str | None:
+        """Hash of the weights that answered."""
+        return _within(self.values, "identity", "weights")
+
+    @property
+    def nih_version(self) -> str | None:
+        """Version of nih that answered last."""
+        return _within(self.values, "nih", "version")
+
+    @property
+    def prefill(self) -> str:
+        """How prompts were read; `unknown` for a run that does not say."""
+        return str(self.values.get("prefill", "unknown"))
+
+    @property
+    def verification(self) -> str | None:
+        """How the verification of prefix sharing ended: `passed`, `failed`, ...; None if it was not reached."""
+        return _within(self.values, "verification", "state")
+
+    @property
+    def machines(self) -> tuple[Mapping[str, Any], ...]:
+        """The different machines that the run was made on, with the device that answered; empty if unknown."""
+        if not self.values.get("machine"):
+            return ()
+        device = _within(self.values, "identity", "device_name")
+        found: list[Mapping[str, Any]] = []
+        for sitting in (*self.values.get("earlier", []), self.values):
+            place = {**(sitting.get("machine") or {}), "device": device}
+            if place not in found:
+                found.append(place)
+        return tuple(found)
+
+    # How it went
+
+    @property
+    def exit_state(self) -> str:
+        """`running`, `done`, `interrupted`, `incomplete` or `failed`; "" if unknown."""
+        return str(self.values.get("exit_state", ""))
+
+    @property
+    def times(self) -> Mapping[str, float]:
+        """Seconds that the run took so far, by what they were spent on."""
+        return dict(self.values.get("times", {}))
+
+    @property
+    def naive_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return int(self.values.get("naive_tokens", 0))
+
+    @property
+    def engine_reports(self) -> Sequence[Mapping[str, Any]]:
+        """What the engine reported in each sitting."""
+        return list(self.values.get("engine", []))
+
+    @property
+    def worker_reports(self) -> Sequence[Mapping[str, Any]]:
+        """What the workers reported in each sitting."""
+        return list(self.values.get("workers", []))
+
+
+def _within(values: Mapping[str, Any], key: str, name: str) -> Any:
+    return (values.get(key) or {}).get(name)
+
+
+def _grid(values: Mapping[str, Any]) -> Grid:
+    trials = values.get("trials") or {"base": 0}
+    return Grid(
+        tuple(int(length) for length in values.get("lengths", [])),
+        tuple(float(depth) for depth in values.get("depths", [])),
+        Trials(trials["base"], tuple((n, k) for n, k in trials.get("steps", []))),
+    )
+
+
+def new_manifest(settings: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of a run that begins now."""
+    values = {"schema": SCHEMA, "settings": settings, "settings_hash": settings_hash(settings)}
+    return Manifest(values | _invocation())
+
+
+def resumed(manifest: Manifest) -> Manifest:
+    """Return the manifest with this process at its top level and the earlier ones under `earlier`."""
+    kept = ("nih", "command", "machine", "started", "ended", "exit_state")
+    past = {key: manifest.values.get(key) for key in kept}
+    return manifest.changed(**_invocation(), earlier=[*manifest.values.get("earlier", []), past])
+
+
+def _invocation() -> dict[str, Any]:
+    """Return what is known of this process before a model is loaded."""
+    return {
+        "nih": {"version": __version__, "commit": commit()},
+        "command": redact(_typed()),
+        "python": platform.python_version(),
+        "packages": versions(),
+        "platform": platform.platform(),
+        "machine": machine(),
+        "started": now(),
+        "ended": None,
+        "exit_state": "running",
+    }
+
+
+def _typed() -> list[str]:
+    """Return the command line as it is typed again, without the folder that this program lies in."""
+    name = Path(sys.argv[0]).name
+    return ["nih" if name == "__main__.py" else name, *sys.argv[1:]]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a run folder. Raises StoreError."""
+    if not folder.is_dir():
+        raise StoreError(f"there is no run folder `{folder}`; type the folder that `nih run` printed")
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"`{folder}` is not a run folder: it has no `{MANIFEST}`") from error
+    except OSError as error:
+        raise StoreError(f"cannot read `{path}`: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"`{path}` is damaged: it is not JSON") from error
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema != SCHEMA:
+        raise StoreError(
+            f"`{path}` has schema `{short(schema)}` and nih {__version__} reads schema {SCHEMA}; "
+            "use the version of nih that wrote it, or a newer one"
+        )
+    manifest = Manifest(values)
+    for name in _VIEWS:
+        try:
+            getattr(manifest, name)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"`{path}` is damaged: its `{name}` cannot be read") from error
+    return manifest
+
+
+_VIEWS = tuple(name for name, view in vars(Manifest).items() if isinstance(view, property | cached_property))
+"""All views: what one of them cannot read is told when the manifest is read, not later."""
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace a run folder's manifest in one step, without secrets. Raises StoreError."""
+    text = json.dumps(without_secrets(manifest.values), indent=2, allow_nan=False)
+    write_atomic(folder / MANIFEST, text.encode() + b"\n")
