@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: architectures baselines bench bench-prefill check clean coverage demo demo-smollm2 docs gate gpu-check gpu-check-tiny help llama-check \
+.PHONY: architectures baselines bench bench-prefill check clean coverage demo demo-smollm2 docs gate gpu-check help llama-check \
   ray-check test test-fast vllm-check wheel
 
 help:
@@ -23,7 +23,7 @@ help:
 	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
 	@echo "make llama-check  llama.cpp's own server (xllamacpp) against sessions: SmolLM2 on 512, completions and chat"
 	@echo "make ray-check  two Ray nodes on this machine against one process: RWKV on 1k-16k; a worker killed, a run resumed"
-	@echo "make gpu-check  kernels, models and speed on a CUDA GPU, into $(RUNS)/gpu-check; make gpu-check-tiny runs its code on any machine"
+	@echo "make gpu-check  kernels, models and speed on a CUDA GPU, into $(RUNS)/gpu-check"
 	@echo "make wheel  build sdist and wheel into dist/"
 
 $(VENV)/python:
@@ -131,10 +131,10 @@ ray-check: $(VENV)/dev
 	$(BIN)/python -m tests.live.ray_check
 
 gpu-check: $(VENV)/dev
-	$(BIN)/python -m tests.live.gpu_check
+	$(BIN)/python -m tests.live.gpu_check --out $(RUNS)/gpu-check
 
 gpu-check-tiny: $(VENV)/dev
-	$(BIN)/python -m tests.live.gpu_check --tiny
+	$(BIN)/python -m tests.live.gpu_check --tiny --out $(RUNS)/gpu-check-tiny
 
 wheel: $(VENV)/dev
 	$(BIN)/python -m build --outdir dist .

@@ -252,36 +252,6 @@ def _pickled(path: Path) -> dict[str, Callable[[], Tensor]]:
     return {str(name): tensor.detach for name, tensor in loaded.items()}
 
 
-def pick_device(asked: str) -> torch.device:
-    """`auto` is cuda where there is one, else cpu. Raises ModelError for a device that is not there."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise ModelError(f"unknown device `{asked}`; type `--device cpu`, `cuda` or `cuda:1`") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            "no CUDA device is usable here; type `--device cpu`, or install a CUDA build of torch"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"there is no `{asked}` among {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`"
-        )
-    return device
-
-
-def pick_dtype(asked: str, stored: str | None, device: torch.device) -> torch.dtype:
-    """`auto` is float32 on a CPU; on a GPU float16 where the weights say so, else bfloat16 if it has that."""
-    if asked != "auto":
-        dtype: torch.dtype = getattr(torch, asked)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native and stored != "float16" else torch.float16
-
-
 def find_tokenizer(
     source: Source, asked: str | None, name: str, vocabulary: int, trust_remote_code: bool
 ) -> Tokenizer:

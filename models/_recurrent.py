@@ -13,16 +13,20 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nih.errors import ModelError
 from nih.kernels import backend
-from nih.models._loading import Source, find_tokenizer, fingerprint, pick_device, pick_dtype, read_json
-from nih.models._session import ForwardSession
+from nih.models._device import pick_device, pick_dtype
+from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
+from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
 
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple a layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
 
+_MIXED_PRODUCTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+"""Whether torch multiplies half-precision matrices into float32 on a GPU."""
 TILE = 8192
 """Most tokens whose widest activations are in memory at once, also where a call reads more."""
 _CHUNK = {"cpu": 1024, "cuda": 8192}
@@ -99,13 +103,17 @@ class Checkpoint:
     """The weight files; from the hub they are fetched by this call."""
     load: Callable[[torch.device, torch.dtype], Network]
 
+    def local_files(self) -> list[Path]:
+        """Return the weight files if no download is needed to know them, else none."""
+        return [] if self.source.revision is not None else self.files()
+
 
 def open_recurrent(checkpoint: Checkpoint, name: str, options: Options) -> RecurrentModel:
     """Choose device, dtype and tokeniser; the weights wait for `session`. Raises ModelError."""
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, checkpoint.dtype, device)
+    dtype = pick_dtype(options.dtype, checkpoint.dtype, device, checkpoint.local_files)
     tokenizer = find_tokenizer(
         checkpoint.source, options.tokenizer, name, checkpoint.shape.vocabulary, options.trust_remote_code
     )
@@ -183,6 +191,15 @@ class RecurrentModel:
             self._network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, self._chunk
         )
 
+    def judge(self) -> RecurrentSession | None:
+        """Load a float32 copy of the weights, with which verification judges what half precision hides; None in float32."""
+        if self._dtype == torch.float32:
+            return None
+        network = self._checkpoint.load(self._device, torch.float32)
+        return RecurrentSession(
+            network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, JUDGED_CHUNK
+        )
+
     @cached_property
     def _network(self) -> Network:
         backend.choose(self._device.type)
@@ -224,6 +241,12 @@ class RecurrentSession(ForwardSession):
         """What was read so far, for a batch of one; None before the first token."""
         return self._state
 
+    def _lengths(self, tokens: int) -> Sequence[int]:
+        # Cut at multiples of the stride from the beginning of the text, wherever an edge begins: the kernels' blocks then
+        # lie as in one go, and a cut between two of them changes no bit.
+        first = min(tokens, -self._position % self._stride)
+        return [first] * (first > 0) + list(super()._lengths(tokens - first))
+
     def _forward(self, ids: Tensor, keep: int) -> Tensor:
         logits, self._state = self._network(ids[None], self._state, keep)
         return logits[0]
@@ -263,6 +286,23 @@ def last_places(hidden: Tensor, keep: int, lengths: Tensor | None) -> Tensor:
         return hidden[:, -keep:]
     at = lengths[:, None] + torch.arange(-keep, 0, device=hidden.device)
     return hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+class Head:
+    """The output matrix (V, C), whose products are float32: in half precision the best logits would often tie."""
+
+    def __init__(self, weight: Tensor) -> None:
+        # cuBLAS adds up in float32 and can hand that out; elsewhere a float32 copy is multiplied.
+        self._mixed = weight.device.type == "cuda" and _MIXED_PRODUCTS and weight.dtype != torch.float32
+        self._weight = weight if self._mixed else weight.float()
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Return the logits (B, K, V) of places (B, K, C), float32."""
+        if not self._mixed:
+            return F.linear(hidden.float(), self._weight)
+        rows = hidden.to(self._weight.dtype).flatten(0, -2)
+        product = torch.mm(rows, self._weight.t(), out_dtype=torch.float32)
+        return product.view(*hidden.shape[:-1], -1)
 
 
 def end_tokens(source: Source, config: Mapping[str, Any], default: int | None) -> frozenset[int]:

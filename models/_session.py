@@ -1,4 +1,4 @@
-"""What every session that runs its own forward pass shares: chunks, greedy decoding, likelihood, time and memory limits.
+"""Session over one's own forward pass: chunks, greedy decoding, likelihood, time and memory limits.
 
 A subclass brings the forward call and the handling of its state; nothing here knows an architecture.
 """
@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nih.errors import AnswerTimeout, ModelError, OutOfMemory
+from nih.errors import AnswerTimeout, DeviceError, KernelError, ModelError, OutOfMemory, reason
+from nih.models._device import is_lost
 from nih.protocols import Tokenizer
 from nih.types import Generation, Likelihood, TokenIds
 
 T = TypeVar("T")
+
+JUDGED_CHUNK = 64
+"""Most tokens per forward call of a session that verification judges on a short prompt."""
 
 _CPU_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 """How torch's allocators other than CUDA's say it: in a plain RuntimeError."""
@@ -37,7 +41,7 @@ class Mark(NamedTuple):
 class ForwardSession:
     """A Session over four methods of a subclass: `_forward`, `_snapshot`, `_restore`, `_clear`.
 
-    `vocabulary`: number of rows of the embedding; `eos`: ids that end an answer; `chunk`: most tokens a forward call.
+    `vocabulary`: number of rows of the embedding; `eos`: ids that end an answer; `chunk`: most tokens per forward call.
     """
 
     deadline: float | None = None
@@ -53,7 +57,7 @@ class ForwardSession:
         self._position = 0
         self._logits: torch.Tensor | None = None
         self._stride = chunk
-        """Tokens a forward call; 1 after `prefill_whole`."""
+        """Most tokens per forward call; 1 after `prefill_whole`."""
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         """Read ids (T,) with the present state and move it on. Returns the logits (keep, V) of the last `keep` places."""
@@ -93,6 +97,18 @@ class ForwardSession:
     def crops(self) -> bool:
         """Whether a mark is a length and nothing else; a subclass that says so brings `_snapshot_at`."""
         return False
+
+    def reserve(self, tokens: int) -> None:
+        """Tell how many tokens the longest prompt and its answer have, so that a cache that grows is allocated once."""
+
+    def wait(self) -> None:
+        """Return when the device has done all that it was given: call this before reading a clock.
+
+        A GPU is only handed its work by the calls above; without this, the time of a prefill would be counted as that of
+        whatever looks at its result. Raises what the others raise.
+        """
+        if self._device.type == "cuda":
+            self._guarded(lambda: torch.cuda.synchronize(self._device))
 
     def reset(self) -> None:
         """Forget everything; also what makes the session usable again after OutOfMemory and AnswerTimeout."""
@@ -157,16 +173,20 @@ class ForwardSession:
         return self._guarded(lambda: self._restoring(lambda: self._rate(checked)))
 
     def _read(self, ids: TokenIds) -> None:
-        for part in self._parts(ids):
-            self._step(part)
+        whole = self._on_device(ids)
+        start = 0
+        for length in self._lengths(len(ids)):
+            self._step(whole[start : start + length])
+            start += length
 
-    def _parts(self, ids: TokenIds) -> Sequence[TokenIds]:
-        """Consecutive parts of at most `_stride` tokens, all full but the last: so the blocks of a scan lie as in one go."""
-        return [ids[start : start + self._stride] for start in range(0, len(ids), self._stride)]
+    def _lengths(self, tokens: int) -> Sequence[int]:
+        """Return the tokens of each forward call, at most `_stride`; they add up to `tokens`."""
+        full, rest = divmod(tokens, self._stride)
+        return [self._stride] * full + [rest] * (rest > 0)
 
-    def _step(self, ids: TokenIds) -> None:
+    def _step(self, ids: torch.Tensor) -> None:
         self._before_call()
-        self._advance(self._forward(self._on_device(ids), 1), len(ids))
+        self._advance(self._forward(ids, 1), len(ids))
 
     def _advance(self, logits: torch.Tensor, tokens: int) -> None:
         # A copy, because a model that cannot keep the last place only hands out a view of all of them.
@@ -176,14 +196,15 @@ class ForwardSession:
     def _greedy(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
         ids: list[int] = []
         while len(ids) < max_new_tokens:
-            token = int(self._next().argmax())
+            best = self._next().argmax()
+            token = int(best)
             if token in self._eos:
                 break
             ids.append(token)
             if self._stopped(ids, stop):
                 break
             if len(ids) < max_new_tokens:
-                self._step(np.array([token], np.int32))
+                self._step(best[None])
         text = self._tokenizer.decode(ids)
         return Generation(text[: _first_of(text, stop)], tuple(ids))
 
@@ -212,10 +233,11 @@ class ForwardSession:
         """Logits (T, V) and the tokens (T,) that they are asked for."""
         if len(ids):
             yield self._next()[None], ids[:1]
+        whole = self._on_device(ids)
         for start in range(0, len(ids) - 1, self._stride):
-            given = ids[start : min(start + self._stride, len(ids) - 1)]
+            given = whole[start : min(start + self._stride, len(ids) - 1)]
             self._before_call()
-            logits = self._forward(self._on_device(given), len(given))
+            logits = self._forward(given, len(given))
             self._advance(logits, len(given))
             yield logits, ids[start + 1 : start + 1 + len(given)]
 
@@ -233,13 +255,17 @@ class ForwardSession:
     def _checked(self, ids: TokenIds) -> TokenIds:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
             raise ModelError(
-                f"token {int(ids.max())} of tokeniser `{self._tokenizer.name}` lies outside the model's vocabulary of "
+                f"token {int(ids.max())} of tokenizer `{self._tokenizer.name}` lies outside the model's vocabulary of "
                 f"{self._vocabulary}; name the model's own with `--tokenizer`"
             )
         return ids
 
     def _on_device(self, ids: TokenIds) -> torch.Tensor:
-        return torch.from_numpy(ids.astype(np.int64)).to(self._device)
+        on_host = torch.from_numpy(ids.astype(np.int64))
+        if self._device.type != "cuda":
+            return on_host.to(self._device)
+        # From pinned memory, because copying from any other would wait for all that the GPU has to do.
+        return on_host.pin_memory().to(self._device, non_blocking=True)
 
     def _before_call(self) -> None:
         if self.deadline is None:
@@ -250,13 +276,18 @@ class ForwardSession:
             raise AnswerTimeout(f"no time left after {self._position} tokens")
 
     def _guarded(self, work: Callable[[], T]) -> T:
-        """Run without gradients; turn every way of running out of memory into OutOfMemory."""
+        """Run without gradients. Raises OutOfMemory for every way of running out of memory, DeviceError for a lost GPU."""
         try:
             with torch.inference_mode():
                 return work()
         except (torch.OutOfMemoryError, MemoryError) as error:
             said = str(error)
-        except RuntimeError as error:
+        except (RuntimeError, KernelError) as error:
+            if is_lost(error):
+                raise DeviceError(
+                    f"the GPU `{self._device}` stopped working after {self._position} tokens ({reason(error)}), and nothing "
+                    "more can be computed in this process; type the same command again to go on from the last answer"
+                ) from error
             if not any(words in str(error).lower() for words in _CPU_MEMORY_WORDS):
                 raise
             said = str(error)

@@ -27,6 +27,7 @@ from nih.kernels.selective_scan import refuse_states, selective_scan
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
+    Head,
     Options,
     RecurrentModel,
     State,
@@ -203,9 +204,10 @@ class MambaNetwork:
         sizes = (shape.vocabulary, shape.width)
         self._embedding = tensors.take(embedding, *sizes, device=device, dtype=dtype)
         self._layers = [self._layer(tensors, f"backbone.layers.{i}", device) for i in range(shape.layers)]
-        self._norm = self._norm_weights(tensors, "backbone.norm_f", device)
+        weight, bias = self._norm_weights(tensors, "backbone.norm_f", device)
+        self._norm = weight.float(), None if bias is None else bias.float()
         tied = tensors.is_tied(head, embedding, shape.tied)
-        self._head = self._embedding if tied else tensors.take(head, *sizes, device=device, dtype=dtype)
+        self._head = Head(self._embedding if tied else tensors.take(head, *sizes, device=device, dtype=dtype))
         self.parameters = tensors.finish()
 
     def __call__(
@@ -217,8 +219,7 @@ class MambaNetwork:
         for i, layer in enumerate(self._layers):
             convolution, scan = (None, None) if state is None else state[i]
             after.append(self._mix(layer, h, convolution, scan, lengths))
-        h = self._normed(last_places(h, keep, lengths), self._norm)
-        return F.linear(h, self._head).float(), tuple(after)
+        return self._head(self._norm_of(last_places(h, keep, lengths).float(), self._norm)), tuple(after)
 
     def _mix(
         self,
@@ -266,11 +267,14 @@ class MambaNetwork:
         return self._activation(summed).transpose(1, 2).to(x.dtype), after
 
     def _normed(self, h: Tensor, weights: tuple[Tensor, Tensor | None]) -> Tensor:
-        """h after a norm, in the type of the weight matrices."""
+        """Return h after a norm, in the type of the weight matrices."""
+        return self._norm_of(h, weights).to(self._dtype)
+
+    def _norm_of(self, h: Tensor, weights: tuple[Tensor, Tensor | None]) -> Tensor:
         weight, bias = weights
         if self._shape.norm == "layer":
-            return F.layer_norm(h, h.shape[-1:], weight, bias, self._shape.epsilon).to(self._dtype)
-        return F.rms_norm(h, h.shape[-1:], weight, self._shape.epsilon).to(self._dtype)
+            return F.layer_norm(h, h.shape[-1:], weight, bias, self._shape.epsilon)
+        return F.rms_norm(h, h.shape[-1:], weight, self._shape.epsilon)
 
     def _norm_weights(
         self, tensors: Tensors, name: str, device: torch.device

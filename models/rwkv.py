@@ -28,6 +28,7 @@ from nih.kernels.wkv4 import wkv4
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
+    Head,
     Options,
     RecurrentModel,
     State,
@@ -209,9 +210,9 @@ class RwkvNetwork:
         # The first norm sees nothing but rows of the embedding.
         self._embedding = F.layer_norm(raw, self._width, *norm("blocks.0.ln0"), shape.epsilon)
         self._layers = [_layer(tensors, shape, i, device, dtype) for i in range(shape.layers)]
-        self._norm = norm("ln_out")
+        self._norm = tuple(weight.float() for weight in norm("ln_out"))
         tied = tensors.is_tied("head.weight", "emb.weight", shape.tied)
-        self._head = raw if tied else take("head.weight", shape.vocabulary, shape.width)
+        self._head = Head(raw if tied else take("head.weight", shape.vocabulary, shape.width))
         self.parameters = tensors.finish()
 
     def __call__(
@@ -228,8 +229,8 @@ class RwkvNetwork:
             if layer.halved:
                 h.mul_(0.5)
             after.append((attended, wkv, fed))
-        h = F.layer_norm(last_places(h, keep, lengths), self._width, *self._norm)
-        return F.linear(h, self._head).float(), tuple(after)
+        h = F.layer_norm(last_places(h, keep, lengths).float(), self._width, *self._norm)
+        return self._head(h), tuple(after)
 
     def _time_mix(
         self, layer: _Layer, h: Tensor, last: Tensor, wkv: Tensor | None, lengths: Tensor | None

@@ -13,7 +13,8 @@ from typing import Any
 
 from nih.errors import ModelError
 from nih.models import transformer
-from nih.models.transformer import Options, TransformerModel, quiet_loading
+from nih.models._hf_load import quiet_loading
+from nih.models.transformer import Options, TransformerModel
 
 __all__ = ["Options", "open_model"]
 

@@ -8,32 +8,26 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import transformers
 from torch.fx.experimental import _config as _torch_config
-from transformers import modeling_gguf_pytorch_utils
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
 from nih.errors import ModelError, reason
+from nih.models._attention import prefer_causal, without_cudnn
 from nih.models._cache import (
     CacheMark,
     Footprint,
     Sharing,
     copied,
     footprints,
+    grows_only,
     held_bytes,
     new_cache,
     restore,
@@ -42,65 +36,53 @@ from nih.models._cache import (
     snapshot_at,
     unknown_layers,
 )
-from nih.models._loading import fingerprint, is_reference, pick_device, pick_dtype, reference
-from nih.models._session import ForwardSession
+from nih.models._device import pick_device, pick_dtype
+from nih.models._hf_config import (
+    Options,
+    architecture,
+    auto_class,
+    extrapolates,
+    original_positions,
+    position_limit,
+    positions,
+    read_config,
+    shortened,
+    tell_what_the_limit_counts,
+)
+from nih.models._hf_load import find_tokenizer, load, weight_files
+from nih.models._loading import fingerprint, is_reference, reference
+from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
-from nih.tokenizers.byte import ByteTokenizer
-from nih.tokenizers.huggingface import locate, open_tokenizer
-from nih.types import TokenIds
+
+__all__ = ["CachedSession", "Options", "TransformerModel", "open_model"]
 
 log = logging.getLogger(__name__)
-_AutoConfig: Any = transformers.AutoConfig
-_library_log: Any = transformers.logging
-_gguf: Any = modeling_gguf_pytorch_utils
 
 _CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")
 """What models call the cache, as an argument of `forward` and in its output."""
 _MODULE_STATES = frozenset({"recurrent_states", "conv1d_state"})
 """RecurrentGemma keeps its recurrence in attributes of its modules; None means that nothing was read."""
-_POSITION_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
-_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "spiece*", "merges*")
-_BYTES = 256
-"""Vocabulary of a model that reads bytes and ships no tokeniser files."""
 _LONG_PROBE = 256
 """Tokens that show how a state of unknown kind grows."""
 _CHUNK = {"cpu": 640, "cuda": 2048}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to load a model; every field can be set by `--set`, the first three also by an option of their own."""
-
-    device: str = "auto"
-    """`auto` is cuda where there is one, else cpu."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto` is float32 on a CPU; on a GPU float16 where the config says so, else bfloat16."""
-    tokenizer: str | None = None
-    """A folder, hub id, .gguf file, or `byte`; None takes the model's own."""
-    chunk: int | None = None
-    """Most tokens a forward call during prefill; None is 640 on a CPU, 2048 on a GPU."""
-    attn_implementation: str | None = None
-    """`eager`, `sdpa`, `flash_attention_2` ...; None leaves the choice to transformers."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
-    beyond_limit: bool = False
-    """Ask beyond the positions that the config allows."""
+"""Most tokens per forward call; masks of chunk x cache are in memory at once."""
+_UNMASKED_CHUNK = {"cuda": 8192}
+"""The same where there are no masks."""
 
 
 def open_model(source: str, name: str, options: Options) -> TransformerModel:
-    """Read config and tokeniser of a folder, hub id or .gguf file; the weights wait for `session`. Raises ModelError."""
+    """Read config and tokenizer of a folder, hub id or .gguf file; the weights wait for `session`. Raises ModelError."""
     if is_reference(source, "transformer"):
         source = str(reference(source).folder)
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)
-    config = _config(source, options)
+    config = read_config(source, options)
     if not options.beyond_limit:
-        _tell_what_the_limit_counts(source, config.get_text_config(decoder=True))
-    return TransformerModel(source, name, options, config, device, _tokenizer(source, name, options, config))
+        tell_what_the_limit_counts(source, config.get_text_config(decoder=True))
+    return TransformerModel(
+        source, name, options, config, device, find_tokenizer(source, name, options, config)
+    )
 
 
 class TransformerModel:
@@ -121,9 +103,8 @@ class TransformerModel:
         self._config = config
         self._text = config.get_text_config(decoder=True)
         self._device = device
-        self._dtype = pick_dtype(
-            options.dtype, str(getattr(self._text, "dtype", None)).removeprefix("torch."), device
-        )
+        stored = str(getattr(self._text, "dtype", None)).removeprefix("torch.")
+        self._dtype = pick_dtype(options.dtype, stored, device, self._local_files)
         self._tokenizer = tokenizer
 
     @property
@@ -161,7 +142,7 @@ class TransformerModel:
     def training_length(self) -> int | None:
         """Our own key in the config, else positions before any RoPE scaling, else all it allows."""
         own = getattr(self._text, "nih_training_length", None)
-        return own or _original_positions(self._text) or _positions(self._text)
+        return own or original_positions(self._text) or positions(self._text)
 
     def state_bytes(self, tokens: int) -> int:
         """Cache after `tokens` tokens, in bytes, found without weights; growing buffers may hold a quarter more."""
@@ -171,7 +152,7 @@ class TransformerModel:
         """What decides the answers, for the manifest. Reads the weight files once, to hash them."""
         own = {
             "model": self._name,
-            "class": type(self._loaded).__name__ if "_loaded" in vars(self) else _architecture(self._config),
+            "class": type(self._loaded).__name__ if "_loaded" in vars(self) else architecture(self._config),
             "model_type": self._config.model_type,
             "device": str(self._device),
             "device_name": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
@@ -184,6 +165,8 @@ class TransformerModel:
         }
         if "_loaded" in vars(self):
             own["attn_implementation"] = self._loaded.config._attn_implementation
+            if self._device.type == "cuda":
+                own["cudnn_attention"] = False
             own["parameters"] = sum(p.numel() for p in self._loaded.parameters())
         return {**self._weights_identity, **own}
 
@@ -194,26 +177,65 @@ class TransformerModel:
         """
         return CachedSession(self._loaded, self._tokenizer, self._device, self._eos, self._chunk)
 
+    def judge(self) -> CachedSession | None:
+        """Load a short float32 copy: the first layers, with which verification judges what half precision hides.
+
+        Returns None in float32, and where a model cannot be shortened or does not fit beside the other.
+        """
+        if self._dtype == torch.float32:
+            return None
+        try:
+            config = shortened(self._config)
+            model = load(self._source, self._options, config, torch.float32, self._device, part=True)
+            return CachedSession(model, self._tokenizer, self._device, self._eos, JUDGED_CHUNK)
+        # Whatever a model's own code raises when it has fewer layers than it was made for.
+        except Exception as error:
+            log.warning("%s cannot be judged in float32 (%s)", self._name, reason(error))
+            return None
+
     @cached_property
     def _loaded(self) -> Any:
-        if self._options.beyond_limit and not _extrapolates(self._text):
+        if self._options.beyond_limit and not extrapolates(self._text):
             raise ModelError(
-                f"`{self._source}` has {_positions(self._text)} learned positions and none beyond; "
+                f"`{self._source}` has {positions(self._text)} learned positions and none beyond; "
                 "leave out --beyond-limit"
             )
-        return _load(self._source, self._options, self._config, self._dtype, self._device)
+        model = load(self._source, self._options, self._config, self._dtype, self._device)
+        if (
+            self._grows_only
+            and model._supports_attention_backend
+            and model.config._attn_implementation == "sdpa"
+        ):
+            session = CachedSession(model, self._tokenizer, self._device, frozenset(), self._chunk)
+            layers = self._text.num_hidden_layers
+            prefer_causal(model, layers, lambda tokens: session.extend([np.zeros(tokens, np.int32)]))
+        return model
+
+    @property
+    def _grows_only(self) -> bool:
+        """Whether attention may be computed without masks, as far as the config shows."""
+        try:
+            return self._options.attn_implementation is None and grows_only(new_cache(self._config))
+        except KeyError:
+            # A kind of layer that only the model's own cache knows.
+            return False
 
     @cached_property
     def _weights_identity(self) -> Mapping[str, str | None]:
         if self.commit:
             return {"weights": self.commit}
-        path = Path(self._source).expanduser()
-        files = [path] if path.is_file() else _weight_files(path)
+        files = self._local_files()
         return {"weights": fingerprint(files) if files else None}
+
+    def _local_files(self) -> Sequence[Path]:
+        path = Path(self._source).expanduser()
+        return [path] if path.is_file() else weight_files(path)
 
     @property
     def _chunk(self) -> int:
-        return self._options.chunk or _CHUNK.get(self._device.type, _CHUNK["cpu"])
+        if self._options.chunk is not None:
+            return self._options.chunk
+        return (_UNMASKED_CHUNK if self._grows_only else _CHUNK).get(self._device.type, _CHUNK["cpu"])
 
     @cached_property
     def _shape(self) -> StateShape:
@@ -274,6 +296,7 @@ class CachedSession(ForwardSession):
         self._returns_cache = True
         self._stateful = [m for m in model.modules() if _MODULE_STATES & vars(m).keys()]
         self._cache: Any = None
+        self._reserved = 0
         self._clear()
         self._told = device.type == "meta"
 
@@ -297,13 +320,18 @@ class CachedSession(ForwardSession):
         """Whether all that the model keeps are keys and values of every token."""
         return not self._stateful and self._cache is not None and sharing(self._cache) == "crop"
 
-    def _parts(self, ids: TokenIds) -> Sequence[TokenIds]:
-        # Of equal length: a forward call reads all weights, and a short last one would do so for a few tokens.
-        return np.array_split(ids, -(-len(ids) // self._stride)) if len(ids) else []
+    def reserve(self, tokens: int) -> None:
+        """Allocate the buffers of keys and values for so many tokens as soon as they are needed."""
+        self._reserved = tokens
+
+    def _lengths(self, tokens: int) -> Sequence[int]:
+        # Equal to one token: a forward call reads all weights, and a short last one would do so for a few tokens.
+        calls = -(-tokens // self._stride)
+        return [tokens // calls + (i < tokens % calls) for i in range(calls)]
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         if self._cache is None and self._takes_cache:
-            self._cache = new_cache(self._model.config)
+            self._cache = new_cache(self._model.config, self._reserved)
         return self._call(ids, keep)
 
     def _forward_whole(self, ids: torch.Tensor) -> torch.Tensor:
@@ -326,7 +354,8 @@ class CachedSession(ForwardSession):
             arguments["position_ids"] = torch.arange(
                 self._position, self._position + len(ids), device=ids.device
             )[None]
-        output = self._model(**arguments)
+        with without_cudnn():
+            output = self._model(**arguments)
         self._cache = output.get(self._cache_name, self._cache)
         self._tell_unknown()
         logits: torch.Tensor = output.logits[0, -keep:]
@@ -357,37 +386,6 @@ class CachedSession(ForwardSession):
         self._cache = None
         for module in self._stateful:
             vars(module).update(dict.fromkeys(_MODULE_STATES & vars(module).keys()))
-
-
-def position_limit(config: Any) -> int | None:
-    """Most positions a text config allows; None if it names none (recurrent models, ALiBi without a bound).
-
-    RoPE scaled by YaRN or linearly reaches `factor` times its original positions, where these are given; `dynamic` is
-    computed from `max_position_embeddings` as the original (transformers' RopeParameters). Every other kind is already in
-    the config's own number, and so is linear scaling without original: some such configs hold the product (DeepSeek
-    Coder), others the original and the product as `max_sequence_length` (Vicuna 16k).
-    """
-    positions = _positions(config)
-    rope = _rope(config)
-    kind, factor = rope.get("rope_type"), rope.get("factor")
-    if positions is None or kind not in ("yarn", "linear", "dynamic") or not factor:
-        return positions
-    original = _original_positions(config)
-    if original is None and kind == "linear":
-        return max(_all_positions(config))
-    return max(positions, int(factor * (original or positions)))
-
-
-def _tell_what_the_limit_counts(source: str, config: Any) -> None:
-    rope, found = _rope(config), _all_positions(config)
-    if rope.get("rope_type") == "linear" and len(set(found)) == 1 and _original_positions(config) is None:
-        log.warning(
-            "%s scales its positions linearly by %g without saying whether its %d positions count that; "
-            "they are taken as the limit: --beyond-limit asks further",
-            source,
-            rope["factor"],
-            found[0],
-        )
 
 
 class StateShape(NamedTuple):
@@ -432,153 +430,3 @@ def _estimated_shape(config: Any, item: int) -> StateShape:
     width = getattr(config, "head_dim", None) or config.hidden_size // attending
     layer = Footprint(0, 2 * heads * width * item, None)
     return StateShape(sharing(new_cache(config)), [layer] * config.num_hidden_layers)
-
-
-def _positions(config: Any) -> int | None:
-    return next(iter(_all_positions(config)), None)
-
-
-def _all_positions(config: Any) -> list[int]:
-    found = (getattr(config, name, None) for name in _POSITION_NAMES)
-    return [n for n in found if isinstance(n, int) and n > 0]
-
-
-def _rope(config: Any) -> Mapping[str, Any]:
-    return getattr(config, "rope_parameters", None) or {}
-
-
-def _original_positions(config: Any) -> int | None:
-    own = _rope(config).get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", None
-    )
-    return int(own) if own else None
-
-
-def _extrapolates(config: Any) -> bool:
-    """Whether positions are computed (RoPE, ALiBi, none) rather than looked up in a table that ends."""
-    return (
-        bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False))
-        or _positions(config) is None
-    )
-
-
-def _config(source: str, options: Options) -> Any:
-    where, extra = locate(source)
-    try:
-        config = _AutoConfig.from_pretrained(
-            where, revision=options.revision, trust_remote_code=options.trust_remote_code, **extra
-        )
-    # transformers raises nearly every built-in class for files that are missing or broken.
-    except Exception as error:
-        raise ModelError(
-            f"cannot read the config of `{source}` ({reason(error)}); "
-            "type a folder that `save_pretrained` wrote, a hub id or a .gguf file"
-        ) from error
-    _refuse_what_cannot_continue_text(source, config)
-    return config
-
-
-def _refuse_what_cannot_continue_text(source: str, config: Any) -> None:
-    kind = config.model_type
-    if _architecture(config) is None:
-        raise ModelError(
-            f"`{source}` has model type `{kind}`, which transformers does not know as a causal language model"
-        )
-    if config.is_encoder_decoder:
-        raise ModelError(
-            f"`{source}` is an encoder-decoder (`{kind}`); only models that continue a text can be asked"
-        )
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(config, "is_decoder", None) is False:
-        raise ModelError(
-            f"`{source}` is an encoder (`{kind}`), which reads in both directions and continues no text"
-        )
-
-
-def auto_class(config: Any) -> Any:
-    """The class of transformers that makes a config's model: a causal language model where there is one, else what reads
-    images too (GLM-5-Next, Inkling), which is then given text only."""
-    images = not _causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
-
-
-def _architecture(config: Any) -> str | None:
-    """Name of the class of the model that continues a text; None if there is none."""
-    return _causal(config) or MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
-
-
-def _causal(config: Any) -> str | None:
-    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
-    name: str | None = remote or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    return name
-
-
-def _tokenizer(source: str, name: str, options: Options, config: Any) -> Tokenizer:
-    if options.tokenizer is not None:
-        return open_tokenizer(options.tokenizer, options.tokenizer, None, options.trust_remote_code)
-    folder = Path(source).expanduser()
-    bytes_only = config.get_text_config(decoder=True).vocab_size == _BYTES
-    if bytes_only and folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        return ByteTokenizer()
-    return open_tokenizer(source, name, options.revision, options.trust_remote_code)
-
-
-def _load(source: str, options: Options, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    where, extra = locate(source)
-    if extra:
-        print(f"reading {source}, whose weights are converted to {dtype}", file=sys.stderr)
-    try:
-        with quiet_loading():
-            model, report = auto_class(config).from_pretrained(
-                where,
-                dtype=dtype,
-                revision=options.revision,
-                trust_remote_code=options.trust_remote_code,
-                attn_implementation=options.attn_implementation,
-                output_loading_info=True,
-                device_map=None if device.type == "cpu" else {"": device},
-                **(extra or {"config": config}),
-            )
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"the weights of `{source}` do not fit into the memory of `{device}` in {dtype}; "
-            "type a smaller --dtype or `--device cpu`"
-        ) from error
-    # As above: nearly every built-in class.
-    except Exception as error:
-        raise ModelError(f"cannot load the weights of `{source}` ({reason(error)})") from error
-    if lacking := sorted(report["missing_keys"]):
-        # transformers would go on with random numbers in their place.
-        raise ModelError(
-            f"the weights of `{source}` lack {len(lacking)} of the model's tensors (`{lacking[0]}` ...); "
-            "the files do not belong to this config.json"
-        )
-    if unused := sorted(report["unexpected_keys"]):
-        log.warning(
-            "%d tensors in the weights of %s are not the model's (%s ...)", len(unused), source, unused[0]
-        )
-    return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars and report: errors and unused tensors are told in our own words."""
-    bars, verbosity = _library_log.is_progress_bar_enabled(), _library_log.get_verbosity()
-    bar = _gguf.tqdm
-    _library_log.disable_progress_bar()
-    _library_log.set_verbosity_error()
-    _gguf.tqdm = partial(bar, disable=True)  # the one bar that does not ask whether it may be shown
-    try:
-        yield
-    finally:
-        _gguf.tqdm = bar
-        _library_log.set_verbosity(verbosity)
-        if bars:
-            _library_log.enable_progress_bar()
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads: safetensors where there are any."""
-    for pattern in _WEIGHT_FILES:
-        if files := sorted(folder.glob(pattern)):
-            return files
-    return []

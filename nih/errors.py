@@ -9,6 +9,7 @@ NihError
 │   ├── ModelError           a model that cannot be opened as asked
 │   ├── EngineError          an engine or server that cannot be used as asked
 │   ├── KernelError          a kernel backend that was forced and is not there, or is called against its contract
+│   ├── DeviceError          a GPU that stopped working in the middle of a run
 │   └── StoreError           a run directory that cannot be used
 │       ├── RunLocked            another process holds it
 │       ├── SettingsDiffer       it holds another run's settings
@@ -69,6 +70,10 @@ class EngineError(UsageError):
 
 class KernelError(UsageError):
     """A kernel backend that was asked for and is not there, or an op called against its contract."""
+
+
+class DeviceError(UsageError):
+    """A GPU that answers no further call of this process. What was answered before is kept, and a resume goes on."""
 
 
 class StoreError(UsageError):

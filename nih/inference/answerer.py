@@ -93,7 +93,8 @@ class LocalAnswerer:
         asker = Asker(self.session, self.model.tokenizer, self.likelihood, self.timeout)
         dtype = str(self.model.identity().get("dtype", "float32"))
         verified = {s.id: s for s in samples if s.id in request.verify}
-        walk = Walk(asker, Verifier(asker, dtype, verified) if verified else None)
+        judge = getattr(self.model, "judge", None)
+        walk = Walk(asker, Verifier(asker, dtype, verified, judge) if verified else None)
         yield from walk.shared(samples) if shared else walk.alone(samples, whole=request.mode == "whole")
 
     def report(self) -> Mapping[str, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
 from nih.protocols import Session, Tokenizer
-from nih.types import Answer, Sample
+from nih.types import Answer, Sample, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,17 @@ class Asker:
 
     def ask(self, sample: Sample) -> Answer:
         """Answer at the session's present state. Raises AnswerFailure."""
+        return self.ask_for_ids(sample)[0]
+
+    def ask_for_ids(self, sample: Sample) -> tuple[Answer, TokenIds]:
+        """Answer, and tell the ids (T,) that were generated, or rated. Raises AnswerFailure."""
         self.start_timer()
         if not self.likelihood:
-            text = self.session.generate(sample.room, sample.stop).text
-            return Answer(sample.id, "ok", text)
-        rated = self.session.likelihood(self.tokenizer.encode(sample.continuation))
-        return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy)
+            text, said = self.session.generate(sample.room, sample.stop)
+            return Answer(sample.id, "ok", text), np.array(said, np.int32)
+        ids = self.tokenizer.encode(sample.continuation)
+        rated = self.session.likelihood(ids)
+        return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy), ids
 
 
 def answerless(error: Exception) -> Exception:

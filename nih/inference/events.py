@@ -68,12 +68,23 @@ class Comparison:
     difference: float | None
     """Largest difference of the logits at the answer; None if there was none from scratch (no memory or no time)."""
     allowed: float
+    """Most of such a difference that passes for rounding."""
     same_answer: bool | None
+    dtype: str = "float32"
+    """In which the model computed: `float32` also where a float32 copy of other weights was judged."""
+    ties: int = 0
+    """Tokens of the answer that are not the best from scratch: the first of two near-equal ones fell the other way."""
+    behind: float = 0.0
+    """How far the logits of such tokens are below the best at most."""
 
     @property
     def passed(self) -> bool:
-        """A prompt that could not be answered in one call proves nothing either way."""
-        return self.difference is None or (self.same_answer is True and self.difference <= self.allowed)
+        """Whether rounding explains everything. A prompt that could not be answered in one call proves nothing either way."""
+        return self.difference is None or (
+            self.difference <= self.allowed
+            and self.behind <= 2 * self.allowed
+            and self.same_answer is not None
+        )
 
 
 class Chosen(NamedTuple):

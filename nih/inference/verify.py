@@ -1,17 +1,20 @@
 """Sharing is verified, not assumed: some samples are answered a second time from scratch, in one forward call.
 
 Prefill in chunks, marks and rewinds must not change what a model says. They do for models whose library handles its
-cache wrongly (transformers' Mamba starts each chunk's scan from zeros). A sample passes if its answer is the same and the
-logits at the answer differ by no more than rounding explains: ten times what the same model shows on a short prompt
-between reading it token by token and reading it in one call.
+cache wrongly (transformers' Mamba starts each chunk's scan from zeros). A sample passes if the logits at its answer differ
+by no more than rounding explains, and if each token of the answer is the best from scratch or as good as the best.
+
+What rounding explains is measured: a multiple of what the same model shows between reading a prompt token by token and in
+one call, at several places and lengths. In half precision rounding hides too much (a scan that starts from zeros moves the
+logits of some models by less), so there the way of reading is judged in float32 too, on a short copy of the weights.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +26,21 @@ from nih.inference.prefix_plan import Extend, Mark, PrefixPlan, Rewind
 from nih.protocols import Session
 from nih.types import Answer, Sample, TokenIds
 
-FACTOR = 10.0
+FACTOR = {"float32": 10.0, "float16": 5.0, "bfloat16": 5.0}
+"""How many times the measured noise passes for rounding."""
 NOISE_TOKENS = 64
-_MOST_NOISE = {"float32": 1e-4, "float16": 32 * 2.0**-10, "bfloat16": 32 * 2.0**-7}
-"""Most that passes for rounding, in parts of the largest logit. A model that is wrong even token by token would otherwise
+"""Tokens that are read one by one to measure the noise."""
+_NOISE_PLACES = 8
+"""How many places of them are compared; the noise of one place can be a tenth of another's."""
+_LONG_STEPS = 8
+"""Tokens that are read one by one after a long prompt, for its noise."""
+_MOST_NOISE = {"float32": 1e-4, "float16": 16 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
+"""Most that passes for noise, in parts of the largest logit. A model that is wrong even token by token would otherwise
 excuse everything else."""
+_UNIT = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Distance of 1 to the next number of a type."""
+_JUDGED_TOKENS = 512
+"""Most tokens of a prompt that is judged in float32."""
 
 Logits = npt.NDArray[np.float32]
 """(V,), of the next token."""
@@ -107,9 +120,20 @@ class Findings:
             "state": self.state,
             "allowed": max((c.allowed for c in self.comparisons), default=None),
             "tokens": sum(c.tokens for c in self.comparisons),
+            "ties": sum(c.ties for c in self.comparisons),
             "samples": [asdict(c) for c in self.comparisons],
             **({"by": self.by} if self.by else {}),
         }
+
+
+class Kept(NamedTuple):
+    """An answer of the walk that waits for its comparison."""
+
+    answer: Answer
+    ids: TokenIds
+    """(T,), of the answer or of the rated continuation."""
+    logits: Logits
+    """Before the answer."""
 
 
 @dataclass
@@ -121,53 +145,138 @@ class Verifier:
     """Of the model's activations; it decides how much can be rounding."""
     samples: Mapping[str, Sample]
     """What is to be verified, by id."""
-    allowed: float | None = None
-    """Most that logits may differ; measured before the first comparison."""
-    kept: dict[str, tuple[Answer, Logits]] = field(default_factory=dict)
-    """Answers that wait for their comparison, by id, with the logits before them."""
+    judge: Callable[[], Session | None] | None = None
+    """Loads a float32 copy of the weights, as a session that reads in small chunks; used once, in half precision only."""
+    noise: float = 0.0
+    """Largest noise measured so far, in parts of the largest logit."""
+    probed: int = 0
+    """Tokens of the longest prompt whose noise has been measured."""
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """What waits for its comparison, by sample."""
 
-    def keep(self, sample: Sample, answer: Answer, logits: Logits) -> None:
+    def keep(self, sample: Sample, kept: Kept) -> None:
         """Hold on to an answer until the session is free."""
-        self.kept[sample.id] = (answer, logits)
+        self.kept[sample.id] = kept
 
     def compare(self) -> Iterator[Comparison | Progress]:
         """Verify what has been kept since the last call; uses the session."""
         if not self.kept:
             return
         start = time.perf_counter()
-        comparisons = [self._compare(self.samples[i], *self.kept.pop(i)) for i in list(self.kept)]
+        if self.judge is not None and self.dtype != "float32":
+            yield from self._judged(self.samples[next(iter(self.kept))])
+        comparisons = [self._compare(self.samples[i], self.kept.pop(i)) for i in list(self.kept)]
         yield from comparisons
         yield Progress("verify", 0, 0, time.perf_counter() - start)
 
-    def _compare(self, sample: Sample, answer: Answer, logits: Logits) -> Comparison:
-        session = self.asker.session
+    def _judged(self, sample: Sample) -> Iterator[Comparison]:
+        load, self.judge = self.judge, None
+        session = load() if load is not None else None
+        if session is not None:
+            ids = sample.prompt.ids()[-_JUDGED_TOKENS:]
+            yield Comparison(sample.id, len(ids), *states_differ(session, ids), True)
+
+    def _compare(self, sample: Sample, kept: Kept) -> Comparison:
+        session, ids = self.asker.session, sample.prompt.ids()
         session.deadline = None
-        if self.allowed is None:
-            session.reset()
-            self.allowed = FACTOR * rounding_noise(session, sample.prompt.ids()[:NOISE_TOKENS], self.dtype)
+        allowed = 0.0
         try:
-            session.prefill_whole(sample.prompt.ids())
-            difference = float(np.abs(session.logits() - logits).max())
-            again = self.asker.ask(sample)
+            self._probe(ids)
+            session.prefill_whole(ids)
+            from_scratch = session.logits()
+            allowed = FACTOR[self._type] * self.noise * float(np.abs(from_scratch).max())
+            difference = float(np.abs(from_scratch - kept.logits).max())
+            behind = teacher_forced(session, kept.ids, kept.answer.greedy is not False)
         except AnswerFailure:
             session.reset()
-            return Comparison(sample.id, len(sample.prompt), None, self.allowed, None)
-        same = (answer.text, answer.greedy) == (again.text, again.greedy)
-        return Comparison(sample.id, len(sample.prompt), difference, self.allowed, same)
+            return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
+        ties, most = sum(b > 0 for b in behind), max(behind, default=0.0)
+        return Comparison(sample.id, len(ids), difference, allowed, not ties, self.dtype, ties, most)
+
+    def _probe(self, ids: TokenIds) -> None:
+        """Measure the noise on a prompt that is much longer than those before."""
+        if not self.probed:
+            self.noise = rounding_noise(self.asker.session, ids[:NOISE_TOKENS], self._type)
+            self.probed = NOISE_TOKENS
+        if len(ids) > 1.5 * self.probed:
+            self.noise = max(self.noise, long_noise(self.asker.session, ids, self._type))
+            self.probed = len(ids)
+
+    @property
+    def _type(self) -> str:
+        return self.dtype if self.dtype in _UNIT else "float32"
+
+
+def teacher_forced(session: Session, ids: TokenIds, best: bool) -> list[float]:
+    """Read the ids (T,) of an answer. Return by how much each one's logit is below the best: 0 where it is the best.
+
+    Without `best` the answer was not what the model would have said, so one of the ids must have been beaten: where none
+    is, return the smallest lead over the second best.
+    """
+    behind, leads = [], []
+    for token in ids:
+        logits = session.logits()
+        second, first = np.partition(logits, -2)[-2:]
+        behind.append(float(first - logits[token]))
+        leads.append(float(first - second))
+        session.extend([np.array([token], np.int32)])
+    if best:
+        return behind
+    return [] if any(behind) or not leads else [min(leads)]
+
+
+def states_differ(session: Session, ids: TokenIds) -> tuple[float, float]:
+    """Read `ids` (T,) in pieces, with marks and rewinds close to the end, and in one call.
+
+    Returns the largest difference of the logits, and how much of it passes for rounding in float32.
+    """
+    outer, inner = max(len(ids) - 40, 0), max(len(ids) - 9, 0)
+    middle, end = ids[outer:inner], ids[inner:]
+    found = []
+    session.reset()
+    session.extend([ids[:outer]])
+    first = session.mark()
+    session.extend([middle])
+    second = session.mark()
+    for mark, pieces in ((second, [end]), (second, [end]), (first, [middle, end]), (first, [middle, end])):
+        session.rewind(mark)
+        for piece in pieces:
+            session.extend([piece])
+        found.append(session.logits())
+    session.prefill_whole(ids)
+    truth = session.logits()
+    difference = max(float(np.abs(logits - truth).max()) for logits in found)
+    noise = max(rounding_noise(session, ids[:NOISE_TOKENS], "float32"), long_noise(session, ids, "float32"))
+    return difference, FACTOR["float32"] * noise * float(np.abs(truth).max())
 
 
 def rounding_noise(session: Session, ids: TokenIds, dtype: str = "float32") -> float:
-    """Measure the largest difference of the next token's logits between reading `ids` (T,) token by token and in one call.
+    """Measure how far logits are apart between reading `ids` (T,) token by token and in one call.
 
-    At least one unit in the last place of the largest logit (float32): some kernels round alike on both ways, and a
-    bound of zero would then call the first rounding elsewhere a failure. At most what rounding in `dtype` can explain.
+    Returns the largest difference at several places, in parts of the largest logit there. At least one unit in the last
+    place of `dtype`: some kernels round alike on both ways, and a bound of zero would then call the first rounding
+    elsewhere a failure. At most what rounding in `dtype` can explain.
     """
-    session.prefill_whole(ids)
-    at_once = session.logits()
+    places = {len(ids) * i // _NOISE_PLACES for i in range(1, _NOISE_PLACES + 1)} - {0}
+    step_by_step = {}
     session.reset()
     for at in range(len(ids)):
         session.extend([ids[at : at + 1]])
-    noise = float(np.abs(session.logits() - at_once).max())
-    scale = float(np.abs(at_once).max())
-    most = _MOST_NOISE.get(dtype, _MOST_NOISE["float32"]) * scale
-    return min(max(noise, float(np.finfo(np.float32).eps) * scale), most)
+        if at + 1 in places:
+            step_by_step[at + 1] = session.logits()
+    return max(_noise_at(session, ids[:place], logits, dtype) for place, logits in step_by_step.items())
+
+
+def long_noise(session: Session, ids: TokenIds, dtype: str) -> float:
+    """Measure as `rounding_noise` does at the end of a long prompt, of which only the last tokens are read one by one."""
+    session.prefill_whole(ids[:-_LONG_STEPS])
+    for token in ids[-_LONG_STEPS:]:
+        session.extend([np.array([token], np.int32)])
+    return _noise_at(session, ids, session.logits(), dtype)
+
+
+def _noise_at(session: Session, ids: TokenIds, other: Logits, dtype: str) -> float:
+    session.prefill_whole(ids)
+    at_once = session.logits()
+    noise = float(np.abs(other - at_once).max()) / float(np.abs(at_once).max())
+    return min(max(noise, _UNIT[dtype]), _MOST_NOISE[dtype])

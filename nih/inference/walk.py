@@ -16,7 +16,7 @@ from nih.errors import AnswerTimeout, OutOfMemory
 from nih.inference.asker import Asker, answerless, failed
 from nih.inference.events import Event, Progress
 from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, Step, build_plan, fuse
-from nih.inference.verify import Verifier
+from nih.inference.verify import Kept, Verifier
 from nih.types import Answer, Sample
 
 
@@ -58,9 +58,9 @@ class Walk:
         verified = self.verifier is not None and sample.id in self.verifier.samples
         try:
             logits = self.asker.session.logits() if verified else None
-            answer = self.asker.ask(sample)
+            answer, ids = self.asker.ask_for_ids(sample)
             if self.verifier is not None and logits is not None:
-                self.verifier.keep(sample, answer, logits)
+                self.verifier.keep(sample, Kept(answer, ids, logits))
         except Exception as error:
             answer = failed(sample, answerless(error))
         seconds = time.perf_counter() - start

@@ -19,7 +19,8 @@ import transformers
 
 from nih.errors import ModelError, OutOfMemory
 from nih.models import _cache
-from nih.models.transformer import CachedSession, Options, TransformerModel, open_model, position_limit
+from nih.models._hf_config import position_limit
+from nih.models.transformer import CachedSession, Options, TransformerModel, open_model
 from nih.tokenizers.byte import ByteTokenizer
 from tests.support import laws, tiny
 from tests.support.families import CONFIGS, VOCABULARY

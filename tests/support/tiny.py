@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import transformers
 
-from nih.models.transformer import CachedSession, auto_class
+from nih.models._hf_config import auto_class
+from nih.models.transformer import CachedSession
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import TokenIds
 from tests.support.families import CONFIGS, VOCABULARY

@@ -1,0 +1,139 @@
+"""Causal attention without a mask, for one text without padding that is read in chunks.
+
+transformers gives every chunk after the first a mask of chunk x cache and copies the keys and values of grouped queries
+to all heads. Both cost more than they say: with a mask, a GPU's FlashAttention is out of reach and a CPU computes the
+masked half too. Here the cache's part, which every token of the chunk sees whole, needs no mask at all.
+
+It stands in for `sdpa` only where a probe shows that the masks say nothing but "no later token". On a GPU cuDNN's attention
+is off as well: it prepares a plan for each length of the cache, that is for each chunk and each decoded token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "nih_causal"
+"""What transformers and run.json call this attention."""
+_PROBE = "nih_probe"
+_HARMLESS = frozenset({"is_causal", "position_ids", "cache_position", "use_cache", "rope_parameters"})
+"""Further arguments of an attention function that change nothing for one text without padding."""
+_WIDEST_HEAD = 256
+"""Most channels per head that FlashAttention takes."""
+_flash_on_cpu: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def causal_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend from the last q of kv tokens to all up to themselves: transformers' interface of an attention function.
+
+    query (1, H, q, D), key and value (1, G, kv, D), H a multiple of G. Returns (1, q, H, D) and no weights.
+    """
+    assert attention_mask is None, "this attention was chosen because there are no masks"
+    heads, groups, tokens, known = query.shape[1], key.shape[1], query.shape[2], key.shape[2]
+    if tokens == 1:
+        out = F.scaled_dot_product_attention(_packed(query, groups), key, value, scale=scaling)
+        out = out.reshape(query.shape)
+    elif query.device.type == "cpu":
+        out = _in_two_parts(query, key, value, scaling)
+    else:
+        bias: Any = causal_lower_right(tokens, known)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, scale=scaling, enable_gqa=heads != groups
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _packed(query: Tensor, groups: int) -> Tensor:
+    """(1, H, q, D) -> (1, G, H/G q, D): the queries of a group are rows over the same keys where none is masked."""
+    return query.reshape(query.shape[0], groups, -1, query.shape[-1])
+
+
+def _in_two_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Attend to the chunk itself causally, to the cache before it wholly, and weigh both by their sums of exponentials."""
+    groups, tokens = key.shape[1], query.shape[2]
+    before = key.shape[2] - tokens
+    each = query.shape[1] // groups
+    own_key, own_value = (x[:, :, before:].repeat_interleave(each, 1) for x in (key, value))
+    own, own_sum = _flash_on_cpu(query, own_key, own_value, 0.0, True, scale=scaling)
+    if not before:
+        return own
+    past, past_sum = _flash_on_cpu(
+        _packed(query, groups), key[:, :, :before], value[:, :, :before], 0.0, False, scale=scaling
+    )
+    weight = torch.sigmoid(past_sum.reshape(own_sum.shape) - own_sum)[..., None]
+    return torch.lerp(own, past.reshape(own.shape), weight.to(own.dtype))
+
+
+def prefer_causal(model: Any, layers: int, read: Callable[[int], object]) -> None:
+    """Let `model` use this attention instead of `sdpa` if a probe shows that it computes the same.
+
+    layers: attention layers of the model. read: make the model read so many tokens on from its cache.
+    """
+    found: list[bool] = []
+
+    def probing(
+        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **further: Any
+    ) -> Any:
+        found.append(_is_plain(module, query, key, value, mask, further))
+        return sdpa_attention_forward(module, query, key, value, mask, **further)
+
+    transformers.AttentionInterface.register(_PROBE, probing)
+    AttentionMaskInterface.register(_PROBE, sdpa_mask)
+    model.set_attn_implementation(_PROBE)
+    for tokens in (5, 3, 1):
+        read(tokens)
+    model.set_attn_implementation(NAME if len(found) == 3 * layers and all(found) else "sdpa")
+
+
+def _is_plain(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, further: dict[str, Any]
+) -> bool:
+    """Whether a call of `sdpa` means causal attention in a form that `causal_attention` computes faster."""
+    sizes = {x.shape[-1] for x in (query, key, value)}
+    fast = query.dtype == torch.float32 if query.device.type == "cpu" else query.dtype != torch.float32
+    if not fast or len(sizes) > 1 or max(sizes) > _WIDEST_HEAD or query.shape[1] % key.shape[1]:
+        return False
+    if further.get("is_causal", getattr(module, "is_causal", True)) is False:
+        return False
+    if any(
+        v is not None and v is not False and v != 0
+        for k, v in further.items()
+        if k not in _HARMLESS | {"scaling"}
+    ):
+        return False
+    tokens, known = query.shape[2], key.shape[2]
+    if mask is None:
+        return tokens in (1, known)
+    causal = torch.ones(tokens, known, dtype=torch.bool, device=query.device).tril(known - tokens)
+    return bool(mask.dtype == torch.bool and torch.equal(mask.expand(1, 1, tokens, known)[0, 0], causal))
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Keep cuDNN's attention off: on a growing cache it spends longer on planning than on attending."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+transformers.AttentionInterface.register(NAME, causal_attention)
