@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from nih.version import __version__
 
 if TYPE_CHECKING:
-    from nih.report.write import cells, heatmap
+    from nih.report.heatmap import heatmap
+    from nih.report.tables import cells
     from nih.run.evaluate import Run, evaluate
 
 _HOME = {
     "Run": "nih.run.evaluate",
     "evaluate": "nih.run.evaluate",
-    "cells": "nih.report.write",
-    "heatmap": "nih.report.write",
+    "cells": "nih.report.tables",
+    "heatmap": "nih.report.heatmap",
 }
 
 __all__ = ["Run", "__version__", "cells", "evaluate", "heatmap"]

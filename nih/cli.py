@@ -171,7 +171,7 @@ def run(options: RunOptions) -> None:
     from nih.run.evaluate import evaluate
 
     finished = evaluate(options, tell=_say)
-    Console(stderr=True).print(terminal.heatmap(finished.cells))
+    Console(stderr=True).print(terminal.heatmap(finished.results))
     for line in finished.headline:
         _say(line)
     typer.echo(str(finished.path))
@@ -234,10 +234,9 @@ def report(
         raise UsageError(
             f"--out is the folder of a comparison; the report of one run goes into `{folders[0]}`"
         )
-    from nih.report.write import write
-    from nih.store.directory import annotate
+    from nih.report.write import report as draw
 
-    annotate(folders[0], report=write(folders[0], score))
+    draw(folders[0], score)
     typer.echo(str(folders[0]))
 
 
@@ -258,9 +257,9 @@ def compare(
 
 
 def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
-    from nih.report.compare import write
+    from nih.report.compare import compare
 
-    folder, notes = write(folders, out, score)
+    folder, notes = compare(folders, out, score)
     for note in notes:
         _say(note)
     typer.echo(str(folder))
@@ -385,7 +384,7 @@ def bench_accuracy(
     out: Annotated[Path, typer.Option(help="Picture to write")] = Path("accuracy-cost.png"),
 ) -> None:
     """Draw accuracy against seconds and against bytes, several runs in one picture."""
-    from nih.cost.figure import cost_against_accuracy, images
+    from nih.report.cost import cost_against_accuracy, images
     from nih.store.files import write_atomic
 
     write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])

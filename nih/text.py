@@ -1,14 +1,21 @@
-"""Text as it leaves the program: hostile characters made harmless, and the labels of axes."""
+"""Text as it leaves the program: hostile characters made harmless, Markdown, and the labels of axes."""
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+
+from nih.types import CellState
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_MEANT = re.compile(r"[<>&\\`*_|\[\]@#~$]|(?<=www)\.|:(?=//)", re.IGNORECASE)
+"""What Markdown, or GitHub's kind of it, reads as markup, a mention, mathematics or a link."""
 
 
 def sanitize(text: str, *, lines: bool = True) -> str:
-    """Text of a model in which control, format, surrogate and non-characters stand as escapes like `\\x1b` or `\\u202e`.
+    """Return the text with control, format, surrogate and non-characters as escapes like `\\x1b` or `\\u202e`.
 
     Line feeds and tabs stay if `lines`. Rich reads `[...]` as markup: print the result as `rich.text.Text`.
     """
@@ -17,19 +24,48 @@ def sanitize(text: str, *, lines: bool = True) -> str:
     return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hostile})
 
 
-def markdown_text(text: str) -> str:
-    """Text inside a Markdown table: no bar may part it, no angle bracket may open an element."""
-    meant = {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{c: f"\\{c}" for c in "\\`*_|[]"}}
-    return "".join(meant.get(c, c) for c in sanitize(text, lines=False))
-
-
 def _hostile(character: str) -> bool:
-    # The last two code points of each plane are no characters, and no XML may hold them.
+    # The last two code points of each plane are not characters, and XML may not hold them.
     return unicodedata.category(character) in _INVISIBLE or ord(character) & 0xFFFE == 0xFFFE
 
 
+# Markdown
+
+
+def markdown_text(text: str) -> str:
+    """Return Markdown that shows the text as it is, on one line: nothing in it is markup, ends a table's cell or makes a link."""
+    return _MEANT.sub(lambda found: _escaped(found[0]), sanitize(text, lines=False))
+
+
+def _escaped(character: str) -> str:
+    if character in "<>&":
+        return html.escape(character)
+    return f"&#{ord(character)};" if character in "@#~$.:" else f"\\{character}"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[str]:
+    """Return the lines of a table. All cells are Markdown already; `numbers`: all columns but the first align right."""
+    rule = "|---" + ("|--:" if numbers else "|---") * (len(head) - 1) + "|"
+    return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+# Labels
+
+STATE_WORDS: dict[CellState, str] = {
+    "missing": "no sample",
+    "error": "failed samples",
+    "over_limit": "over the model's limit",
+}
+"""Why a cell has no score."""
+
+
+def cut(text: str, most: int) -> str:
+    """Return the text with its middle left out if it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
+
+
 def length_label(tokens: float) -> str:
-    """About four letters for an axis: 1024 -> `1k`, 10000 -> `9.8k`, 100000 -> `98k`, 1048576 -> `1m`, 1000 -> `1000`."""
+    """Return about four letters for an axis: 1024 -> `1k`, 10000 -> `9.8k`, 100000 -> `98k`, 1048576 -> `1m`, 1000 -> `1000`."""
     for unit, size in (("m", 1024 * 1024), ("k", 1024)):
         if tokens >= size:
             scaled = tokens / size
@@ -38,5 +74,5 @@ def length_label(tokens: float) -> str:
 
 
 def depth_label(depth: float) -> str:
-    """Percent to one decimal: 7.142857 -> `7.1`, 50.0 -> `50`."""
+    """Return percent to one decimal: 7.142857 -> `7.1`, 50.0 -> `50`."""
     return f"{depth:.1f}".removesuffix(".0")

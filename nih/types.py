@@ -18,6 +18,8 @@ TokenIds = npt.NDArray[np.int32]
 
 Status = Literal["ok", "over_limit", "oom", "timeout", "error"]
 STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error")
+CellState = Literal["scored", "error", "over_limit", "missing"]
+"""What a cell of the grid shows: a score, else why it has none."""
 FAILURES: frozenset[str] = frozenset({"oom", "timeout", "error"})
 """Statuses that a resumed run tries again, and that make a run end with exit code 3."""
 

@@ -1,7 +1,7 @@
 """`nih bench prefill`: seconds and bytes of several models over lengths, and the exponents with which they grow.
 
-Every model lives in a process of its own (nih.bench.prefill_worker); one of them works at a time, and they take turns. All are loaded at
-once. The prompts are those of `nih run --task passkey`: a length counts the prompt and the room for the generated tokens.
+Every model lives in a process of its own (nih.bench.prefill_worker). All are loaded at once; one of them works at a time, and they take
+turns. The prompts are those of `nih run --task passkey`: a length counts the prompt and the room for the generated tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 
 GENERATION_COLUMNS = ("model", "length", "token", "seconds", "seconds_min", "seconds_max")
 _MOST_TOKENS = 64
-"""Rows of generation.csv for a model and length, about; tokens between them are left out."""
+"""About how many rows generation.csv has for each model and length; tokens between them are left out."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Request:
     device: str = "auto"
     dtype: str = "auto"
     timeout: float | None = None
-    """Seconds for one reading; after one that took longer, the model's longer lengths are not tried."""
+    """Seconds per measurement; after one that took longer, the model's longer lengths are not tried."""
     up_to: Sequence[str] = ()
     """MODEL=LENGTH: the longest length of one model, where the others go further."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError, GridError for what would not be found before the models are loaded."""
+        """Raise UsageError or GridError for what would otherwise be found only once the models are loaded."""
         if not self.models:
             raise UsageError("no model given; type for example `--model rwkv --model transformer`")
         for model in self.models:
@@ -63,7 +63,7 @@ class Request:
             )
 
     def lengths_of(self, model: str) -> tuple[int, ...]:
-        """The lengths of one model, ascending. Raises GridError, UsageError."""
+        """Return the lengths of one model, ascending. Raises GridError, UsageError."""
         most = self._longest.get(model)
         lengths = tuple(n for n in parse_lengths(self.lengths) if most is None or n <= most)
         if not lengths:
@@ -79,7 +79,7 @@ class Request:
         }
 
     def options(self, model: str) -> dict[str, Any]:
-        """The run whose prompts are read: one needle in the middle."""
+        """Return the options of the run whose prompts are read: one needle in the middle."""
         return {
             "model": model,
             "lengths": ",".join(map(str, self.lengths_of(model))),
@@ -91,8 +91,8 @@ class Request:
         }
 
 
-class Worker:
-    """A model's process; started again if it was killed."""
+class ModelProcess:
+    """The process of one model; started again if it was killed."""
 
     def __init__(self, model: str, request: Request) -> None:
         self.model = model
@@ -108,13 +108,13 @@ class Worker:
         self._ready: Mapping[str, Any] | None = None
 
     def ready(self) -> Mapping[str, Any]:
-        """Wait for the model; limit, machine and the lengths that fit. Raises UsageError, AnswerFailure if it cannot be loaded."""
+        """Wait for the model; return its limit, its machine and the lengths that fit. Raises UsageError, AnswerFailure if it cannot be loaded."""
         if self._ready is None:
             self._ready = self._receive(f"`{self.model}` was loaded")["ready"]
         return self._ready
 
     def read(self, length: int) -> Reading:
-        """What the prompt of this length cost. Raises OutOfMemory, AnswerTimeout, AnswerFailure, UsageError."""
+        """Measure what the prompt of this length costs. Raises OutOfMemory, AnswerTimeout, AnswerFailure, UsageError."""
         if self._process.poll() is not None:
             self._start()
         self.ready()
@@ -134,7 +134,7 @@ class Worker:
         except BrokenPipeError:
             return  # `_receive` tells how it ended
 
-    def _receive(self, while_: str) -> dict[str, Any]:
+    def _receive(self, meanwhile: str) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line:
@@ -144,8 +144,8 @@ class Worker:
             return message
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            raise OutOfMemory(f"the system killed its process while {while_}, most likely for memory")
-        raise AnswerFailure(f"its process ended with code {code} while {while_}")
+            raise OutOfMemory(f"the system killed its process while {meanwhile}, most likely for memory")
+        raise AnswerFailure(f"its process ended with code {code} while {meanwhile}")
 
     def __enter__(self) -> Self:
         return self
@@ -172,40 +172,40 @@ def prefill(request: Request, out: Path, *, ratios: bool, show: Tell, tell: Tell
 
 
 def measure(request: Request, tell: Tell) -> list[Point]:
-    """A point a model and length, in this order. Raises UsageError of all kinds."""
+    """Measure one point per model and length, in this order. Raises UsageError of all kinds."""
     models = list(dict.fromkeys(request.models))
     with ExitStack() as stack:
-        workers = {model: stack.enter_context(Worker(model, request)) for model in models}
-        points = [p for worker in workers.values() for p in _points(worker, request, tell)]
-        cost.survey(points, lambda p: workers[p.model].read(p.length), request.repeats, tell)
+        processes = {model: stack.enter_context(ModelProcess(model, request)) for model in models}
+        points = [p for process in processes.values() for p in _points(process, request, tell)]
+        cost.survey(points, lambda p: processes[p.model].read(p.length), request.repeats, tell)
     return points
 
 
-def _points(worker: Worker, request: Request, tell: Tell) -> list[Point]:
+def _points(process: ModelProcess, request: Request, tell: Tell) -> list[Point]:
     try:
-        ready = worker.ready()
+        ready = process.ready()
     except AnswerFailure as failure:
-        raise UsageError(f"model `{worker.model}` cannot be loaded: {failure}") from failure
+        raise UsageError(f"model `{process.model}` cannot be loaded: {failure}") from failure
     machine = Machine(*ready["machine"])
-    points = [Point(worker.model, length, machine) for length in request.lengths_of(worker.model)]
+    points = [Point(process.model, length, machine) for length in request.lengths_of(process.model)]
     for point in points:
         if point.length not in ready["lengths"]:
             point.status, point.error = "over_limit", f"longer than the model's {ready['limit']} positions"
     over = sum(p.status == "over_limit" for p in points)
     if over:
         tell(
-            f"`{worker.model}`: {over} of {len(points)} lengths are beyond its {ready['limit']} positions: `over_limit`"
+            f"`{process.model}`: {over} of {len(points)} lengths are beyond its {ready['limit']} positions: `over_limit`"
         )
     if machine.peak_method == "sampled":
         tell(
-            f"`{worker.model}`: this system does not let a process set its memory mark back; peaks are sampled and may be low"
+            f"`{process.model}`: this system does not let a process set its memory mark back; peaks are sampled and may be low"
         )
     return points
 
 
 def write(points: Sequence[Point], out: Path, ratios: bool) -> None:
-    """Tables and figure into a folder, which is made. Raises StoreError."""
-    from nih.cost import figure as cost_figure
+    """Write tables and figure into a folder, which is made if it is not there. Raises StoreError."""
+    from nih.report import cost as cost_figure
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def write(points: Sequence[Point], out: Path, ratios: bool) -> None:
 
 
 def generation(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Rows of generation.csv: when the k-th token was known, from the first one's moment on; median and spread over repeats."""
+    """Return the rows of generation.csv: when the k-th token was known, in seconds after the first; median and spread over repeats."""
     found = []
     for point in points:
         moments = list(zip(*(r.token_seconds for r in point.readings), strict=True))
@@ -239,7 +239,7 @@ def _moment(point: Point, token: int, seconds: Sequence[float]) -> dict[str, Any
 
 
 def lines(points: Sequence[Point]) -> list[str]:
-    """What is printed: multiples of the quickest model's shortest prompt and quickest token, then the exponents."""
+    """Return what is printed: multiples of the quickest model's shortest prompt and quickest token, then the exponents."""
     rows = cost.rows(points)
     known = [row for row in rows if row["repeats"]]
     units = {

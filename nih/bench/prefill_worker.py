@@ -1,6 +1,6 @@
-"""One model in a process of its own, so that its peak memory is its own and its end by the out-of-memory killer is no one else's.
+"""One model in a process of its own, so that its peak memory is its own and the out-of-memory killer ends no other model.
 
-Speaks JSON, a line a message. It is given the options of a run once, answers with what it opened, and then reads a length and
+It speaks JSON, one message per line. It gets the options of a run once and answers with what it opened; then it gets a length and
 answers with what the prompt of that length cost, until its input ends. A failure is a message too:
 
     < {"options": {...}, "timeout": null}        > {"ready": {"limit": 8192, "machine": [...], "lengths": [1024, ...]}}
@@ -52,7 +52,7 @@ def serve(messages: Iterator[dict[str, Any]], send: Callable[[dict[str, Any]], N
 def _opened(
     options: RunOptions, timeout: float | None, send: Callable[[dict[str, Any]], None]
 ) -> Callable[[int], dict[str, Any]]:
-    """Load the model, warm it up on its shortest prompt, and say so. Returns what reads a length."""
+    """Load the model, warm it up on its shortest prompt, and send `ready`. Returns a function that measures a length."""
     job = prepare(options)
     model = cost.measurable(job.model)
     session = model.session()

@@ -58,7 +58,7 @@ def junit(outcome: Outcome) -> bytes:
         ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for verdict in outcome.verdicts:
         case = ET.SubElement(
-            suite, "testcase", {"classname": "nih.gate.rules", "name": _clean(verdict.rule), "time": "0"}
+            suite, "testcase", {"classname": "nih.gate", "name": _clean(verdict.rule), "time": "0"}
         )
         if verdict.state == "fail":
             ET.SubElement(case, "failure", {"type": "regression", "message": _clean(verdict.detail)})

@@ -1,4 +1,4 @@
-"""What a cache of prefixes in blocks can reuse: the prediction that an engine's own count of hits is held against.
+"""How many tokens a prefix cache of blocks can reuse: the prediction against which an engine's own count of hits is checked.
 
 vLLM and SGLang keep the keys and values of prompts in blocks of `size` tokens and find a block again by all the tokens
 from the beginning to its end (Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with
@@ -16,7 +16,7 @@ from nih.types import Prompt
 
 
 def block_hits(prompts: Sequence[Prompt], size: int) -> tuple[int, ...]:
-    """Tokens of each prompt that are found in the cache, when prompts come in this order and nothing is ever evicted.
+    """Count the tokens of each prompt that are found in the cache, if prompts come in this order and nothing is ever evicted.
 
     A hit ends at the end of a block, and before the last token of the prompt: that one is always read, for its logits.
     """

@@ -1,14 +1,13 @@
 """Several runs side by side: what each later one found more, or less, than the first, and how sure that is.
 
-Samples pair where both runs asked the same one: equal ids, which are hashes of the prompt's tokens and of what was expected. Where
-some cell of a part has samples of other ids, that part is compared unpaired, over as many trials a cell as both runs have. Only
+Samples pair if both runs asked the same one: equal ids, which are hashes of the prompt's tokens and of what was expected. If
+some cell of a part has samples of other ids, that part is compared unpaired, over as many trials per cell as both runs have. Only
 cells that both runs scored count, so that no run is helped by lengths that another could not read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,32 +15,98 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from nih.errors import StoreError, UsageError
-from nih.report import suite_compare
-from nih.report.page import Compared, Shown, render
-from nih.report.write import alone, heatmap, on_page, overall
-from nih.stats import results as stats
+from nih.report import tasks
+from nih.report.heatmap import MOST_ANNOTATED, accuracy_map, draw_cells
+from nih.report.page import ComparisonView, RunView, render
+from nih.report.style import MARK, PAPER, panels, png, svg
+from nih.report.tables import results_for, rounded_csv
 from nih.stats.difference import Difference, paired, unpaired
-from nih.store import run as store
+from nih.stats.mean import Mean
 from nih.store.files import MANIFEST, write_atomic
-from nih.text import depth_label, length_label, markdown_text, sanitize
+from nih.store.journal import Row
+from nih.store.run import StoredRun
+from nih.text import depth_label, length_label, markdown_table, markdown_text
+from nih.types import Cell
 
 COMPARISONS = Path("results/comparisons")
 COLUMNS = (
     "run", "task", "length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "difference", "difference_low", "difference_high",
     "compared", "method",
 )  # fmt: skip
-"""Of cells.csv; lengths.csv has all but `depth`, and its rows without a length are all lengths together."""
+"""Columns of cells.csv; lengths.csv has all but `depth`, and its rows without a length are all lengths together."""
+_ACROSS = 3
 
-Row = Mapping[str, Any]
-Key = tuple[str, int, float]
+Key = tuple[str, Cell]
+"""Task and cell."""
+
+
+def compare(
+    paths: Sequence[Path], out: Path | None = None, score: str | None = None
+) -> tuple[Path, list[str]]:
+    """Compare the runs at `paths` with the first of them, into the folder `out`.
+
+    Writes report.html, comparison.md, lengths.csv, cells.csv, and heatmaps and differences as .png and .svg, each replaced in one step;
+    of runs that share several tasks also tasks.csv, .md, .png and .svg: task x run.
+    Default folder: `results/comparisons/<the runs' folders>-<8 hex of their paths>`. Returns the folder and the sentences that say
+    what was compared with what. Raises UsageError if the runs cannot be compared, StoreError.
+    """
+    results = [results_for(path, score) for path in paths]
+    names = labels([each.run for each in results])
+    views = aligned([RunView.of(each, name) for each, name in zip(results, names, strict=True)])
+    compared = differences(views)
+    folder = out or default_folder(paths)
+    if (folder / MANIFEST).exists():
+        raise UsageError(
+            f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out"
+        )
+    made = files(views, compared)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
+    for name, content in made.items():
+        write_atomic(folder / name, content)
+    return folder, [note for each in compared for note in each.notes]
+
+
+def files(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> dict[str, bytes]:
+    """Return the files of a comparison by name."""
+    cells, lengths = tables(views, compared)
+    found = tasks.task_comparison(views)
+    made = {
+        "report.html": render(views, compared, found and tasks.comparison_table(found)),
+        "comparison.md": markdown(views, compared, lengths).encode(),
+        "cells.csv": rounded_csv(cells),
+        "lengths.csv": rounded_csv(lengths),
+    }
+    made |= _maps("heatmaps", heatmaps(views), views) | _maps(
+        "differences", difference_maps(views, compared), views
+    )
+    return made | (tasks.comparison_files(found) if found else {})
+
+
+def labels(runs: Sequence[StoredRun]) -> list[str]:
+    """Return what tells the runs apart: the last part of the model's name, else the whole name, else the folder, else a number too."""
+    models = [run.model for run in runs]
+    folders = [run.path.resolve().name for run in runs]
+    for names in ([Path(model).name or model for model in models], models, folders):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({place})" for place, name in enumerate(models, start=1)]
+
+
+def default_folder(paths: Sequence[Path]) -> Path:
+    """Return the folder of a comparison: the same runs in the same order always have the same one."""
+    whole = [path.resolve() for path in paths]
+    digest = hashlib.sha256("\0".join(map(str, whole)).encode("utf-8", "surrogateescape")).hexdigest()
+    return COMPARISONS / f"{'-vs-'.join(path.name for path in whole)[:100]}-{digest[:8]}"
+
+
+# Pairing
 
 
 @dataclass(frozen=True)
@@ -49,7 +114,7 @@ class Pairing:
     """Two runs, their scored samples laid over each other cell by cell."""
 
     first: Mapping[Key, Mapping[int, Row]]
-    """By cell (task, length, depth), then trial."""
+    """By cell, then trial."""
     second: Mapping[Key, Mapping[int, Row]]
 
     @cached_property
@@ -57,37 +122,41 @@ class Pairing:
         """Cells that both runs scored."""
         return tuple(sorted(self.first.keys() & self.second.keys()))
 
+    def trials(self, key: Key) -> list[int]:
+        """Return the trials of a cell that both runs scored."""
+        return sorted(self.first[key].keys() & self.second[key].keys())
+
     def same(self, key: Key) -> bool:
-        """Whether the trials that both have of a cell asked the same."""
-        a, b = self.first[key], self.second[key]
-        return a.keys() & b.keys() != set() and all(a[t]["id"] == b[t]["id"] for t in a.keys() & b.keys())
+        """Return whether the trials that both runs have in this cell used the same prompts."""
+        trials = self.trials(key)
+        return bool(trials) and all(self.first[key][t].id == self.second[key][t].id for t in trials)
 
     def difference(self, keys: Iterable[Key]) -> Difference:
-        """Second minus first over these of the shared cells; NaN where there are none."""
+        """Return second minus first over these of the shared cells; NaN if there are none."""
         keys = [key for key in keys if key in self.first and key in self.second]
         if keys and all(map(self.same, keys)):
             return paired(self._pairs(keys, self.first), self._pairs(keys, self.second))
         return unpaired(self._as_many(keys, self.first), self._as_many(keys, self.second))
 
     def _pairs(self, keys: Iterable[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
-        """Scores of the trials that both runs have."""
-        return [
-            side[key][t]["score"]
-            for key in keys
-            for t in sorted(self.first[key].keys() & self.second[key].keys())
-        ]
+        """Return the scores of the trials that both runs have."""
+        return _scores(side[key][t] for key in keys for t in self.trials(key))
 
     def _as_many(self, keys: Sequence[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
-        """Scores of each cell's first trials, so many as both runs have: else depths would weigh differently in the two means."""
+        """Return the scores of each cell's first trials, as many as both runs have: else depths would weigh differently in the two means."""
         most = {key: min(len(self.first[key]), len(self.second[key])) for key in keys}
-        return [side[key][t]["score"] for key in keys for t in sorted(side[key])[: most[key]]]
+        return _scores(side[key][t] for key in keys for t in sorted(side[key])[: most[key]])
 
 
-def pairing(first: store.StoredRun, second: store.StoredRun) -> Pairing:
+def _scores(rows: Iterable[Row]) -> list[float]:
+    return [row.score for row in rows if row.score is not None]
+
+
+def pairing(first: StoredRun, second: StoredRun) -> Pairing:
     """Lay two runs over each other by cell and trial. Raises UsageError if they were scored differently."""
-    for task in sorted({r["task"] for r in first.rows} & {r["task"] for r in second.rows}):
-        ours, theirs = ({r["score_name"] for r in run.rows if r["task"] == task} for run in (first, second))
-        if ours and theirs and ours != theirs:
+    for task in sorted({row.task for row in first.rows} & {row.task for row in second.rows}):
+        ours, theirs = ({row.score_name for row in run.rows_of(task)} for run in (first, second))
+        if ours != theirs:
             raise UsageError(
                 f"task `{task}` is scored by `{', '.join(sorted(ours))}` in `{first.path}` and by `{', '.join(sorted(theirs))}` in "
                 f"`{second.path}`, and such scores do not compare; type one score for both, for example `--score contains`"
@@ -98,71 +167,73 @@ def pairing(first: store.StoredRun, second: store.StoredRun) -> Pairing:
 def _by_cell(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:
     cells: dict[Key, dict[int, Row]] = {}
     for row in rows:
-        if row["score"] is not None:
-            cells.setdefault((row["task"], row["length"], float(row["depth"])), {})[row["trial"]] = row
+        if row.score is not None:
+            cells.setdefault((row.task, row.cell), {})[row.trial] = row
     return cells
 
 
-def compare(shown: Sequence[Shown]) -> list[Compared]:
-    """Hold each run against the first. Raises UsageError where a run shares no scored cell with it."""
-    return [_against(shown[0], each, place) for place, each in enumerate(shown[1:], start=1)]
+# Differences
 
 
-def _against(first: Shown, second: Shown, place: int) -> Compared:
-    pairs = pairing(first.run, second.run)
+def differences(views: Sequence[RunView]) -> list[ComparisonView]:
+    """Hold each run against the first. Raises UsageError if a run shares no scored cell with it."""
+    return [_against(views[0], view, place) for place, view in enumerate(views[1:], start=1)]
+
+
+def _against(first: RunView, second: RunView, place: int) -> ComparisonView:
+    pairs = pairing(first.results.run, second.results.run)
     if not pairs.shared:
         raise UsageError(
-            f"`{first.run.path}` and `{second.run.path}` have no scored cell in common, so there is nothing to compare; "
+            f"`{first.results.run.path}` and `{second.results.run.path}` have no scored cell in common, so there is nothing to compare; "
             f"run both with one --task, --lengths and --depths ({_extent(first)} against {_extent(second)})"
         )
     grid = _grid((first, second))
-    lengths = dict.fromkeys((task, length) for task, length, _ in grid)
-    tasks = dict.fromkeys(key[0] for key in grid if key in pairs.first and key in pairs.second)
-    return Compared(
+    lengths = dict.fromkeys((task, cell.length) for task, cell in grid)
+    named = dict.fromkeys(key[0] for key in grid if key in pairs.first and key in pairs.second)
+    return ComparisonView(
         place,
         {key: pairs.difference([key]) for key in grid},
-        {part: pairs.difference(key for key in grid if key[:2] == part) for part in lengths},
-        {task: pairs.difference(key for key in grid if key[0] == task) for task in tasks},
+        {part: pairs.difference(key for key in grid if _part(key) == part) for part in lengths},
+        {task: pairs.difference(key for key in grid if key[0] == task) for task in named},
         _notes(first, second, pairs, len(grid)),
     )
 
 
-def _grid(shown: Iterable[Shown]) -> list[Key]:
-    """Cells of any of the runs: tasks in their own order, then by length and depth."""
-    keys = {
-        (str(task), int(length), float(depth))
-        for each in shown
-        for task, length, depth in zip(
-            *(each.cells[name] for name in ("task", "length", "depth")), strict=True
-        )
-    }
-    tasks = list(dict.fromkeys(str(task) for each in shown for task in each.cells["task"]))
-    return sorted(keys, key=lambda key: (tasks.index(key[0]), *key[1:]))
+def _part(key: Key) -> tuple[str, int]:
+    return key[0], key[1].length
 
 
-def aligned(shown: Sequence[Shown]) -> list[Shown]:
-    """The runs with the cells of all of them, so that their maps lie side by side; a cell that a run lacks has no sample."""
-    keys = ["task", "length", "depth"]
-    grid = pd.DataFrame(_grid(shown), columns=keys)
-    blank = {"n": 0, "correct": 0.0, "errors": 0}
-    tables = [grid.merge(each.cells, on=keys, how="left").fillna(blank) for each in shown]
+def _grid(views: Iterable[RunView]) -> list[Key]:
+    """Return the cells of any of the runs: tasks in their own order, then by length and depth."""
+    columns = [[view.cells[name].tolist() for name in ("task", "length", "depth")] for view in views]
+    keys = {(task, Cell(n, d)) for each in columns for task, n, d in zip(*each, strict=True)}
+    named = list(dict.fromkeys(task for each in columns for task in each[0]))
+    return sorted(keys, key=lambda key: (named.index(key[0]), key[1]))
+
+
+def aligned(views: Sequence[RunView]) -> list[RunView]:
+    """Return the runs with the cells of all of them, so that their maps lie side by side; a cell that a run lacks has no sample."""
+    columns = ["task", "length", "depth"]
+    grid = pd.DataFrame([(task, *cell) for task, cell in _grid(views)], columns=columns)
+    blank = {"n": 0, "correct": 0.0, "errors": 0, "state": "missing"}
+    tables = [grid.merge(view.cells, on=columns, how="left").fillna(blank) for view in views]
     return [
-        replace(each, cells=table.astype({"n": int, "errors": int}))
-        for each, table in zip(shown, tables, strict=True)
+        replace(view, cells=table.astype({"n": int, "errors": int}))
+        for view, table in zip(views, tables, strict=True)
     ]
 
 
-def _extent(shown: Shown) -> str:
-    tasks = ", ".join(dict.fromkeys(map(str, shown.cells["task"])))
-    lengths = sorted({int(n) for n in shown.cells["length"]})
-    return f"{tasks} {length_label(lengths[0])} to {length_label(lengths[-1])}" if lengths else "no cells"
+def _extent(view: RunView) -> str:
+    named = ", ".join(dict.fromkeys(map(str, view.cells["task"])))
+    lengths = sorted({int(n) for n in view.cells["length"]})
+    return f"{named} {length_label(lengths[0])} to {length_label(lengths[-1])}" if lengths else "no cells"
 
 
-def _notes(first: Shown, second: Shown, pairs: Pairing, cells: int) -> list[str]:
-    """What was compared with what, in sentences."""
+def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[str]:
+    """Say what was compared with what, in sentences."""
     names = f"{second.name} against {first.name}"
     same = [key for key in pairs.shared if pairs.same(key)]
-    trials = sum(len(pairs.first[key].keys() & pairs.second[key].keys()) for key in same)
+    trials = sum(len(pairs.trials(key)) for key in same)
     if len(same) == len(pairs.shared):
         how = f"paired, {trials} samples that both answered"
     elif same:
@@ -180,10 +251,10 @@ def _notes(first: Shown, second: Shown, pairs: Pairing, cells: int) -> list[str]
             f"{names}: {extra} further samples of cells where one run has more scored trials are left out."
         )
     notes += [
-        f"{each.name} is adaptive: its answers decided how often a cell was asked, and intervals of differences are made for fixed "
+        f"{view.name} is adaptive: its answers decided how often a cell was asked, and intervals of differences are made for fixed "
         "trials, so they can be too narrow."
-        for each in (first, second)
-        if stats.stopping_of(each.run.manifest)
+        for view in (first, second)
+        if view.results.run.stopping
     ]
     return notes
 
@@ -191,41 +262,43 @@ def _notes(first: Shown, second: Shown, pairs: Pairing, cells: int) -> list[str]
 # Tables
 
 
-def tables(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(cells, lengths), a row for each run; `length` is empty where all lengths are taken together."""
-    against: dict[int, Compared] = {each.run: each for each in compared}
+def tables(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return (cells, lengths), a row for each run; `length` is empty where all lengths are taken together."""
+    against = {each.run: each for each in compared}
     cells: list[list[Any]] = []
     lengths: list[list[Any]] = []
-    grid = _grid(shown)
-    for place, each in enumerate(shown):
-        other = against.get(place, Compared(place, {}, {}, {}, ()))
-        by_cell = {_key(record): record for record in each.cells.to_dict("records")}
-        by_length = {(r["task"], r["length"]): r for r in stats.by_length(each.run.manifest, each.run.rows)}
+    grid = _grid(views)
+    for place, view in enumerate(views):
+        other = against.get(place, ComparisonView(place, {}, {}, {}, ()))
+        by_cell = {(r["task"], Cell(r["length"], r["depth"])): r for r in view.cells.to_dict("records")}
+        by_length = {(r["task"], r["length"]): r for r in view.results.lengths.to_dict("records")}
         for key in grid:
-            cells.append([each.name, *key, *_measured(by_cell.get(key)), *_differing(other.cells.get(key))])
-        for part in dict.fromkeys(key[:2] for key in grid):
-            lengths.append(
-                [each.name, *part, *_measured(by_length.get(part)), *_differing(other.lengths.get(part))]
-            )
-        for task in dict.fromkeys(key[0] for key in grid):
-            whole = _whole(each, task).fields()
-            lengths.append([each.name, task, None, *_measured(whole), *_differing(other.overall.get(task))])
+            measured = _measured(by_cell.get(key))
+            cells.append([view.name, key[0], *key[1], *measured, *_differing(other.cells.get(key))])
+        for part in dict.fromkeys(map(_part, grid)):
+            measured = _measured(by_length.get(part))
+            lengths.append([view.name, *part, *measured, *_differing(other.lengths.get(part))])
+        for task in dict.fromkeys(task for task, _ in grid):
+            measured = _total(view.results.by_task.get(task))
+            lengths.append([view.name, task, None, *measured, *_differing(other.overall.get(task))])
     together = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"])
-    return pd.DataFrame(cells, columns=list(COLUMNS)), together.astype({"length": "Int64"})
+    kinds = {"compared": "Int64"}
+    return pd.DataFrame(cells, columns=list(COLUMNS)).astype(kinds), together.astype(
+        {"length": "Int64", **kinds}
+    )
 
 
-def _key(record: Mapping[Any, Any]) -> Key:
-    return str(record["task"]), int(record["length"]), float(record["depth"])
-
-
-def _whole(shown: Shown, task: str) -> stats.Mean:
-    return stats.overall(shown.run.manifest, [row for row in shown.run.rows if row["task"] == task])
+_NOTHING = [0, 0.0, math.nan, math.nan, math.nan]
 
 
 def _measured(record: Mapping[Any, Any] | None) -> list[Any]:
     if record is None or not record["n"]:
-        return [0, 0.0, math.nan, math.nan, math.nan]
-    return [record[name] for name in ("n", "correct", "accuracy", "ci_low", "ci_high")]
+        return _NOTHING
+    return [record[name] for name in ("n", "correct", "accuracy", "low", "high")]
+
+
+def _total(found: Mean | None) -> list[Any]:
+    return [found.n, found.correct, found.accuracy, *found.interval[:2]] if found and found.n else _NOTHING
 
 
 def _differing(difference: Difference | None) -> list[Any]:
@@ -234,34 +307,19 @@ def _differing(difference: Difference | None) -> list[Any]:
     return [difference.value, difference.low, difference.high, difference.n, difference.method]
 
 
-def _csv(table: pd.DataFrame) -> bytes:
-    shown = table.assign(
-        run=table["run"].map(lambda text: sanitize(str(text), lines=False)),
-        compared=table["compared"].astype("Int64"),
-    )
-    text: str = shown.round(4).to_csv(index=False, lineterminator="\n")
-    return text.encode()
-
-
-def markdown(shown: Sequence[Shown], compared: Sequence[Compared]) -> str:
-    """The table by length, a column for each run and each difference, with what was compared above it."""
-    _, lengths = tables(shown, compared)
-    names = [markdown_text(each.name) for each in shown]
-    head = ["length", *names, *(f"{names[c.run]} − {names[0]}" for c in compared)]
+def markdown(views: Sequence[RunView], compared: Sequence[ComparisonView], lengths: pd.DataFrame) -> str:
+    """Return the table by length, a column for each run and each difference, with what was compared above it."""
+    names = [markdown_text(view.name) for view in views]
+    head = ["length", *names, *(f"{names[each.run]} − {names[0]}" for each in compared)]
     lines = [f"# {' against '.join(names)}", ""]
-    lines += [f"- {markdown_text(note)}" for c in compared for note in c.notes]
-    for task in dict.fromkeys(lengths["task"]):
-        part = lengths[lengths["task"] == task]
-        lines += [
-            "",
-            f"## {markdown_text(task)}",
-            "",
-            f"| {' | '.join(head)} |",
-            "|---" + "|--:" * (len(head) - 1) + "|",
+    lines += [f"- {markdown_text(note)}" for each in compared for note in each.notes]
+    for task, part in lengths.groupby("task", sort=False):
+        rows = [
+            _line(length_label(length), part[part["length"] == length])
+            for length in sorted(part["length"].dropna().unique())
         ]
-        for length in sorted(part["length"].dropna().unique()):
-            lines.append(_line(length_label(int(length)), part[part["length"] == length], len(shown)))
-        lines.append(_line("all", part[part["length"].isna()], len(shown)))
+        rows.append(_line("all", part[part["length"].isna()]))
+        lines += ["", f"## {markdown_text(str(task))}", "", *markdown_table(head, rows, numbers=True)]
     return "\n".join(
         [
             *lines,
@@ -272,19 +330,19 @@ def markdown(shown: Sequence[Shown], compared: Sequence[Compared]) -> str:
     )
 
 
-def _line(name: str, rows: pd.DataFrame, runs: int) -> str:
-    """One line of the table; `rows` are those of the runs, in their order."""
+def _line(name: str, rows: pd.DataFrame) -> list[str]:
+    """Return one line of the table; `rows` are those of the runs, in their order."""
     records: list[dict[Any, Any]] = rows.to_dict("records")
     accuracies = [
-        f"{r['accuracy']:.2f} {_span(r['ci_low'], r['ci_high'])}" if r["n"] else "–" for r in records[:runs]
+        f"{r['accuracy']:.2f} {_span(r['ci_low'], r['ci_high'])}" if r["n"] else "–" for r in records
     ]
     differences = [
         f"{_signed(r['difference'])}{_star(r)} {_span(r['difference_low'], r['difference_high'])}"
         if r["method"]
         else "–"
-        for r in records[1:runs]
+        for r in records[1:]
     ]
-    return f"| {' | '.join([name, *accuracies, *differences])} |"
+    return [name, *accuracies, *differences]
 
 
 def _star(row: Mapping[Any, Any]) -> str:
@@ -301,82 +359,71 @@ def _signed(value: float) -> str:
 
 # Figures
 
-_RC: Any = {
-    "svg.hashsalt": "nih",
-    "svg.fonttype": "none",
-    "hatch.linewidth": 0.6,
-    "font.family": "sans-serif",
-}
-_ACROSS = 3
+Panel = Callable[[Axes], object]
 
 
-def _figure(panels: Sequence[Callable[[Axes], object]], columns: int, rows: int) -> tuple[bytes, bytes]:
-    """PNG and SVG of panels that each draw a map of `columns` x `rows` cells."""
-    across = min(len(panels), _ACROSS)
-    down = math.ceil(len(panels) / across)
-    width, height = min(max(0.62 * columns, 4.6), 11.5) + 1.6, min(max(0.36 * rows, 2.2), 9.0) + 1.9
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(width * across, height * down), layout="constrained")
-        FigureCanvasAgg(figure)
-        for place, draw in enumerate(panels, start=1):
-            ax = figure.add_subplot(down, across, place)
-            with alone(ax):
-                draw(ax)
-        png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png", dpi=130)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    return png.getvalue(), svg.getvalue()
+def _maps(name: str, draw: Sequence[Panel], views: Sequence[RunView]) -> dict[str, bytes]:
+    """Return the PNG and SVG of panels that each draw a map of all cells."""
+    grid = _grid(views)
+    columns, rows = len({cell.length for _, cell in grid}), len({cell.depth for _, cell in grid})
+    size = min(max(0.62 * columns, 4.6), 11.5) + 1.6, min(max(0.36 * rows, 2.2), 9.0) + 1.9
+    figure = panels(draw, size, _ACROSS)
+    return {f"{name}.png": png(figure, dpi=130), f"{name}.svg": svg(figure)}
 
 
-def heatmaps(shown: Sequence[Shown]) -> tuple[bytes, bytes]:
-    """PNG and SVG of every run's map, a row of panels for each task. All have the same cells."""
-    grid = _grid(shown)
+def heatmaps(views: Sequence[RunView]) -> list[Panel]:
+    """Return a panel for each task and run. All have the same cells."""
 
-    def panel(each: Shown, task: str) -> Callable[[Axes], object]:
+    def panel(view: RunView, task: str) -> Panel:
+        cells = view.cells[view.cells["task"] == task]
+        total = view.results.by_task.get(task)
+        title = f"{view.name} · {task}\naccuracy {total or 'unknown, no scored samples'}"
+        trained = view.results.run.manifest.training_length
+
         def draw(ax: Axes) -> None:
-            heatmap(each.cells, ax, task=task, training_length=each.run.manifest.get("training_length"))
-            total = overall(replace(each.run, rows=[row for row in each.run.rows if row["task"] == task]))
-            title = f"{each.name} · {task}\naccuracy {total}"
+            draw_cells(ax, cells, trained, title)
+            # On one line with the titles of runs that were trained at a length.
             ax.set_title(title, loc="left", fontsize=10, pad=16, parse_math=False)
 
         return draw
 
-    panels = [panel(each, task) for task in dict.fromkeys(key[0] for key in grid) for each in shown]
-    return _figure(panels, len({key[1] for key in grid}), len({key[2] for key in grid}))
+    return [panel(view, task) for task in dict.fromkeys(task for task, _ in _grid(views)) for view in views]
 
 
-def difference_maps(shown: Sequence[Shown], compared: Sequence[Compared]) -> tuple[bytes, bytes]:
-    """PNG and SVG of each later run minus the first, on a scale fixed from -1 to 1; `*` where the interval leaves out 0."""
-    grid = _grid(shown)
+def difference_maps(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> list[Panel]:
+    """Return a panel for each task and later run, minus the first; `*` where the interval leaves out 0."""
 
-    def panel(other: Compared, task: str, total: Difference) -> Callable[[Axes], object]:
-        title = f"{shown[other.run].name} − {shown[0].name} · {task}\n{_total(total)}"
-        return lambda ax: _difference_map(
-            ax, {key[1:]: d for key, d in other.cells.items() if key[0] == task}, title
-        )
+    def panel(other: ComparisonView, task: str, total: Difference) -> Panel:
+        cells = {cell: d for (name, cell), d in other.cells.items() if name == task}
+        how = f"n = {total.n} {'paired' if total.paired else 'unpaired'}"
+        words = f"{_signed(total.value)} {_span(total.low, total.high)}, {how}"
+        title = f"{views[other.run].name} − {views[0].name} · {task}\n{words}"
+        return lambda ax: _difference_map(ax, cells, title)
 
-    panels = [panel(other, task, total) for other in compared for task, total in other.overall.items()]
-    return _figure(panels, len({key[1] for key in grid}), len({key[2] for key in grid}))
-
-
-def _total(difference: Difference) -> str:
-    how = "paired" if difference.paired else "unpaired"
-    return f"{_signed(difference.value)} {_span(difference.low, difference.high)}, n = {difference.n} {how}"
+    return [panel(other, task, total) for other in compared for task, total in other.overall.items()]
 
 
-def _difference_map(ax: Axes, cells: Mapping[tuple[int, float], Difference], title: str) -> None:
-    lengths, depths = sorted({n for n, _ in cells}), sorted({d for _, d in cells})
-    values = pd.DataFrame(
-        [[cells[n, d].value if (n, d) in cells else math.nan for n in lengths] for d in depths]
+def _difference_map(ax: Axes, cells: Mapping[Cell, Difference], title: str) -> None:
+    lengths, depths = sorted({cell.length for cell in cells}), sorted({cell.depth for cell in cells})
+    found = [[cells.get(Cell(n, d)) for n in lengths] for d in depths]
+    roomy = len(lengths) <= MOST_ANNOTATED
+    accuracy_map(
+        ax,
+        pd.DataFrame([[d.value if d else math.nan for d in line] for line in found]),
+        words=pd.DataFrame([[_word(d) if roomy else "" for d in line] for line in found]),
+        fontsize=8,
+        differences=True,
+        lines=roomy,
+        bar={
+            "label": "difference in accuracy",
+            "ticks": [-1, -0.5, 0, 0.5, 1],
+            "pad": 0.02,
+            "aspect": 30,
+        },
+        xlabels=[length_label(n) for n in lengths],
+        ylabels=[depth_label(d) for d in depths],
     )
-    roomy = len(lengths) <= 20
-    words = [[_word(cells.get((n, d))) if roomy else "" for n in lengths] for d in depths]
-    sns.heatmap(
-        values, ax=ax, vmin=-1, vmax=1, cmap="PuOr", annot=pd.DataFrame(words), fmt="", annot_kws={"fontsize": 8},
-        linewidths=0.4 if roomy else 0.0, xticklabels=[length_label(n) for n in lengths], yticklabels=[depth_label(d) for d in depths],
-        cbar_kws={"label": "difference in accuracy", "ticks": [-1, -0.5, 0, 0.5, 1], "pad": 0.02, "aspect": 30},
-    )  # fmt: skip
-    ax.patch.set(facecolor="#ffffff", edgecolor="#8c8c8c", hatch="////")
+    ax.patch.set(facecolor=PAPER, edgecolor=MARK, hatch="////")
     ax.tick_params(length=2, labelsize=8, rotation=0)
     ax.set_xlabel("context length (tokens)")
     ax.set_ylabel("depth of the needle (%)")
@@ -387,67 +434,3 @@ def _word(difference: Difference | None) -> str:
     if difference is None or math.isnan(difference.value):
         return ""
     return _signed(difference.value).replace("0.", ".") + ("*" if difference.clear else "")
-
-
-# Files
-
-
-def labels(runs: Sequence[store.StoredRun]) -> list[str]:
-    """What tells the runs apart: the last part of the model's name, else the whole name, else the folder, else a number too."""
-    models = [str(run.manifest.get("model", "")) for run in runs]
-    folders = [run.path.resolve().name for run in runs]
-    for names in ([Path(model).name or model for model in models], models, folders):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({place})" for place, name in enumerate(models, start=1)]
-
-
-def write(paths: Sequence[Path], out: Path | None = None, score: str | None = None) -> tuple[Path, list[str]]:
-    """Compare the runs at `paths` with the first of them, into the folder `out`.
-
-    Writes report.html, comparison.md, lengths.csv, cells.csv, and heatmaps and differences as .png and .svg, each replaced in one step;
-    of runs that share several tasks also tasks.csv, .md, .png and .svg: task x run.
-    Default folder: `results/comparisons/<the runs' folders>-<8 hex of their paths>`. Returns the folder and the sentences that say
-    what was compared with what. Raises UsageError where runs cannot be compared, StoreError.
-    """
-    runs = [store.read(path) for path in paths]
-    shown = aligned([on_page(run, score, label) for run, label in zip(runs, labels(runs), strict=True)])
-    compared = compare(shown)
-    folder = out or default_folder(paths)
-    if (folder / MANIFEST).exists():
-        raise UsageError(
-            f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out"
-        )
-    tasks = suite_compare.side_by_side(shown)
-    cells, lengths = tables(shown, compared)
-    (maps_png, maps_svg), (differences_png, differences_svg) = (
-        heatmaps(shown),
-        difference_maps(shown, compared),
-    )
-    made = {
-        "report.html": render(shown, compared, suite_compare.on_page(tasks) if tasks else None),
-        "comparison.md": markdown(shown, compared).encode(),
-        "cells.csv": _csv(cells),
-        "lengths.csv": _csv(lengths),
-        "heatmaps.png": maps_png,
-        "heatmaps.svg": maps_svg,
-        "differences.png": differences_png,
-        "differences.svg": differences_svg,
-    }
-    if tasks:
-        made |= {"tasks.csv": suite_compare.csv(tasks), "tasks.md": suite_compare.markdown(tasks)}
-        made["tasks.png"], made["tasks.svg"] = suite_compare.images(tasks, shown)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
-    for name, content in made.items():
-        write_atomic(folder / name, content)
-    return folder, [note for each in compared for note in each.notes]
-
-
-def default_folder(paths: Sequence[Path]) -> Path:
-    """The same runs in the same order always compare into the same folder."""
-    whole = [path.resolve() for path in paths]
-    digest = hashlib.sha256("\0".join(map(str, whole)).encode("utf-8", "surrogateescape")).hexdigest()
-    return COMPARISONS / f"{'-vs-'.join(path.name for path in whole)[:100]}-{digest[:8]}"

@@ -1,8 +1,8 @@
 """The page: one HTML file that holds a run, or several, and needs nothing else.
 
-What models said is hostile. It stands in the page as JSON that no browser executes, control characters already made visible,
-and page.js puts it into the document as text only. The content security policy lets the page's own script and style run,
-by their hashes, and nothing be loaded from anywhere.
+What models said is hostile. The page holds it as JSON, which no browser executes, with control characters already made visible,
+and its script puts it into the document as text only. The content security policy allows the page's own script and style, by
+their hashes, and lets nothing be loaded from anywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,21 +22,27 @@ import jinja2
 import pandas as pd
 
 from nih.errors import StoreError
-from nih.report.terminal import state
-from nih.stats import results as stats
+from nih.report.tables import PUBLISHED, by_axis
 from nih.stats.difference import Difference
-from nih.store.run import StoredRun
+from nih.stats.results import Results
+from nih.store.journal import Row
 from nih.text import sanitize
+from nih.types import Cell
 
 COST = "cost.csv"
-"""Where a run keeps what its lengths cost; without it the page shows no cost beyond the journal's seconds."""
+"""The file of a run folder that holds what its lengths cost; without it the page shows only the journal's seconds."""
+
+SCRIPTS = ("dom", "grid", "samples", "charts", "main")
+"""Files of the page's script, in their order; all but the last only define."""
 
 _SAMPLE = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "question", "answer_prefix", "expected", "answer", "score",
     "score_name", "status", "error", "nll", "prefill_tokens", "seconds", "attempt",
 )  # fmt: skip
 _AROUND = ("before", "needle", "after")
-_CELL = ("length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors", "nll", "seconds")
+_CELL = (
+    "length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors", "nll", "seconds", "state",
+)  # fmt: skip
 _POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; base-uri 'none'; form-action 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
@@ -44,82 +50,82 @@ _POLICY = (
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A run as the page shows it."""
+class RunView:
+    """A run as the page and comparisons show it."""
 
-    run: StoredRun
+    results: Results
     cells: pd.DataFrame
-    """The columns of cells.csv."""
-    facts: Mapping[str, str]
-    """What is said of the whole run, in words: `{"accuracy": "0.57 [0.33, 0.79], n = 14"}`."""
-    label: str = ""
-    """What tells it from the other runs; default: its model."""
+    """Those of the results, or of all runs of a comparison: what a run lacks has no sample."""
+    name: str
+    """What tells it from the other runs, without hostile characters."""
 
-    @property
-    def name(self) -> str:
-        """The label, or the model."""
-        return sanitize(self.label or str(self.run.manifest.get("model", "")), lines=False)
+    @classmethod
+    def of(cls, results: Results, label: str = "") -> RunView:
+        """Return the view of a run; it is named by its model if there is no label."""
+        return cls(results, results.cells, sanitize(label or results.run.model, lines=False))
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonView:
     """One run held against the first one of the page."""
 
     run: int
     """Its place among the page's runs, from 1."""
-    cells: Mapping[tuple[str, int, float], Difference]
-    """By task, length and depth."""
+    cells: Mapping[tuple[str, Cell], Difference]
     lengths: Mapping[tuple[str, int], Difference]
     overall: Mapping[str, Difference]
+    """By task."""
     notes: Sequence[str]
     """Sentences about what was compared with what."""
 
 
-class Value(NamedTuple):
+class TableCell(NamedTuple):
     """A number of a table, in words."""
 
     text: str
     share: float | None = None
-    """Where it lies from 0 to 1, which colours its cell; None: not at all."""
+    """Where it lies from 0 to 1, which colours its cell; None: it has no colour."""
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """A table with a row for each task, whose name leads to its map."""
+class TaskTable:
+    """A table with a row per task, whose name leads to its map."""
 
     caption: str
     columns: Sequence[str]
-    """What stands above the values; the tasks' own column has none here."""
-    rows: Sequence[tuple[str, Sequence[Value]]]
+    """Heads of the values; the column of tasks has none here."""
+    rows: Sequence[tuple[str, Sequence[TableCell]]]
     """By task; the last row is the average."""
 
 
-def render(shown: Sequence[Shown], compared: Sequence[Compared] = (), tasks: Tasks | None = None) -> bytes:
-    """The page of these runs, UTF-8. The same runs give the same bytes. Raises StoreError for a cost.csv that cannot be read."""
+def render(
+    views: Sequence[RunView], compared: Sequence[ComparisonView] = (), tasks: TaskTable | None = None
+) -> bytes:
+    """Return the page of these runs, UTF-8. The same runs give the same bytes. Raises StoreError for a damaged cost.csv."""
     script = "\n".join(
-        ("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _text("page.js"))
+        ("/*", _text("vendor/uPlot.LICENSE"), "*/", _text("vendor/uPlot.iife.min.js"), _script())
     )
-    style = _text("vendor/uPlot.min.css") + _text("page.css")
+    style = _text("vendor/uPlot.min.css") + _text("page/page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(_text("page.html")).render(
-        title=_title(shown),
+    page = environment.from_string(_text("page/page.html")).render(
+        title=_title(views),
         policy=_POLICY.format(script=_hash(script), style=_hash(style)),
         style=style,
         script=script,
-        data=embedded(_data(shown, compared, tasks)),
+        data=embedded(_data(views, compared, tasks)),
     )
     # A lone surrogate can only stand inside the JSON, where `\udc80` means it.
     return page.encode("utf-8", "backslashreplace")
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element, open a comment or break a line."""
+    """Return JSON for the inside of a script element: nothing in it can end the element, open a comment or break a line."""
     text = json.dumps(_visible(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
 def _visible(value: Any) -> Any:
-    """The value with all its text sanitised, and None for numbers that JSON lacks."""
+    """Return the value with all its text sanitized, and None for numbers that JSON lacks."""
     if isinstance(value, str):
         return sanitize(value)
     if isinstance(value, float):
@@ -131,6 +137,12 @@ def _visible(value: Any) -> Any:
     return value
 
 
+def _script() -> str:
+    """Return the page's own script: one scope for all its files, so that nothing of it is global."""
+    parts = "\n".join(_text(f"page/{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n\n{parts}}})();\n'
+
+
 def _text(name: str) -> str:
     return files("nih.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -139,20 +151,22 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _title(shown: Sequence[Shown]) -> str:
-    tasks = dict.fromkeys(str(task) for each in shown for task in each.cells["task"])
-    return sanitize(f"{' against '.join(each.name for each in shown)} · {', '.join(tasks)}", lines=False)
+def _title(views: Sequence[RunView]) -> str:
+    tasks = dict.fromkeys(str(task) for view in views for task in view.cells["task"])
+    return sanitize(f"{' against '.join(view.name for view in views)} · {', '.join(tasks)}", lines=False)
 
 
 # The data of the page
 
 
-def _data(shown: Sequence[Shown], compared: Sequence[Compared], tasks: Tasks | None) -> dict[str, Any]:
-    data = {"runs": [_run(s) for s in shown], "compared": [_compared(c) for c in compared]}
+def _data(
+    views: Sequence[RunView], compared: Sequence[ComparisonView], tasks: TaskTable | None
+) -> dict[str, Any]:
+    data = {"runs": [_run(view) for view in views], "compared": [_compared(each) for each in compared]}
     return data | ({"tasks": _tasks(tasks)} if tasks else {})
 
 
-def _tasks(tasks: Tasks) -> dict[str, Any]:
+def _tasks(tasks: TaskTable) -> dict[str, Any]:
     return {
         "caption": tasks.caption,
         "columns": list(tasks.columns),
@@ -160,63 +174,53 @@ def _tasks(tasks: Tasks) -> dict[str, Any]:
     }
 
 
-def _run(shown: Shown) -> dict[str, Any]:
-    manifest, seconds = shown.run.manifest, _seconds(shown.run.rows)
+def _run(view: RunView) -> dict[str, Any]:
+    results = view.results
+    lengths = by_axis(results.lengths, "length").assign(seconds=results.lengths["seconds"])
     return {
-        "name": shown.name,
-        "facts": [list(fact) for fact in shown.facts.items()],
-        "training_length": manifest.get("training_length"),
+        "name": view.name,
+        "facts": _facts(results),
+        "training_length": results.run.manifest.training_length,
         "maps": [
-            {"task": str(task), "cells": _cells(part)}
-            for task, part in shown.cells.groupby("task", sort=False)
+            {"task": str(task), "cells": part.rename(columns=PUBLISHED)[list(_CELL)].to_dict("records")}
+            for task, part in view.cells.groupby("task", sort=False)
         ],
-        "lengths": [
-            {**record, "seconds": seconds.get((record["task"], record["length"]))}
-            for record in stats.by_length(manifest, shown.run.rows)
-        ],
-        "distances": stats.by_distance(manifest, shown.run.rows),
-        "samples": {"columns": [*_SAMPLE, *_AROUND], "rows": _samples(shown)},
-        "cost": _cost(shown.run.path / COST),
-        "manifest": manifest.values,
+        "lengths": lengths.drop(columns="model").to_dict("records"),
+        "distances": by_axis(results.distances, "from", "below").drop(columns="model").to_dict("records"),
+        "samples": {"columns": [*_SAMPLE, *_AROUND], "rows": [_sample(row) for row in results.rows]},
+        "cost": _cost(results.run.path / COST),
+        "manifest": results.run.manifest.values,
     }
 
 
-def _cells(table: pd.DataFrame) -> list[dict[str, Any]]:
-    measured = table["prefill_tokens"].notna()
-    rows = zip(*(table[name].tolist() for name in _CELL), measured, strict=True)
-    return [
-        {**dict(zip(_CELL, row, strict=False)), "state": state(row[2], row[7], bool(row[-1]))} for row in rows
-    ]
+def _facts(results: Results) -> list[tuple[str, str]]:
+    """Return what is said of the whole run, in words."""
+    facts = [("accuracy (95 % interval)", str(results.overall))]
+    if len(results.effective) > 1:
+        # Effective lengths stand in the table of tasks.
+        facts.append(("tasks weighing alike", average_words(results)))
+    else:
+        facts.append(("effective length", "".join(map(str, results.effective.values()))))
+    return [*facts, ("score", results.run.score_name)]
 
 
-def _seconds(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
-    """Mean seconds of an answer, by task and length."""
-    spent: dict[tuple[str, int], list[float]] = {}
-    for row in rows:
-        if row["status"] == "ok":
-            spent.setdefault((row["task"], row["length"]), []).append(row["seconds"])
-    return {key: math.fsum(values) / len(values) for key, values in spent.items()}
+def average_words(results: Results) -> str:
+    """Return the average over tasks in words."""
+    return f"average of {len(results.by_task)} tasks {results.average.short}"
 
 
-def _samples(shown: Shown) -> list[list[Any]]:
-    """Rows in the order of the map: by task, length, depth and trial."""
-    tasks = {str(task): place for place, task in enumerate(dict.fromkeys(shown.cells["task"]))}
-    order = sorted(
-        shown.run.rows, key=lambda r: (tasks[r["task"]], r["length"], r["depth"], r["trial"], r["id"])
-    )
-    return [[*(row[name] for name in _SAMPLE), *_parted(row)] for row in order]
+def _sample(row: Row) -> list[Any]:
+    return [*(getattr(row, name) for name in _SAMPLE), *_parted(row)]
 
 
-def _parted(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Surroundings of the needle; where it is not found in them, it follows them."""
-    before, needle, after = (
-        row["around"].partition(row["needle"]) if row["needle"] else (row["around"], "", "")
-    )
-    return before, needle or row["needle"], after
+def _parted(row: Row) -> tuple[str, str, str]:
+    """Return the surroundings of the needle, parted by it; if it is not found in them, it follows them."""
+    before, needle, after = row.around.partition(row.needle) if row.needle else (row.around, "", "")
+    return before, needle or row.needle, after
 
 
 def _cost(path: Path) -> list[dict[str, Any]] | None:
-    """What each length cost, as numbers where they are numbers; None where nobody measured it."""
+    """Return what each length cost, as numbers where they are numbers; None if it was not measured."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -236,19 +240,18 @@ def _number(text: Any) -> Any:
         return text or None
 
 
-def _compared(compared: Compared) -> dict[str, Any]:
+def _compared(view: ComparisonView) -> dict[str, Any]:
     return {
-        "run": compared.run,
+        "run": view.run,
         "cells": [
-            {"task": task, "length": length, "depth": depth, **_difference(d)}
-            for (task, length, depth), d in compared.cells.items()
+            {"task": task, "length": cell.length, "depth": cell.depth, **_difference(d)}
+            for (task, cell), d in view.cells.items()
         ],
         "lengths": [
-            {"task": task, "length": length, **_difference(d)}
-            for (task, length), d in compared.lengths.items()
+            {"task": task, "length": length, **_difference(d)} for (task, length), d in view.lengths.items()
         ],
-        "overall": [{"task": task, **_difference(d)} for task, d in compared.overall.items()],
-        "notes": list(compared.notes),
+        "overall": [{"task": task, **_difference(d)} for task, d in view.overall.items()],
+        "notes": list(view.notes),
     }
 
 

@@ -1,196 +1,340 @@
-"""The report of several tasks in one run: task x length, average, effective length, as a table and a figure.
+"""Task x length x run: the tables and figures of a run of several tasks, and of several such runs side by side.
 
-The average weighs tasks alike, as benchmarks of many tasks do, however many samples each has. Its interval is a Bayesian bootstrap
-(Rubin 1981, Ann. Stat. 9:130) inside each task, with half a right and half a wrong sample added, so that all right is not certain.
+The average weighs tasks alike, as benchmarks of many tasks do, however many samples each has. In a comparison, totals and averages
+count only what every run has scores of, so that no run is helped by a length that another could not read.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nih.prompts.grid import format_length
-from nih.report.page import Tasks, Value
-from nih.stats import results as stats
-from nih.store.run import StoredRun
-from nih.text import sanitize
+from nih.report import style
+from nih.report.heatmap import accuracy_map, training_line
+from nih.report.page import RunView, TableCell, TaskTable
+from nih.report.tables import csv, plain, rounded_csv
+from nih.stats.mean import Mean, average, mean
+from nih.stats.results import AVERAGE, Results, cell_state
+from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
+from nih.types import CellState
 
-AVERAGE = "average"
 ALL = "all lengths"
-_DRAWS = 9999
+COLUMNS = ("task", "length", "run", "n", "accuracy", "ci_low", "ci_high")
+"""Columns of a comparison's tasks.csv; a row without a length is all lengths together. The rows of the average come last."""
 _LONGEST = 36
 """Letters of a name in a figure."""
+_MOST_ANNOTATED = 6
+"""Columns of a comparison's map; narrower squares read better by colour alone."""
+
+Place = tuple[int | None, int]
+"""Length (None: all) and the run's place."""
 
 
-class Entry(NamedTuple):
-    """One accuracy of the table."""
+@dataclass(frozen=True)
+class TaskRow:
+    """What the runs make of one task, or of all of them on average."""
 
-    n: int
-    accuracy: float
-    """NaN where n = 0."""
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.accuracy:.2f} [{self.low:.2f}, {self.high:.2f}]" if self.n else ""
+    task: str
+    entries: Mapping[Place, Mean]
+    """n = 0 if the run has no score there."""
 
 
-def table(run: StoredRun) -> pd.DataFrame:
-    """Columns task, then one a length (its name, `4k`), `all lengths` and effective_length; a row a task, then `average`.
+@dataclass(frozen=True)
+class TaskComparison:
+    """The table task x length x run; one run is the case of one column."""
 
-    The values of lengths are `Entry`. A task's average counts the lengths it was asked at; the average's entry at a length is over the
-    tasks that have scores there, and that of all lengths over the tasks' own.
-    """
-    scores, lengths = scores_of(run), lengths_of(run)
-    effective = stats.effective_lengths(run.manifest, run.rows)
-    records = [
-        {
-            "task": task,
-            **{format_length(n): entry([own.get(n, [])]) for n in lengths},
-            ALL: entry([[s for n in lengths for s in own.get(n, [])]]),
-            "effective_length": effective[task],
-        }
-        for task, own in scores.items()
-    ]
-    average = {format_length(n): entry([own.get(n, []) for own in scores.values()]) for n in lengths}
-    everything = entry([[s for n in lengths for s in own.get(n, [])] for own in scores.values()])
-    records.append({"task": AVERAGE, **average, ALL: everything, "effective_length": ""})
-    return pd.DataFrame(records)
+    runs: tuple[RunView, ...]
+    lengths: tuple[int, ...]
+    rows: tuple[TaskRow, ...]
+    """One per task, then the average."""
+    notes: tuple[str, ...]
+    """Sentences about what no total counts."""
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the runs."""
+        return [view.name for view in self.runs]
 
-def lengths_of(run: StoredRun) -> list[int]:
-    """Every length that some task of the run was to be asked at."""
-    tasks = stats.tasks(run.manifest, run.rows)
-    return sorted({int(n) for task in tasks for n in stats.grid_of(run.manifest, task)["lengths"]})
+    @property
+    def whole(self) -> str:
+        """What totals are over, in words."""
+        return "the lengths that every run has scores of" if self.notes else ALL
 
 
-def scores_of(run: StoredRun) -> dict[str, dict[int, list[float]]]:
-    """Scores of each task at each length that has any, in a fixed order: sums of floats must not depend on how samples came."""
-    found: dict[str, dict[int, list[float]]] = {task: {} for task in stats.tasks(run.manifest, run.rows)}
-    for row in run.rows:
-        if row["score"] is not None:
-            found[row["task"]].setdefault(int(row["length"]), []).append(float(row["score"]))
-    return {task: {n: sorted(own[n]) for n in sorted(own)} for task, own in found.items()}
+def task_comparison(views: Sequence[RunView]) -> TaskComparison | None:
+    """Return the table of runs, whose cells are aligned; None if they do not share two tasks, and it would say nothing new."""
+    results = [view.results for view in views]
+    parts = zip(*(views[0].cells[name].tolist() for name in ("task", "length")), strict=True)
+    asked = list(dict.fromkeys(parts))
+    alone = len(views) == 1  # then nothing is left out
+    counted = {part for part in asked if alone or all(each.scores_of(*part) for each in results)}
+    if len({task for task, _ in counted}) < 2:
+        return None
+    tasks = list(dict.fromkeys(task for task, _ in asked))
+    lengths = tuple(sorted({length for _, length in asked}))
+
+    def total(each: Results, task: str) -> list[float]:
+        return [score for n in lengths if (task, n) in counted for score in each.scores_of(task, n)]
+
+    def at(each: Results, length: int) -> list[list[float]]:
+        return [each.scores_of(task, length) for task in tasks if alone or (task, length) in counted]
+
+    found: dict[str, dict[Place, Mean]] = {task: {} for task in (*tasks, AVERAGE)}
+    for place, each in enumerate(results):
+        for task in tasks:
+            found[task] |= {(n, place): mean([each.scores_of(task, n)]) for n in lengths}
+            found[task][None, place] = mean([total(each, task)])
+        found[AVERAGE] |= {(n, place): average(at(each, n)) for n in lengths}
+        found[AVERAGE][None, place] = average([total(each, task) for task in tasks])
+    rows = tuple(TaskRow(task, entries) for task, entries in found.items())
+    return TaskComparison(tuple(views), lengths, rows, () if alone else _notes(views, asked))
 
 
-def csv(found: pd.DataFrame) -> bytes:
-    """The table with plain numbers, and bounds beside the overall accuracy. An effective length below the shortest is empty."""
-    shown = found.map(_plain)
-    for name, at in (("ci_low", 2), ("ci_high", 3)):
-        shown.insert(
-            shown.shape[1] - 1, name, [_number(entry[at]) if entry.n else "" for entry in found[ALL]]
-        )
-    text: str = shown.rename(columns={ALL: "accuracy"}).to_csv(index=False, lineterminator="\n")
-    return text.encode()
+def _notes(views: Sequence[RunView], asked: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+    notes = []
+    for view in views:
+        lacking: dict[tuple[str, ...], list[int]] = {}
+        for length in sorted({length for _, length in asked}):
+            every = [task for task, n in asked if n == length]
+            tasks = [task for task in every if not view.results.scores_of(task, length)]
+            if tasks:
+                lacking.setdefault(() if tasks == every else tuple(tasks), []).append(length)
+        if lacking:
+            what = "; ".join(
+                f"at {', '.join(map(length_label, ns))}{' in ' if tasks else ''}{', '.join(tasks)}"
+                for tasks, ns in lacking.items()
+            )
+            notes.append(f"{view.name} has no scores {what}: totals and averages of all runs leave that out.")
+    return tuple(notes)
 
 
-def markdown(found: pd.DataFrame) -> bytes:
-    """The table with intervals."""
-    heads = [column.replace("_", " ") for column in found.columns]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for record in found.itertuples(index=False):
-        cells = (sanitize(str(cell), lines=False).replace("|", "\\|") for cell in record)
-        lines.append(f"| {' | '.join(cells)} |")
-    return ("\n".join(lines) + "\n").encode()
+def _numbers(found: Mean) -> tuple[float, float, float]:
+    """Return accuracy and bounds, NaN if nothing is scored."""
+    low, high, _ = found.interval
+    return (found.accuracy, low, high) if found.n else (math.nan, math.nan, math.nan)
 
 
-def on_page(found: pd.DataFrame) -> Tasks:
-    """The table as the page shows it."""
-    lengths = list(found.columns[1:-1])
-    effective = [value for value in found["effective_length"] if isinstance(value, stats.EffectiveLength)]
-    threshold = f" at accuracy >= {effective[0].threshold:g}" if effective else ""
+def _value(found: Mean) -> TableCell:
+    return TableCell(found.short, found.accuracy if found.n else None)
+
+
+# One run: tasks x lengths
+
+
+def run_files(found: TaskComparison) -> dict[str, bytes]:
+    """Return tasks.csv, tasks.md and tasks.png of a run folder."""
+    return {"tasks.csv": _run_csv(found), "tasks.md": _run_markdown(found), "tasks.png": _run_image(found)}
+
+
+def _run_csv(found: TaskComparison) -> bytes:
+    """Return the table with plain numbers, and bounds beside the overall accuracy. An effective length below the shortest is empty."""
+    effective = found.runs[0].results.effective
+    records = []
+    for row in found.rows:
+        numbers = [row.entries[n, 0].accuracy for n in found.lengths] + [*_numbers(row.entries[None, 0])]
+        end = effective.get(row.task)
+        records.append([row.task, *(plain(value, 4) for value in numbers), str((end and end.length) or "")])
+    lengths = [format_length(n) for n in found.lengths]
+    columns = ["task", *lengths, "accuracy", "ci_low", "ci_high", "effective_length"]
+    return csv(pd.DataFrame(records, columns=columns))
+
+
+def _run_markdown(found: TaskComparison) -> bytes:
+    """Return the table with intervals."""
+    effective = found.runs[0].results.effective
     rows = [
-        (str(task), [*map(value, entries), Value(end.span if isinstance(end, stats.EffectiveLength) else "")])
-        for task, *entries, end in found.itertuples(index=False)
+        [
+            markdown_text(row.task),
+            *(row.entries[n, 0].short for n in (*found.lengths, None)),
+            str(effective.get(row.task, "")),
+        ]
+        for row in found.rows
     ]
+    head = ["task", *map(format_length, found.lengths), ALL, "effective length"]
+    return "".join(f"{line}\n" for line in markdown_table(head, rows)).encode()
+
+
+def run_table(found: TaskComparison) -> TaskTable:
+    """Return the table of one run as the page shows it."""
+    effective = found.runs[0].results.effective
+    threshold = f" at accuracy >= {found.runs[0].results.run.threshold:g}"
+    rows = []
+    for row in found.rows:
+        values = [_value(row.entries[n, 0]) for n in (*found.lengths, None)]
+        end = effective.get(row.task)
+        rows.append((row.task, [*values, TableCell(end.span if end else "")]))
     caption = (
         f"Accuracy at all depths by length in tokens, with 95 % intervals. The {AVERAGE} weighs tasks alike."
     )
-    return Tasks(caption, [*lengths, f"effective length{threshold}"], rows)
+    return TaskTable(caption, [*map(format_length, found.lengths), ALL, f"effective length{threshold}"], rows)
 
 
-def value(found: Entry) -> Value:
-    """An accuracy on the page."""
-    return Value(str(found), found.accuracy if found.n else None)
-
-
-def headline(run: StoredRun) -> str:
-    """The average over tasks, in words."""
-    found = table(run)
-    return f"average of {len(found) - 1} tasks {found[ALL].iloc[-1]}"
-
-
-def image(run: StoredRun, found: pd.DataFrame) -> bytes:
-    """PNG of task (rows) x length (columns), with accuracy on a scale fixed from 0 to 1."""
+def _run_image(found: TaskComparison) -> bytes:
+    """Return a PNG of task (rows) x length (columns)."""
     # Before anything is drawn: names are not ours, and seaborn draws them at once.
-    shown = found.assign(task=found["task"].map(label)).set_index("task").drop(columns="effective_length")
-    values = shown.map(lambda entry: entry.accuracy).astype(float)
-    labels = values.map(lambda value: "" if math.isnan(value) else f"{value:.2f}")
-    size = (1.0 * values.shape[1] + 3.4, 0.42 * values.shape[0] + 1.6)
-    with matplotlib.rc_context({"font.family": "sans-serif"}):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    values = pd.DataFrame(
+        [[row.entries[n, 0].accuracy for n in (*found.lengths, None)] for row in found.rows],
+        index=[_label(row.task) for row in found.rows],
+        columns=[*map(format_length, found.lengths), ALL],
+    )
+    words = values.map(lambda value: "" if math.isnan(value) else f"{value:.2f}")
+    with style.styled():
+        figure = style.new_figure(1.0 * values.shape[1] + 3.4, 0.42 * values.shape[0] + 1.6)
         ax = figure.add_subplot()
-        bar = {"label": "accuracy", "ticks": [0, 0.25, 0.5, 0.75, 1], "format": "%g"}
-        sns.heatmap(
-            values, ax=ax, vmin=0, vmax=1, cmap="viridis", annot=labels, fmt="", linewidths=0.4, cbar_kws=bar
-        )
+        accuracy_map(ax, values, words=words, bar=style.BAR, xlabels="auto", ylabels="auto")
         ax.set(xlabel="length (tokens)", ylabel="", facecolor="#e0e0e0")
         ax.tick_params(axis="y", labelrotation=0)
-        ax.set_title(label(str(run.manifest.get("model", ""))))
+        ax.set_title(_label(found.runs[0].results.run.model))
         ax.axhline(len(values) - 1, color="white", linewidth=3)
         ax.axvline(values.shape[1] - 1, color="white", linewidth=3)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
-    return png.getvalue()
+        return style.png(figure)
 
 
-def label(name: str) -> str:
-    """A name as a figure's label: not too long, and nothing that mathtext reads."""
-    clean = sanitize(name, lines=False)
-    if len(clean) > _LONGEST:
-        clean = f"{clean[: _LONGEST // 2]}…{clean[-(_LONGEST // 2) :]}"
-    return clean.replace("$", r"\$")
+def _label(name: str) -> str:
+    """Return a name as a figure's label: not too long, and nothing that mathtext reads."""
+    return cut(sanitize(name, lines=False), _LONGEST).replace("$", r"\$")
 
 
-def entry(groups: Sequence[Sequence[float]]) -> Entry:
-    """Mean over tasks of each one's mean score; one task's has the interval of all other tables."""
-    scored = [group for group in groups if group]
-    if not scored:
-        return Entry(0, math.nan, math.nan, math.nan)
-    n = sum(map(len, scored))
-    if len(groups) == 1:
-        total = stats.mean(scored)
-        return Entry(n, total.accuracy, total.interval.low, total.interval.high)
-    accuracy = math.fsum(math.fsum(group) / len(group) for group in scored) / len(scored)
-    low, high = np.quantile(sum(map(_drawn, scored, range(len(scored)))) / len(scored), [0.025, 0.975])
-    return Entry(n, accuracy, min(float(low), accuracy), max(float(high), accuracy))
+# Several runs: tasks x runs
 
 
-def _drawn(scores: Sequence[float], seed: int) -> stats.Floats:
-    """Means of one task's scores under random weights (_DRAWS,)."""
-    values, counts = np.unique([*scores, 0.0, 1.0], return_counts=True)
-    weights = counts - 0.5 * ((values == 0.0) | (values == 1.0))
-    drawn: stats.Floats = np.random.default_rng(seed).dirichlet(weights, _DRAWS) @ values
-    return drawn
+def comparison_files(found: TaskComparison) -> dict[str, bytes]:
+    """Return tasks.csv, tasks.md, tasks.png and tasks.svg of a comparison."""
+    with style.styled(font_size=9):
+        figure = _figure(found)
+        images = {"tasks.png": style.png(figure), "tasks.svg": style.svg(figure)}
+    return {"tasks.csv": _comparison_csv(found), "tasks.md": _comparison_markdown(found)} | images
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, stats.EffectiveLength):
-        return str(value.length or "")
-    if isinstance(value, Entry):
-        return _number(value.accuracy) if value.n else ""
-    return sanitize(str(value), lines=False)
+def _comparison_csv(found: TaskComparison) -> bytes:
+    """Return the table as rows of numbers, in COLUMNS."""
+    records = [
+        [row.task, length, name, row.entries[length, place].n, *_numbers(row.entries[length, place])]
+        for row in found.rows
+        for length in (*found.lengths, None)
+        for place, name in enumerate(found.names)
+    ]
+    return rounded_csv(pd.DataFrame(records, columns=list(COLUMNS)).astype({"length": "Int64"}))
 
 
-def _number(value: float) -> str:
-    return f"{round(value, 4):g}"
+def _comparison_markdown(found: TaskComparison) -> bytes:
+    """Return a table of all lengths, then one of each length, with 95 % intervals."""
+    names = [markdown_text(name) for name in found.names]
+    lines = [f"# Tasks: {', '.join(names)}", "", *(f"- {markdown_text(note)}" for note in found.notes)]
+    for length in (None, *found.lengths):
+        whole = found.whole.removeprefix("the ").capitalize()
+        lines += ["", f"## {whole if length is None else f'{length_label(length)} tokens'}", ""]
+        rows = []
+        for row in found.rows:
+            values = [row.entries[length, place] for place in range(len(names))]
+            if length is None or any(value.n for value in values):
+                rows.append([markdown_text(row.task), *(value.short or "–" for value in values)])
+        lines += markdown_table(["task", *names], rows, numbers=True)
+    lines += ["", "Accuracy with its 95 % interval; the average weighs tasks alike.", ""]
+    return "\n".join(lines).encode()
+
+
+def comparison_table(found: TaskComparison) -> TaskTable:
+    """Return the table of all lengths as the page shows it."""
+    places = range(len(found.runs))
+    rows = [(row.task, [_value(row.entries[None, place]) for place in places]) for row in found.rows]
+    caption = f"Accuracy at {found.whole}, with 95 % intervals. The {AVERAGE} weighs tasks alike."
+    return TaskTable(" ".join((caption, *found.notes)), found.names, rows)
+
+
+def _figure(found: TaskComparison) -> Figure:
+    """Draw each task's accuracy over all lengths with its interval, beside a map task x length of each run, on one scale."""
+    runs, rows = len(found.runs), len(found.rows)
+    inches = [0.42 * min(len(found.lengths), 8) + 0.15] * runs
+    figure = style.new_figure(4.2 + sum(inches), max(0.34, 0.11 * runs) * rows + 1.3)
+    axes = figure.subplots(1, 1 + runs, width_ratios=[2.4, *inches])
+    colors = sns.color_palette("colorblind", runs)
+    _points(axes[0], found, colors)
+    states = set[CellState]()
+    for place, ax in enumerate(axes[1:]):
+        states |= _map(ax, found, place, colors[place])
+    _legend(figure, axes[0], states)
+    bar = figure.colorbar(axes[1].collections[0], ax=axes, pad=0.01, aspect=35, ticks=style.BAR["ticks"], format="%g")  # fmt: skip
+    bar.set_label("accuracy")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _points(ax: Axes, found: TaskComparison, colors: Sequence[Any]) -> None:
+    """Draw one row per task, one point per run, 0 to 1."""
+    runs, rows = len(found.runs), len(found.rows)
+    step = min(0.24, 0.72 / runs)
+    for place, name in enumerate(found.names):
+        x, low, high = np.array([_numbers(row.entries[None, place]) for row in found.rows]).T
+        y = np.arange(rows) + 0.5 + (place - (runs - 1) / 2) * step
+        marker = style.MARKERS[place % len(style.MARKERS)]
+        ax.errorbar(
+            x, y, xerr=np.array([x - low, high - x]), fmt=marker, color=colors[place], markersize=4.5, elinewidth=1.2, clip_on=False,
+            label=_label(name),
+        )  # fmt: skip
+    ax.set(xlim=(-0.03, 1.03), ylim=(rows, 0), xticks=style.BAR["ticks"])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("accuracy, 95 % interval")
+    ax.set_title(found.whole.removeprefix("the "), loc="left", fontsize=9)
+    ax.set_yticks(np.arange(rows) + 0.5, [_label(row.task) for row in found.rows])
+    ax.tick_params(length=0)
+    ax.hlines(range(1, rows), -0.03, 1.03, color="#e6e6e6", linewidth=0.8, zorder=0)
+    ax.axhline(rows - 1, color=style.INK, linewidth=1)
+    ax.grid(axis="x", color="#eeeeee", linewidth=0.8)
+    ax.set_axisbelow(True)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _map(ax: Axes, found: TaskComparison, place: int, color: Any) -> set[CellState]:
+    """Draw task (rows) x length (columns) of one run. Returns why squares lack a score."""
+    values = pd.DataFrame([[row.entries[n, place].accuracy for n in found.lengths] for row in found.rows])
+    roomy = len(found.lengths) <= _MOST_ANNOTATED
+    words = values.map(lambda value: _word(value) if roomy and not math.isnan(value) else "")
+    states = _scoreless(found, place)
+    labels = [length_label(n) for n in found.lengths]
+    accuracy_map(ax, values, states=states, words=words, fontsize=7.5, xlabels=labels)
+    trained = found.runs[place].results.run.manifest.training_length
+    if trained and trained < found.lengths[-1]:
+        training_line(ax, found.lengths, trained)
+    ax.tick_params(length=0, labelsize=8, labelrotation=0)
+    ax.axhline(len(found.rows) - 1, color=style.INK, linewidth=1)
+    ax.set_xlabel("length (tokens)")
+    heading = _label(found.names[place])
+    ax.set_title(heading, loc="left", fontsize=9, color=color, weight="bold", pad=18 if trained else 6)
+    if trained:
+        ax.annotate(f"trained at {length_label(trained)}", (0, 1), xycoords="axes fraction", xytext=(0, 5), textcoords="offset points", fontsize=8)  # fmt: skip
+    return set(states.values())
+
+
+def _scoreless(found: TaskComparison, place: int) -> dict[tuple[int, int], CellState]:
+    """Return column and row of the squares where the run was to be asked and nothing has a score, with the reason."""
+    cells = found.runs[place].cells
+    rows = [row.task for row in found.rows]
+    lacking: dict[tuple[int, int], CellState] = {}
+    for (task, length), part in cells.groupby(["task", "length"], sort=False):
+        if not part["n"].any():
+            measured = bool(part["prefill_tokens"].notna().any())
+            state = cell_state(0, int(part["errors"].sum()), measured)
+            lacking[found.lengths.index(length), rows.index(task)] = state
+    return lacking
+
+
+def _legend(figure: Figure, points: Axes, states: set[CellState]) -> None:
+    """Explain, below the figure, the runs' markers, and only those marks that are in the maps."""
+    runs, names = points.get_legend_handles_labels()
+    marks = style.state_keys(states)
+    figure.legend([*runs, *marks], [*names, *(str(mark.get_label()) for mark in marks)], loc="outside lower left", ncols=6, frameon=False, fontsize=8)  # fmt: skip
+
+
+def _word(value: float) -> str:
+    return f"{value:g}" if value in (0, 1) else f"{value:.2f}".removeprefix("0")

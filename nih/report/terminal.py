@@ -1,31 +1,23 @@
-"""What a terminal shows: the small heatmap, lengths in few letters, hostile text made harmless."""
+"""What a terminal shows of a run: its map, depth x length with accuracy in percent on a ground of that colour, and the result in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from nih.text import depth_label, length_label, sanitize
-from nih.types import Cell
+from nih.report.page import average_words
+from nih.report.tables import Square, squares
+from nih.stats.results import Results
+from nih.text import STATE_WORDS, depth_label, length_label, sanitize
+from nih.types import Cell, CellState
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-State = Literal["scored", "error", "over_limit", "missing"]
-
-_UNICODE: Mapping[State, str] = {"missing": "·", "error": "×", "over_limit": "–"}
-_ASCII: Mapping[State, str] = {"missing": ".", "error": "x", "over_limit": "-"}
-_WORDS: Mapping[State, str] = {
-    "missing": "no sample",
-    "error": "failed samples",
-    "over_limit": "over the model's limit",
-}
+_UNICODE: Mapping[CellState, str] = {"missing": "·", "error": "×", "over_limit": "–"}
+_ASCII: Mapping[CellState, str] = {"missing": ".", "error": "x", "over_limit": "-"}
 _NARROWEST = 4
 """Columns of a cell: three digits and a space; one more where a mark follows the digits."""
 _GUTTER = 6
@@ -35,92 +27,62 @@ _SCALE = (
 )  # fmt: skip
 
 
-def state(n: int, errors: int, measured: bool) -> State:
-    """What a cell shows: a score, else why it has none. `measured` is false where `prefill_tokens` is empty."""
-    if n:
-        return "scored"
-    if errors:
-        return "error"
-    return "over_limit" if measured else "missing"
-
-
-def heatmap(cells: pd.DataFrame) -> Heatmap:
-    """Renderable of a run's cells (`nih.report.write.cells`): a map for each task, in blocks where the terminal is narrow."""
-    return Heatmap(tuple(_Map.of(str(task), group) for task, group in cells.groupby("task", sort=False)))
-
-
-class _Square(NamedTuple):
-    state: State
-    accuracy: float
-    errors: int
-
-
-@dataclass(frozen=True)
-class _Map:
-    task: str
-    squares: dict[Cell, _Square]
-
-    @classmethod
-    def of(cls, task: str, cells: pd.DataFrame) -> _Map:
-        measured = cells["prefill_tokens"].notna()
-        columns = zip(
-            cells["length"],
-            cells["depth"],
-            cells["n"],
-            cells["accuracy"],
-            cells["errors"],
-            measured,
-            strict=True,
-        )
-        squares = {
-            Cell(int(length), float(depth)): _Square(state(n, errors, known), float(accuracy), int(errors))
-            for length, depth, n, accuracy, errors, known in columns
-        }
-        return cls(task, squares)
-
-
 @dataclass(frozen=True)
 class Heatmap:
-    """Depth (rows) x length (columns), each cell its accuracy in percent on a ground of that colour."""
+    """A renderable of a run's cells: a map per task, in blocks if the terminal is narrow."""
 
-    maps: tuple[_Map, ...]
+    maps: Mapping[str, Mapping[Cell, Square]]
+    """The squares of each task."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         marks = _ASCII if options.ascii_only else _UNICODE
-        for drawn in self.maps:
-            yield _line(Text(f"{sanitize(drawn.task, lines=False)}: accuracy in %, depth by length"))
-            lengths = sorted({cell.length for cell in drawn.squares})
-            depths = sorted({cell.depth for cell in drawn.squares})
-            width = _cell_width(drawn, lengths, options.max_width)
+        for task, found in self.maps.items():
+            yield _line(Text(f"{sanitize(task, lines=False)}: accuracy in %, depth by length"))
+            lengths = sorted({cell.length for cell in found})
+            width = _cell_width(found.values(), lengths, options.max_width)
             columns = max(1, (options.max_width - _GUTTER) // width)
             for start in range(0, len(lengths), columns):
-                yield from _block(drawn, lengths[start : start + columns], depths, width, marks)
-        if legend := _legend(self.maps, marks):
+                yield from _block(found, lengths[start : start + columns], width, marks)
+        if legend := _legend(self.maps.values(), marks):
             yield _line(Text(legend))
 
 
-def _cell_width(drawn: _Map, lengths: Sequence[int], available: int) -> int:
-    """Wide enough for the labels where all columns fit so, else as narrow as the digits and marks allow."""
-    narrowest = _NARROWEST + any(
-        square.state == "scored" and square.errors for square in drawn.squares.values()
-    )
+def heatmap(results: Results) -> Heatmap:
+    """Return the map of a run's cells."""
+    parts = results.cells.groupby("task", sort=False)
+    return Heatmap({str(task): squares(part) for task, part in parts})
+
+
+def headline(results: Results) -> list[str]:
+    """Return the result in words, two lines per task: accuracy and effective length, each with its 95 % interval."""
+    several = len(results.by_task) > 1
+    lines = []
+    for task, total in results.by_task.items():
+        name = f"{task}: " if several else ""
+        lines += [f"{name}accuracy {total}", f"{name}effective length {results.effective[task]}"]
+    return [*lines, average_words(results)] if several else lines
+
+
+def _cell_width(found: Iterable[Square], lengths: Sequence[int], available: int) -> int:
+    """Return a width that fits the labels if all columns fit so, else the narrowest that fits digits and marks."""
+    narrowest = _NARROWEST + any(square.state == "scored" and square.errors for square in found)
     wanted = max([narrowest, *(len(length_label(n)) + 1 for n in lengths)])
     return wanted if wanted * len(lengths) + _GUTTER <= available else narrowest
 
 
 def _block(
-    drawn: _Map, lengths: Sequence[int], depths: Sequence[float], width: int, marks: Mapping[State, str]
+    found: Mapping[Cell, Square], lengths: Sequence[int], width: int, marks: Mapping[CellState, str]
 ) -> Iterator[Text]:
-    for depth in depths:
+    for depth in sorted({cell.depth for cell in found}):
         line = Text(f"{depth_label(depth)}%".rjust(_GUTTER - 1) + " ")
         for length in lengths:
-            line.append(*_drawn(drawn.squares.get(Cell(length, depth)), width, marks))
+            line.append(*_drawn(found.get(Cell(length, depth)), width, marks))
         yield _line(line)
     yield _line(Text(" " * _GUTTER + _axis([length_label(n) for n in lengths], width)))
 
 
-def _drawn(square: _Square | None, width: int, marks: Mapping[State, str]) -> tuple[str, Style]:
-    """Text and style of one square."""
+def _drawn(square: Square | None, width: int, marks: Mapping[CellState, str]) -> tuple[str, Style]:
+    """Return text and style of one square."""
     if square is None:
         return " " * width, Style.null()
     if square.state != "scored":
@@ -133,7 +95,7 @@ def _drawn(square: _Square | None, width: int, marks: Mapping[State, str]) -> tu
 
 
 def _axis(labels: Sequence[str], width: int) -> str:
-    """Labels under their columns; one that would touch its left neighbour is left out."""
+    """Write labels under their columns; leave out those that would touch their left neighbour."""
     line = ""
     for column, label in enumerate(labels):
         room = (column + 1) * width - len(line)
@@ -142,11 +104,10 @@ def _axis(labels: Sequence[str], width: int) -> str:
     return line
 
 
-def _legend(maps: Sequence[_Map], marks: Mapping[State, str]) -> str:
-    """Only the marks that are in the picture."""
-    squares = [square for drawn in maps for square in drawn.squares.values()]
-    shown = {square.state for square in squares} | {"error" for square in squares if square.errors}
-    return "   ".join(f"{marks[name]} {word}" for name, word in _WORDS.items() if name in shown)
+def _legend(maps: Iterable[Mapping[Cell, Square]], marks: Mapping[CellState, str]) -> str:
+    """Explain only the marks that are in the map."""
+    shown = {mark for found in maps for square in found.values() for mark in square.marks}
+    return "   ".join(f"{marks[name]} {words}" for name, words in STATE_WORDS.items() if name in shown)
 
 
 def _line(text: Text) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ from nih.options import RunOptions
 from nih.run.job import Job, prepare
 from nih.run.loop import Loop
 from nih.run.price import write_cost
-from nih.store import run as store
 from nih.store.directory import RunDirectory, default_folder
+from nih.store.run import read
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+    from nih.stats.results import Results
 
 RUNS = Path("results/runs")
 
@@ -33,32 +35,35 @@ class Run:
     exit_state: str
     """done, or incomplete if some samples have no score."""
 
+    results: Results = field(repr=False, compare=False)
+    """All its numbers."""
+
     @property
     def cells(self) -> pandas.DataFrame:
-        """One row per cell; the columns of cells.csv."""
-        from nih.report.write import cells
+        """One row per cell, in the columns of cells.csv."""
+        from nih.report.tables import cells
 
-        return cells(self.path)
+        return cells(self.results)
 
     @property
     def samples(self) -> pandas.DataFrame:
-        """One row per sample; the columns of samples.csv."""
-        from nih.report.write import samples
+        """One row per sample, in the columns of samples.csv."""
+        from nih.report.tables import samples
 
-        return samples(self.path)
+        return samples(self.results)
 
     @property
     def headline(self) -> list[str]:
         """Accuracy and effective length in words, with their intervals."""
-        from nih.report.write import headline
+        from nih.report.terminal import headline
 
-        return headline(self.path)
+        return headline(self.results)
 
     def heatmap(self, ax: Axes | None = None) -> Axes:
         """Draw depth x length."""
-        from nih.report.write import heatmap
+        from nih.report.heatmap import heatmap
 
-        return heatmap(store.read(self.path), ax)
+        return heatmap(self.results, ax)
 
 
 def evaluate(
@@ -87,9 +92,11 @@ def evaluate(
         # An interrupt from here on leaves a run that has ended as it ended; the same command measures and writes what is missing.
         write_cost(loop)
         from nih.report.write import write
+        from nih.stats.results import results_of
 
-        directory.write_manifest(report=write(directory.path))
-        return Run(directory.path, state)
+        results = results_of(read(directory.path))
+        directory.write_manifest(report=write(results))
+        return Run(directory.path, state, results)
 
 
 def _open(job: Job) -> RunDirectory:
@@ -99,7 +106,7 @@ def _open(job: Job) -> RunDirectory:
     try:
         return RunDirectory.open(path, job.settings, fresh=options.fresh)
     except SettingsDiffer as error:
-        if not store.read(path).manifest.is_adaptive:
+        if not read(path).manifest.is_adaptive:
             raise
         raise SettingsDiffer(
             f"run folder `{path}` was made with --adaptive, which nih no longer has, so it can be reported but not resumed; "

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
 
 from nih.errors import SettingsDiffer
 from nih.inference.answerer import Answerer, LocalAnswerer, PrefillMode, Ready, Request
@@ -18,19 +17,17 @@ from nih.inference.events import Comparison, Progress, Workload
 from nih.inference.progress import Bar
 from nih.inference.verify import Findings, choose
 from nih.inference.worker import WorkerSettings
-from nih.inference.workers import WorkerPool
+from nih.inference.worker_pool import WorkerPool
+from nih.inference.workers import Workers
 from nih.prompts.grid import format_length
 from nih.protocols import Engine
-from nih.run.job import Job, grid_settings, open_again
-from nih.scores import score_answer
+from nih.run.job import Job, open_again
+from nih.run.record import Prefill, describe, row_of
 from nih.store.directory import RunDirectory
 from nih.store.environment import now
-from nih.store.journal import Row
 from nih.types import Answer, Sample
 
 Say = Callable[[str], None]
-Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
-"""How a row's prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
 
 
 class Loop:
@@ -42,12 +39,8 @@ class Loop:
         self.directory = directory
         self.say = say
         self.quiet = quiet
-        self.started = started
+        self.times = Times(started, dict(directory.manifest.times))
         self.answerer = _answerer(job, say)
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        """Seconds of work in this sitting, by its kind."""
-        self.before: dict[str, float] = dict(directory.manifest.times)
-        """Seconds of earlier sittings."""
         self.samples = {s.id: s for s in job.samples}
 
     def run(self) -> str:
@@ -126,7 +119,7 @@ class Loop:
             with closing(Bar(workload, quiet=self.quiet)) as bar:
                 for event in events:
                     if isinstance(event, Progress):
-                        self.seconds[event.work] += event.seconds
+                        self.times.work[event.work] += event.seconds
                         bar.step(event)
                     elif isinstance(event, Comparison):
                         findings.comparisons.append(event)
@@ -180,11 +173,7 @@ class Loop:
 
     def _fall_back(self, findings: Findings, worst: Comparison) -> None:
         """Say that sharing changed an answer or its logits, and that every prompt is now read in one call, answered ones too."""
-        self.say(
-            f"warning: model `{self.job.options.model}` answers differently when its prompt is read in pieces "
-            f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
-            f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
-        )
+        self.say(_warning(self.job.options.model, worst))
         self.directory.write_manifest(
             prefill="whole",
             verification=findings.result(),
@@ -205,7 +194,7 @@ class Loop:
         return ready
 
     def _describe(self) -> None:
-        described = _described(self.job)
+        described = describe(self.job)
         for note in described.get("notes", ()):
             self.say(note)
         self.directory.write_manifest(**described)
@@ -219,48 +208,35 @@ class Loop:
 
     def _end(self, state: str) -> str:
         """Write how this sitting ended; seconds add up over sittings."""
-        spent = {
-            "seconds": time.perf_counter() - self.started,
-            "load_seconds": self.answerer.load_seconds,
-            **{f"{work}_seconds": self.seconds[work] for work in ("prefill", "generate", "verify")},
-        }
-        times = {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
+        times = self.times.total(self.answerer.load_seconds)
         self.directory.write_manifest(exit_state=state, times=times, seconds=times["seconds"], ended=now())
         return state
 
     def _append(self, answer: Answer, prefill: Prefill) -> None:
         sample = self.samples[answer.sample_id]
-        score = self.job.scores[sample.task]
-        self.directory.append(
-            Row(
-                id=sample.id,
-                attempt=self.directory.next_attempt(sample.id),
-                task=sample.task,
-                length=sample.cell.length,
-                depth=sample.cell.depth,
-                actual_depth=round(sample.actual_depth, 4),
-                trial=sample.trial,
-                tokens=len(sample.prompt),
-                needle_at=sample.needle_at,
-                needle=sample.needle,
-                around=sample.around,
-                question=sample.question,
-                answer_prefix=sample.answer_prefix,
-                expected=sample.expected,
-                needles=sample.needles,
-                answer=answer.text,
-                score=score_answer(answer, sample.expected, score),
-                score_name=score,
-                status=answer.status,
-                error=answer.error,
-                nll=answer.nll,
-                greedy=answer.greedy,
-                prefill=prefill,
-                prefill_tokens=self.job.own_tokens.get(sample.id, 0),
-                seconds=round(answer.seconds, 6),
-                usage=answer.usage,
-            )
-        )
+        attempt = self.directory.next_attempt(sample.id)
+        self.directory.append(row_of(self.job, sample, answer, attempt, prefill))
+
+
+@dataclass
+class Times:
+    """Seconds of a run, which add up over its sittings."""
+
+    started: float
+    """When this sitting began, by `time.perf_counter`."""
+    before: Mapping[str, float]
+    """Of earlier sittings, as run.json has them."""
+    work: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Of this sitting, by kind of work."""
+
+    def total(self, load_seconds: float) -> dict[str, float]:
+        """Return what run.json says now."""
+        spent = {
+            "seconds": time.perf_counter() - self.started,
+            "load_seconds": load_seconds,
+            **{f"{kind}_seconds": self.work[kind] for kind in ("prefill", "generate", "verify")},
+        }
+        return {key: round(self.before.get(key, 0.0) + value, 3) for key, value in spent.items()}
 
 
 def _answerer(job: Job, say: Say) -> Answerer:
@@ -273,24 +249,12 @@ def _answerer(job: Job, say: Say) -> Answerer:
     open_model = partial(open_again, options, max(job.grid.lengths))
     settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd())
     tokenizer = job.model.tokenizer.fingerprint
-    return WorkerPool(settings, options.workers, options.ray, options.device, tokenizer, say)
+    return WorkerPool(Workers(settings, options.workers, options.ray, options.device, tokenizer, say))
 
 
-def _described(job: Job) -> dict[str, Any]:
-    """Describe a run for its manifest, before anything is answered."""
-    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
-    notes = [note for task in job.tasks for note in task.prompts.notes]
-    return {
-        "options": asdict(job.options),
-        "model": job.options.model,
-        "tasks": [task.as_manifest() for task in job.tasks],
-        "grid": grid_settings(job.grid),
-        "seed": job.options.seed,
-        "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
-        **({"suite": job.suite.as_values()} if job.suite else {}),
-        **({"notes": notes} if notes else {}),
-        "one_haystack": job.options.one_haystack,
-        "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
-        "training_length": job.model.training_length,
-        "exit_state": "running",
-    }
+def _warning(model: str, worst: Comparison) -> str:
+    return (
+        f"warning: model `{model}` answers differently when its prompt is read in pieces "
+        f"(logits differ by {worst.difference:.3g}, allowed {worst.allowed:.3g}, answer {'equal' if worst.same_answer else 'changed'}, "
+        f"{format_length(worst.tokens)} tokens): every prompt is now read in one call, nothing is shared (`prefill: whole`)"
+    )

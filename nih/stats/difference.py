@@ -11,11 +11,9 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from nih.stats.intervals import interval
+from nih.stats.intervals import CONFIDENCE, dirichlet_quantiles, interval
 
-_RESAMPLES = 9999
 _HALVINGS = 60
 """Of an interval two wide: down to what a double holds."""
 
@@ -43,7 +41,7 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def paired(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Difference:
+def paired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
     """Difference of the means of the same samples, scored twice. (-1, 1) where there is none.
 
     Tango's interval where all scores are 0 or 1, otherwise a bootstrap over pairs. Raises ValueError if the sides differ in number.
@@ -60,7 +58,7 @@ def paired(first: Sequence[float], second: Sequence[float], confidence: float = 
     return Difference(value, min(low, value), max(high, value), n, "paired bootstrap")
 
 
-def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Difference:
+def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
     """Difference of the means of different samples. (-1, 1) where a side has none.
 
     The intervals of the two means, added in squares (Zou and Donner 2008, Statistics in Medicine 27:1693). Where all scores are 0 or
@@ -83,7 +81,7 @@ def _mean(scores: Sequence[float], confidence: float) -> tuple[float, float, flo
     return math.fsum(scores) / len(scores), low, high
 
 
-def tango(gained: int, lost: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Score interval of (gained - lost) / n, the difference of two proportions of the same n samples; (-1, 1) where n = 0.
 
     Tango 1998, Statistics in Medicine 17:891, equations 6 and 9. `gained` were wrong on the first side and right on the second,
@@ -115,7 +113,7 @@ def _tango_deviation(gained: int, lost: int, n: int, delta: float) -> float:
     return math.sqrt(max(n * (2 * share + delta * (1 - delta)), 0.0))
 
 
-def paired_bootstrap(changes: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def paired_bootstrap(changes: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval of the mean of changes in [-1, 1]; (-1, 1) where there are none.
 
     Bayesian bootstrap over pairs (Rubin 1981, Annals of Statistics 9:130), to which half a pair is added in each of the four outcomes
@@ -124,13 +122,12 @@ def paired_bootstrap(changes: Sequence[float], confidence: float = 0.95) -> tupl
     """
     if not len(changes):
         return -1.0, 1.0
-    forth = np.asarray(changes, float)
     tail = (1 - confidence) / 2
-    return _bootstrap_low(forth, tail), -_bootstrap_low(-forth, tail)
+    return _bootstrap_low(changes, tail), -_bootstrap_low([-change for change in changes], tail)
 
 
-def _bootstrap_low(changes: npt.NDArray[np.float64], tail: float) -> float:
-    values, counts = np.unique(np.concatenate([changes, [-1.0, 0.0, 1.0]]), return_counts=True)
+def _bootstrap_low(changes: Sequence[float], tail: float) -> float:
+    values, counts = np.unique([*changes, -1.0, 0.0, 1.0], return_counts=True)
     weights = counts - np.where(np.isin(values, [-1.0, 1.0]), 0.5, 0.0)
-    draws = np.random.default_rng(0).dirichlet(weights, size=_RESAMPLES)
-    return float(np.quantile(np.clip(draws @ values, -1.0, 1.0), tail))
+    (low,) = dirichlet_quantiles([(values, weights)], [tail])
+    return low

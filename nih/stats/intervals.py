@@ -1,4 +1,4 @@
-"""Intervals of a mean score."""
+"""Intervals of a mean of scores in [0, 1] from a fixed number of samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_RESAMPLES = 9999
+CONFIDENCE = 0.95
+_DRAWS = 9999
+
+Floats = npt.NDArray[np.float64]
+Weighted = tuple[npt.ArrayLike, npt.ArrayLike]
+"""Values (K,) and the weights (K,) that a Dirichlet distribution has at them."""
 
 
 class Interval(NamedTuple):
@@ -19,11 +24,11 @@ class Interval(NamedTuple):
     low: float
     high: float
     method: str
-    """`wilson` or `gaffke`."""
+    """`wilson`, `gaffke`, `bootstrap` (a mean over tasks) or `repeated` (an adaptive run)."""
 
 
-def wilson(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209); (0, 1) where n = 0."""
+def wilson(correct: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209); (0, 1) if n = 0."""
     if n == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -37,24 +42,55 @@ def wilson(correct: float, n: int, confidence: float = 0.95) -> tuple[float, flo
     return low, high
 
 
-def interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Interval of the mean of scores in [0, 1]; it depends on the scores only, not on their order.
+def interval(scores: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval of the mean of scores in [0, 1]; it depends on the scores only, not on their order.
 
-    Wilson where all are 0 or 1, and where all are equal: no variable in [0, 1] varies more than a coin of the same mean.
-    Otherwise Gaffke's bounds: the samples under random (Dirichlet) weights, with one more sample that is 0 for the lower bound and 1 for the
-    upper one, so that few samples do not look certain (Gaffke 2005; Learned-Miller and Thomas 2020, arXiv 1905.06208). For a coin these
-    are Clopper and Pearson's.
+    Wilson's if all are 0 or 1, or all are equal: no variable in [0, 1] varies more than a coin of the same mean. Otherwise Gaffke's.
     """
-    values, counts = np.unique(np.asarray(scores, float), return_counts=True)
-    if len(values) <= 1 or set(values.tolist()) <= {0.0, 1.0}:
+    values = set(scores)
+    if len(values) <= 1 or values <= {0.0, 1.0}:
         return Interval(*wilson(math.fsum(scores), len(scores), confidence), "wilson")
-    tail = (1 - confidence) / 2
-    low, high = _gaffke(values, counts, 0.0, tail), _gaffke(values, counts, 1.0, 1 - tail)
     mean = math.fsum(scores) / len(scores)
+    low, high = gaffke(scores, confidence)
     return Interval(min(low, mean), max(high, mean), "gaffke")
 
 
-def _gaffke(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], end: float, at: float) -> float:
-    """Quantile of the mean of the values (K,), each `counts` times there, and of `end`, under random weights."""
-    weights = np.random.default_rng(0).dirichlet([*counts, 1], _RESAMPLES)
-    return float(np.quantile(weights @ [*values, end], at))
+def gaffke(scores: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return Gaffke's bounds of a mean (Gaffke 2005; Learned-Miller and Thomas 2020, arXiv 1905.06208).
+
+    Quantiles of the samples' mean under random weights, with one more sample that is 0 for the lower bound and 1 for the upper
+    one, so that few samples do not look certain. For a coin these are Clopper and Pearson's.
+    """
+    values, counts = np.unique(np.asarray(scores, float), return_counts=True)
+    tail = (1 - confidence) / 2
+    (low,), (high,) = (
+        dirichlet_quantiles([([*values, end], [*counts, 1])], [at])
+        for end, at in ((0.0, tail), (1.0, 1 - tail))
+    )
+    return low, high
+
+
+def jeffreys(scores: Sequence[float]) -> Weighted:
+    """Return the scores with half a right and half a wrong one added, so that all right is not certain.
+
+    For scores of 0 and 1 the mean is then distributed as in Jeffreys' interval (Brown, Cai, DasGupta 2001, Stat. Sci. 16:101).
+    """
+    # Equal scores are one value with their number as its weight: a Dirichlet's weights add up to a Dirichlet.
+    values, counts = np.unique([*scores, 0.0, 1.0], return_counts=True)
+    return values, counts - 0.5 * ((values == 0.0) | (values == 1.0))
+
+
+def dirichlet_quantiles(groups: Sequence[Weighted], at: Sequence[float]) -> list[float]:
+    """Return quantiles of a mean over groups, each group being the mean of its values under random weights.
+
+    This is the Bayesian bootstrap (Rubin 1981, Ann. Stat. 9:130): 9,999 draws, seeded by the group's place.
+    """
+    drawn = sum(_means(group, seed) for seed, group in enumerate(groups)) / len(groups)
+    return [float(quantile) for quantile in np.quantile(drawn, at)]
+
+
+def _means(group: Weighted, seed: int) -> Floats:
+    """Draw means of a group's values (_DRAWS,)."""
+    values, weights = (np.asarray(each, float) for each in group)
+    drawn = np.random.default_rng(seed).dirichlet(weights, _DRAWS) @ values
+    return np.clip(drawn, values.min(), values.max())

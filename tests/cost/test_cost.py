@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from nih import evaluate
 from nih.cost import measure as cost
 from nih.cost import memory as peak
-from nih.cost.figure import cost_against_accuracy, curves
 from nih.cost.measure import Machine, Point, Reading
 from nih.cost.memory import RESOLUTION
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, StoreError, UsageError
 from nih.models.echo import EchoSession
+from nih.report.cost import cost_against_accuracy, curves
 from nih.store import run as store
 from nih.store.directory import annotate
 from nih.types import TokenIds

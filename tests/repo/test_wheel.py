@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from nih.report.page import SCRIPTS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,9 +37,9 @@ def test_the_wheel_holds_one_package_and_what_it_needs(wheel: Path) -> None:
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"nih"}
     for needed in (
         "nih/py.typed",
-        "nih/report/page.html",
-        "nih/report/page.js",
-        "nih/report/page.css",
+        "nih/report/page/page.html",
+        "nih/report/page/page.css",
+        *(f"nih/report/page/{name}.js" for name in SCRIPTS),
         "nih/report/vendor/uPlot.iife.min.js",
         "nih/report/vendor/uPlot.LICENSE",
         "nih/prompts/prose/scenes.txt",

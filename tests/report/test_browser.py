@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nih.cost import measure as cost
 from nih.report import compare, page
 from nih.report import write as report
 from nih.store import run as store
+from nih.text import length_label
 from tests.support.journal_rows import grid, make_run, row
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'nih[dev]'")
@@ -304,13 +310,13 @@ def test_cost_is_drawn_where_it_was_measured(browser: Browser, single: Path, bot
     browser.open(single)
     titles = [e.text for e in browser.all("#curves figcaption")]
     assert "Seconds to read a prompt from cold" in titles and "Accuracy against memory" in titles
-    assert "Milliseconds a generated token" not in titles
+    assert "Milliseconds per generated token" not in titles
     browser.open(both)
     titles = [e.text for e in browser.all("#curves figcaption")]
     assert titles == [
         "Accuracy by length, all depths, 95 % interval",
         "Accuracy by the needle's distance from the end, 95 % interval",
-        "Mean seconds a sample, as this run answered it",
+        "Mean seconds per sample, as this run answered it",
     ]
 
 
@@ -455,3 +461,84 @@ def test_the_policy_stops_what_the_page_never_does(driver: Any, single: Path) ->
         with pytest.raises(BlockingIOError):
             server.accept()
     tab.heard()
+
+
+@pytest.fixture(scope="module")
+def script(driver: Any) -> Callable[[str], Any]:
+    """Evaluate an expression with the page's functions, on a page that holds nothing."""
+    driver.get("about:blank")
+    folder = Path(page.__file__).with_suffix("")
+    source = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in page.SCRIPTS[:-1])
+    return lambda expression: driver.execute_script(f"{source}\nreturn {expression};")
+
+
+@pytest.mark.parametrize(
+    ("ends", "base", "expected"),
+    [
+        ((1024, 131072), 2, [1024, 4096, 16384, 65536]),
+        ((1e-3, 10), 10, [0.001, 0.01, 0.1, 1, 10]),
+        ((1, 30), 10, [1, 2, 5, 10, 20]),
+        ((1.3, 2.1), 10, [1.4, 1.6, 1.8, 2]),
+    ],
+)
+def test_ticks_are_round_numbers(
+    script: Callable[[str], Any], ends: tuple[float, float], base: int, expected: list[float]
+) -> None:
+    assert script(f"ticks({ends[0]}, {ends[1]}, {base}, 7)") == pytest.approx(expected)
+
+
+@given(st.floats(1e-6, 1e9), st.floats(1.01, 1e6), st.sampled_from([2, 10]), st.integers(2, 9))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ticks_lie_on_the_axis_in_order_and_are_never_too_many(
+    script: Callable[[str], Any], low: float, times: float, base: int, most: int
+) -> None:
+    found = script(f"ticks({low!r}, {low * times!r}, {base}, {most})")
+    assert found == sorted(set(found)) and len(found) <= most
+    assert all(low <= value <= low * times for value in found)
+
+
+def test_labels_of_lengths_keep_their_distance(script: Callable[[str], Any]) -> None:
+    places = [1024 * (i + 1) for i in range(64)]
+    kept = script(f"thinned({places}, 1024, 65536, 400)")
+    pixels = [400 * math.log(n / 1024) / math.log(64) for n in kept]
+    assert kept[0] == 1024 and set(kept) <= set(places)
+    assert all(b - a >= 34 for a, b in itertools.pairwise(pixels))
+    left_out = [n for n in places if n not in kept]
+    assert all(
+        min(abs(400 * math.log(n / 1024) / math.log(64) - p) for p in pixels) < 34 for n in left_out
+    ), "a label is left out only where it would touch another"
+
+
+@pytest.mark.parametrize("scale", ["VIRIDIS", "DIVERGING"])
+def test_ink_stands_out_on_every_shade(script: Callable[[str], Any], scale: str) -> None:
+    shades = script(f"Array.from({{ length: 201 }}, (_, i) => shade({scale}, i / 200))")
+
+    def luminance(color: str) -> float:
+        parts = {"#000": [0, 0, 0], "#fff": [255, 255, 255]}.get(color) or [
+            *map(int, re.findall(r"\d+", color))
+        ]
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in parts)
+        ]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for each in shades:
+        light, dark = sorted((luminance(each["ground"]), luminance(each["ink"])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+    assert script(f"shade({scale}, -3)") == shades[0] and script(f"shade({scale}, 7)") == shades[-1]
+
+
+def test_labels_of_lengths_are_those_of_the_figures(script: Callable[[str], Any]) -> None:
+    lengths = [1, 512, 1000, 1023, 1024, 1536, 10000, 100000, 131072, 1048576, 1572864, 10485760]
+    assert script(f"{lengths}.map(lengthLabel)") == [length_label(n) for n in lengths]
+
+
+def test_the_keys_of_a_map_stop_at_its_edges(script: Callable[[str], Any]) -> None:
+    def moved(key: str, ctrl: bool = False) -> Any:
+        return script(
+            f"moved({{ key: '{key}', ctrlKey: {str(ctrl).lower()} }}, {{ row: 2, column: 0 }}, 2, 4)"
+        )
+
+    assert moved("ArrowDown") == {"row": 2, "column": 0} == moved("ArrowLeft")
+    assert moved("ArrowUp") == {"row": 1, "column": 0} and moved("End") == {"row": 2, "column": 4}
+    assert moved("Home", ctrl=True) == {"row": 0, "column": 0} and moved("x") is None

@@ -74,6 +74,12 @@ def samples(run: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(run["samples"]["columns"], values, strict=True)) for values in run["samples"]["rows"]]
 
 
+def scripts() -> dict[str, str]:
+    """Sources of the page's own script, by name."""
+    folder = Path(page.__file__).with_suffix("")
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.js")}
+
+
 def test_hostile_text_stays_inside_the_data(tmp_path: Path) -> None:
     fields = dict.fromkeys(("answer", "question", "around", "needle", "answer_prefix"), BAD)
     rows = [row(BAD, expected=[BAD], **fields), row("x", trial=1, status="error", error=BAD)]
@@ -116,12 +122,25 @@ def test_the_policy_lets_only_the_pages_own_script_and_style_run(tmp_path: Path)
 
 def test_the_script_writes_no_markup() -> None:
     """Text nodes only; the policy's trusted types hold the chart library to it too."""
-    source = (Path(page.__file__).parent / "page.js").read_text()
-    assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|DOMParser|fetch\(|XMLHttp",
-        source,
-    )
-    assert "http://" not in source and "https://" not in source
+    for source in scripts().values():
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|DOMParser|fetch\(|XMLHttp",
+            source,
+        )
+        assert "http://" not in source and "https://" not in source
+
+
+def test_the_scripts_can_be_read() -> None:
+    """Lines of at most 120 characters; all but the last file only define, so that each can be tested without a page."""
+    found = scripts()
+    assert set(found) == set(page.SCRIPTS)
+    for name, source in found.items():
+        long = [line for line in source.splitlines() if len(line) > 120]
+        assert not long, (name, long)
+        starts = {
+            line.split()[0].rstrip("();") for line in source.splitlines() if re.match(r"[a-zA-Z]", line)
+        }
+        assert starts <= {"const", "function"} | ({"drawPage"} if name == page.SCRIPTS[-1] else set()), name
 
 
 def test_the_page_carries_the_licence_of_what_it_embeds(tmp_path: Path) -> None:

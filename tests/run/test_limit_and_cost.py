@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from nih import evaluate
+from nih.cost import measure as costs
 from nih.errors import SettingsDiffer
 from nih.inference.prefix_plan import build_plan
 from nih.options import RunOptions
-from nih.run import price
 from nih.run.job import prepare
 from nih.run.price import one_per_length
 from nih.store import run as store
@@ -78,13 +78,13 @@ def test_an_interrupt_while_the_cost_is_measured_leaves_the_run_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heavy.install(tmp_path / "plugin", monkeypatch, "heavy", held=1 << 20)
-    out, asked = tmp_path / "r", {"model": "heavy", "cost": True, "trials": 1}
+    out, asked = tmp_path / "r", dict[str, Any](model="heavy", cost=True, trials=1)
     with monkeypatch.context() as patch:
 
         def interrupted(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(price.costs, "of_samples", interrupted)
+        patch.setattr(costs, "of_samples", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go(out, **asked)
     run = store.read(out)

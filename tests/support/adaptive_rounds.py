@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nih.stats.results import LOOKS, Stopping, repeated
+from nih.stats.sequential import LOOKS, repeated, stop_reason
+from nih.store.manifest import Stopping
 from nih.types import Cell
 
 START = LOOKS[0]
@@ -76,7 +77,7 @@ def _next(
             ready[cell] = [score for score in found if score is not None]
     for cell in dict.fromkeys(cell for cell, _ in last):
         unscored = all(scores[sample] is None for sample in last if sample[0] == cell)
-        reason = "no score" if unscored else rule.reason(math.fsum(ready[cell]), len(ready[cell]))
+        reason = "no score" if unscored else stop_reason(rule, math.fsum(ready[cell]), len(ready[cell]))
         if reason:
             state.stopped[cell] = reason
     going = [cell for cell in ready if cell not in state.stopped]

@@ -1,6 +1,6 @@
-"""Where the labels of points stand, so that none covers another label, the legend or a point, and as few lines as can be.
+"""Places for the labels of points: none covers another label, the legend or a point, and they cross as few lines as possible.
 
-The figure must be laid out before, for places are found in pixels.
+The figure must be laid out before, because places are found in pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from matplotlib.transforms import Bbox
 Points = npt.NDArray[np.float64]
 
 _REACHES = (7.0, 11.0, 16.0, 22.0, 29.0, 37.0, 46.0)
-"""Of a label's nearest edge or corner from its point, in printer's points; beyond the second a thin line leads to it."""
+"""Distances of a label's nearest edge or corner from its point, in printer's points."""
 _LED = 12.0
+"""A thin line leads to a label that is farther from its point."""
 _TURNS = tuple(math.radians(a) for a in (45, -45, 135, -135, 90, -90, 0, 180, 20, -20, 160, -160))
 _OF_LABEL, _OF_POINT, _OF_LINE, _OF_REACH = 1000.0, 60.0, 4.0, 0.25
-"""What it costs to cover another label or leave the frame, to cover a point, to cross a line once a pixel, and a printer's point of reach."""
+"""Costs of covering another label or leaving the frame, of covering a point, per pixel of a crossed line, and per point of reach."""
 _GAP = 1.0
 
 
@@ -36,7 +37,7 @@ class Label(NamedTuple):
 
 
 def place(ax: Axes, labels: Iterable[Label], lines: Sequence[Points], size: float = 7.0) -> None:
-    """Write each label beside its point, in turn where it costs least.
+    """Write each label beside its point, one after the other, where it costs least.
 
     `lines`: polylines (n, 2) in the axes' data that labels should not cross. Draws nothing if there are no labels.
     """
@@ -78,7 +79,7 @@ def place(ax: Axes, labels: Iterable[Label], lines: Sequence[Points], size: floa
 
 
 def _offset(reach: float, turn: float, half: Points, pixel: float) -> Points:
-    """Of a label's middle from its point, in pixels: its edge or corner on that side is `reach` away."""
+    """Return the offset of a label's middle from its point, in pixels: its edge or corner on that side is `reach` away."""
     way = np.array([math.cos(turn), math.sin(turn)])
     offset: Points = way * (half + 0.6 * reach * pixel)
     return offset
@@ -98,7 +99,7 @@ def _inside(points: Points, box: Bbox) -> int:
 
 
 def _dense(lines: Iterable[Points]) -> Points:
-    """A point about every pixel of the polylines (n, 2)."""
+    """Return points (m, 2) on the polylines, about one per pixel."""
     parts = [np.empty((0, 2))]
     for line in lines:
         for start, end in pairwise(line):

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from nih.cost.label_places import Label, place
+from nih.report.label_places import Label, place
 
 
 def axes() -> Axes:

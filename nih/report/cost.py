@@ -1,7 +1,7 @@
-"""Pictures of cost, drawn from the tables alone: growth with length, and accuracy against what it costs.
+"""Figures of cost, drawn from tables alone: growth with length, and accuracy against what it costs.
 
-Colours are seaborn's `colorblind` palette, and every model has a marker of its own beside its colour. Points are medians over the
-repeats, bars reach from the smallest to the largest.
+Colours are seaborn's `colorblind` palette, and every model has its own marker beside its colour. Points are medians over the
+repeats; bars reach from the smallest to the largest.
 """
 
 from __future__ import annotations
@@ -12,58 +12,50 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from nih.cost.label_places import Label, Points, place
 from nih.errors import StoreError, UsageError
+from nih.report import style
+from nih.report.label_places import Label, Points, place
 from nih.stats.intervals import wilson
 from nih.text import length_label, sanitize
 
-_RC: Any = {
-    "svg.hashsalt": "nih",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
+_STYLE: dict[str, Any] = {
+    "font_size": 9,
+    "axes_titlesize": 10,
+    "axes_titlelocation": "left",
+    "axes_spines_top": False,
+    "axes_spines_right": False,
+    "legend_frameon": False,
+    "legend_fontsize": 8,
 }
-_MARKERS = "os^Dvphd"
 _GUIDE = "#b0b0b0"
 _MEGA = 1e6
 _MOST_LABELS = 10
 
 
 def images(figure: Figure) -> dict[str, bytes]:
-    """The figure as `png` and `svg`."""
-    with matplotlib.rc_context(_RC):
-        png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    return {"png": png.getvalue(), "svg": svg.getvalue()}
+    """Return the figure as `png` and `svg`."""
+    with style.styled(**_STYLE):
+        return {"png": style.png(figure), "svg": style.svg(figure)}
 
 
 def curves(folder: Path, *, ratios: bool = False) -> Figure:
-    """Prefill time, peak memory and time a token against length, and generation time against tokens: a line a model.
+    """Draw prefill time, peak memory and time per token against length, and generation time against tokens: a line per model.
 
     `folder` holds the tables of `nih bench prefill`. `ratios` draws times as multiples of the quickest one in each panel.
     Raises StoreError where a table cannot be read.
     """
     points, generation, fits = (_table(folder / f"{n}.csv") for n in ("prefill", "generation", "exponents"))
     looks = _looks(points["model"])
-    with matplotlib.rc_context(_RC):
-        figure = _figure(10.5, 7.6)
+    with style.styled(**_STYLE):
+        figure = style.new_figure(10.5, 7.6)
         axes = figure.subplots(2, 2)
         _growth(axes[0, 0], points, fits, looks, "prefill_seconds", "prefill", ratios)
         _growth(axes[0, 1], points, fits, looks, "peak_bytes", "peak", ratios)
@@ -120,12 +112,12 @@ def _growth(
 
 
 def _mark_fitted(ax: Axes, own: pd.DataFrame, middle: pd.Series[float], look: dict[str, Any]) -> None:
-    """A broad band under the points that the exponent comes from."""
+    """Draw a broad band under the points that the exponent comes from."""
     ax.plot(own["length"], middle[own.index], color=look["color"], linewidth=7, alpha=0.18, zorder=1)
 
 
 def _guides(ax: Axes, known: pd.DataFrame, quantity: str, scale: float) -> None:
-    """What an exponent of 1, and for time of 2, looks like from the cheapest shortest point on; inside the curves' own frame."""
+    """Draw what an exponent of 1, and for time of 2, looks like from the cheapest shortest point on, inside the curves' frame."""
     shortest, longest = float(known["length"].min()), float(known["length"].max())
     origin = known[quantity].min() / scale
     limits = ax.get_ylim()
@@ -140,7 +132,7 @@ def _guides(ax: Axes, known: pd.DataFrame, quantity: str, scale: float) -> None:
 
 
 def _unmeasured(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
-    """Crosses under the upper edge for lengths that gave no number, with the reason."""
+    """Draw crosses above the lower edge at the lengths that gave no number, with the reason."""
     for row, model in enumerate(m for m in looks if (points["model"] == m).any()):
         own = points[points["model"] == model]
         height = 0.03 + 0.05 * row
@@ -161,17 +153,20 @@ def _unmeasured(ax: Axes, points: pd.DataFrame, looks: dict[str, dict[str, Any]]
 
 
 def _cumulative(ax: Axes, generation: pd.DataFrame, looks: dict[str, dict[str, Any]], ratios: bool) -> None:
-    """Time since the first token against tokens, after each model's shortest and longest prompt (cf. Peng et al. 2023, figure of cumulative time)."""
+    """Draw the time since the first token against tokens, after each model's shortest and longest prompt.
+
+    Compare the figure of cumulative time in Peng et al. 2023.
+    """
     unit = 1.0
     if ratios and not generation.empty:
         last = generation.groupby(["model", "length"])["seconds"].max()
         unit = float(last.min()) or 1.0
     for model, look in looks.items():
         own = generation[generation["model"] == model]
-        for length, style in _ends(own["length"]).items():
+        for length, dash in _ends(own["length"]).items():
             line = own[own["length"] == length].sort_values("token")
             ax.plot(
-                line["token"], line["seconds"] / unit, style, color=look["color"],
+                line["token"], line["seconds"] / unit, dash, color=look["color"],
                 label=f"{model} after {length_label(int(length))}", linewidth=1.6,
             )  # fmt: skip
             ax.fill_between(
@@ -187,22 +182,37 @@ def _cumulative(ax: Axes, generation: pd.DataFrame, looks: dict[str, dict[str, A
 
 
 def _ends(lengths: pd.Series[int]) -> dict[int, str]:
-    """The shortest length with broken lines and the longest with whole ones."""
+    """Return the line styles: broken for the shortest length, whole for the longest."""
     return {int(lengths.min()): "--", int(lengths.max()): "-"} if len(lengths) else {}
 
 
 # Accuracy
 
 
+def files(folder: Path, cells: bytes) -> dict[str, bytes]:
+    """Return cost.png of a run folder with these cells.csv, or nothing if it has no cost.csv. Raises StoreError."""
+    if not (folder / "cost.csv").exists():
+        return {}
+    table = pd.read_csv(io.BytesIO(cells))
+    name = sanitize(str(table["model"].iloc[0]), lines=False)
+    return {"cost.png": images(_against_accuracy({name: _priced(table, folder)}, ratios=False))["png"]}
+
+
 def cost_against_accuracy(runs: Iterable[Path], *, ratios: bool = False) -> Figure:
-    """Accuracy at each length, with its 95 % interval, against prefill seconds and against peak bytes: a line a run.
+    """Draw accuracy at each length, with its 95 % interval, against prefill seconds and against peak bytes: a line per run.
 
     `runs`: folders of runs made with `--cost`; their cells.csv and cost.csv are read. `ratios` draws times as multiples of the quickest.
-    Raises StoreError for a folder without them, UsageError for none, or where times come from different devices.
+    Raises StoreError for a folder without these files, UsageError if there are no runs or their times come from different devices.
     """
-    tables = {name: _priced(folder) for name, folder in _named(list(runs)).items()}
+    tables = {
+        name: _priced(_table(folder / "cells.csv"), folder) for name, folder in _named(list(runs)).items()
+    }
     if not tables:
         raise UsageError("no run given; type the folders of runs that were made with `--cost`")
+    return _against_accuracy(tables, ratios)
+
+
+def _against_accuracy(tables: dict[str, pd.DataFrame], ratios: bool) -> Figure:
     everything = pd.concat(tables.values())
     if everything["device"].nunique() > 1 or everything["threads"].nunique() > 1:
         machines = "; ".join(f"{name}: {_machines(table)}" for name, table in tables.items())
@@ -210,8 +220,8 @@ def cost_against_accuracy(runs: Iterable[Path], *, ratios: bool = False) -> Figu
             f"seconds of different machines cannot stand in one picture ({machines}); run one of them again"
         )
     looks = _looks(tables)
-    with matplotlib.rc_context(_RC):
-        figure = _figure(10.5, 4.2)
+    with style.styled(**_STYLE):
+        figure = style.new_figure(10.5, 4.2)
         left, right = figure.subplots(1, 2, sharey=True)
         quickest = _quickest(everything["prefill_seconds"]) if ratios else 1.0
         _against(left, tables, looks, "prefill_seconds", "prefill", quickest)
@@ -282,9 +292,8 @@ def _known(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return table[table[quantity].notna() & table["accuracy"].notna()]
 
 
-def _priced(folder: Path) -> pd.DataFrame:
-    """A run's accuracy by length beside its cost."""
-    cells = _table(folder / "cells.csv")
+def _priced(cells: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return a run's accuracy by length beside its cost."""
     by_length = cells.groupby("length")[["n", "correct"]].sum().reset_index()
     by_length["accuracy"] = by_length["correct"] / by_length["n"].where(by_length["n"] > 0)
     bounds = [
@@ -300,7 +309,7 @@ def _priced(folder: Path) -> pd.DataFrame:
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Runs by their model's name, or by their folder's where two have the same model."""
+    """Return the runs by their model's name, or by their folder if two have the same model."""
     models = [str(_table(folder / "cells.csv")["model"].iloc[0]) for folder in folders]
     return {
         sanitize(model if models.count(model) == 1 else str(folder), lines=False): folder
@@ -311,12 +320,6 @@ def _named(folders: Sequence[Path]) -> dict[str, Path]:
 # What they share
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, keep_default_na=True)
@@ -325,12 +328,12 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each name, in order of appearance."""
+    """Return colour and marker of each name, in order of appearance."""
     unique = list(dict.fromkeys(names))
     colors = sns.color_palette("colorblind", max(len(unique), 1))
     return {
         name: {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.4, "elinewidth": 0.8}
-        for name, color, marker in zip(unique, colors, cycle(_MARKERS), strict=False)
+        for name, color, marker in zip(unique, colors, cycle(style.MARKERS), strict=False)
     }
 
 
@@ -347,7 +350,7 @@ def _length_axis(ax: Axes, lengths: pd.Series[int]) -> None:
 
 
 def _plain_log(axis: Axis) -> None:
-    """1, 2, 5, 10, 20 ... instead of powers of ten, where the range is short."""
+    """Label 1, 2, 5, 10, 20 ... instead of powers of ten if the range is short."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -355,7 +358,7 @@ def _plain_log(axis: Axis) -> None:
 
 
 def _machines(table: pd.DataFrame) -> str:
-    """Where it was measured."""
+    """Return what it was measured on, in words."""
     places = dict.fromkeys(zip(table["device"], table["threads"], strict=True))
     return "; ".join(
         f"{sanitize(str(device), lines=False)}, {threads} thread{'s' * (threads != 1)}"

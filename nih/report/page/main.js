@@ -1,0 +1,73 @@
+// The page: its data is JSON in the element `data`, drawn from top to bottom.
+
+function drawFacts({ runs, several }) {
+  const host = document.getElementById("facts");
+  if (!several) {
+    const facts = runs[0].facts.map(([name, words]) => el("div", {}, el("dt", {}, name), el("dd", {}, words)));
+    host.append(el("dl", { class: "facts" }, facts));
+    return;
+  }
+  const names = unique(runs.flatMap((run) => run.facts.map(([name]) => name)));
+  const lines = runs.map((run) => {
+    const facts = Object.fromEntries(run.facts);
+    return [rowHead(run.name), ...names.map((name) => value(facts[name] ?? ""))];
+  });
+  host.append(el("div", { class: "wide" }, fill(el("table"), ["run", ...names], lines)));
+}
+
+function drawTasks({ tasks }, showTask) {
+  if (!tasks) return;
+  const section = document.getElementById("tasks");
+  section.hidden = false;
+  document.body.classList.add("suite");
+  const panels = [...document.querySelectorAll("#maps .panel")];
+  // A task's name leads to its map, and narrows the samples to the task.
+  const linked = (name, place) => {
+    const panel = panels.find((each) => each.dataset.task === name);
+    if (!panel) return name;
+    panel.id ||= `map-${place}`;
+    const link = el("a", { href: `#${panel.id}` }, name);
+    link.addEventListener("click", () => showTask(name));
+    return link;
+  };
+  const colored = ({ text, share }) => {
+    const cell = value(text);
+    if (share != null) paint(cell, shade(VIRIDIS, share));
+    return cell;
+  };
+  const last = tasks.rows.length - 1; // the average
+  const lines = tasks.rows.map(({ task, values }, place) =>
+    [rowHead(place === last ? task : linked(task, place)), ...values.map(colored)]);
+  const drawn = el("table", {}, el("caption", {}, tasks.caption));
+  fill(drawn, ["task", ...tasks.columns], lines.slice(0, last), lines.slice(last));
+  section.querySelector(".wide").append(drawn);
+}
+
+function drawManifests({ runs, several }) {
+  for (const run of runs) {
+    const shown = el("pre", { tabindex: "0" });
+    const title = several ? `run.json of ${run.name}` : "run.json";
+    const details = el("details", { class: "manifest" }, el("summary", {}, title), shown);
+    details.addEventListener("toggle", () => {
+      shown.textContent ||= JSON.stringify(run.manifest, null, 2);
+    });
+    document.getElementById("runs").append(details);
+  }
+}
+
+function drawPage() {
+  const view = JSON.parse(document.getElementById("data").textContent);
+  view.several = view.runs.length > 1;
+  document.body.classList.toggle("several", view.several);
+  const samples = drawSamples(view);
+  drawFacts(view);
+  drawMaps(view, samples.showCell);
+  drawDifferences(view, samples.showCell);
+  drawTasks(view, samples.showTask);
+  drawManifests(view);
+  performance.mark("drawn");
+  // The maps are seen before the curves are computed.
+  requestAnimationFrame(() => setTimeout(() => drawCurves(view)));
+}
+
+drawPage();

@@ -1,0 +1,67 @@
+"""What a run folder says: of the run, before anything is answered, and of each answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+from nih.run.job import Job, grid_settings
+from nih.scores import score_answer
+from nih.store.journal import Row
+from nih.types import Answer, Sample
+
+Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
+"""How a row's prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """Describe a run for its manifest."""
+    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
+    notes = [note for task in job.tasks for note in task.prompts.notes]
+    return {
+        "options": asdict(job.options),
+        "model": job.options.model,
+        "tasks": [task.as_manifest() for task in job.tasks],
+        "grid": grid_settings(job.grid),
+        "seed": job.options.seed,
+        "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
+        **({"suite": job.suite.as_values()} if job.suite else {}),
+        **({"notes": notes} if notes else {}),
+        "one_haystack": job.options.one_haystack,
+        "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
+        "training_length": job.model.training_length,
+        "exit_state": "running",
+    }
+
+
+def row_of(job: Job, sample: Sample, answer: Answer, attempt: int, prefill: Prefill) -> Row:
+    """Return the journal's row of an answer, with its score."""
+    score = job.scores[sample.task]
+    return Row(
+        id=sample.id,
+        attempt=attempt,
+        task=sample.task,
+        length=sample.cell.length,
+        depth=sample.cell.depth,
+        actual_depth=round(sample.actual_depth, 4),
+        trial=sample.trial,
+        tokens=len(sample.prompt),
+        needle_at=sample.needle_at,
+        needle=sample.needle,
+        around=sample.around,
+        question=sample.question,
+        answer_prefix=sample.answer_prefix,
+        expected=sample.expected,
+        needles=sample.needles,
+        answer=answer.text,
+        score=score_answer(answer, sample.expected, score),
+        score_name=score,
+        status=answer.status,
+        error=answer.error,
+        nll=answer.nll,
+        greedy=answer.greedy,
+        prefill=prefill,
+        prefill_tokens=job.own_tokens.get(sample.id, 0),
+        seconds=round(answer.seconds, 6),
+        usage=answer.usage,
+    )
