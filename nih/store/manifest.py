@@ -24,7 +24,8 @@ THRESHOLD = 0.856
 """Accuracy that counts as finding: RULER's bar (Hsieh et al. 2024, arXiv 2404.06654, section 4: Llama2-7B at 4k)."""
 
 
-class Stopping(NamedTuple):
+@dataclass(frozen=True)
+class Stopping:
     """When a cell of an adaptive run needed no more samples: its interval was narrow, or on one side of the threshold."""
 
     half_width: float
@@ -53,15 +54,6 @@ class Manifest:
     def changed(self, **changes: Any) -> Manifest:
         """Return the manifest with `changes` (JSON values) merged in."""
         return Manifest({**self.values, **changes})
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.values.get(name, default)
 
     # What was asked
 

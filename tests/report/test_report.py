@@ -218,10 +218,10 @@ def test_rescoring_leaves_the_journal_alone_and_says_its_name(tmp_path: Path) ->
     path = make_run(tmp_path, [row("0", answer="it is 12345"), row("1", trial=1, answer="12345")])
     before = (path / "samples.jsonl").read_bytes()
     assert report(path).run.score_name == "contains"
-    assert read(path).manifest["report"] == {"score": "contains", "interval": "wilson"}
+    assert read(path).manifest.values["report"] == {"score": "contains", "interval": "wilson"}
     assert pd.read_csv(path / "cells.csv")["correct"].tolist() == [2]
     assert report(path, score="exact").run.score_name == "exact"
-    assert read(path).manifest["report"] == {"score": "exact", "interval": "wilson"}
+    assert read(path).manifest.values["report"] == {"score": "exact", "interval": "wilson"}
     assert pd.read_csv(path / "cells.csv")["correct"].tolist() == [1]
     assert pd.read_csv(path / "samples.csv")["score_name"].tolist() == ["exact", "exact"]
     assert "score exact" in (path / "heatmap.svg").read_text()
@@ -236,7 +236,7 @@ def test_rescoring_leaves_the_journal_alone_and_says_its_name(tmp_path: Path) ->
 def test_fractional_scores_get_an_interval_of_their_own(tmp_path: Path) -> None:
     path = make_run(tmp_path, [row(str(i), trial=i, score=s) for i, s in enumerate([0.5, 1.0, 0.25, 0.5])])
     total = report(path).overall
-    assert read(path).manifest["report"]["interval"] == total.interval.method == "gaffke"
+    assert read(path).manifest.values["report"]["interval"] == total.interval.method == "gaffke"
     assert total.n == 4 and total.accuracy == 0.5625 and total.interval.low < 0.5625 < total.interval.high
 
 
