@@ -440,9 +440,7 @@ def test_a_server_that_cuts_prompts_is_found_out(server: FakeServer, tmp_path: P
         (512, "ok", 1.0),
         (1024, "over_limit", None),
     }
-    assert all(
-        r.error.startswith("the server read only 600 of") for r in stored.rows if r.length == 1024
-    )
+    assert all(r.error.startswith("the server read only 600 of") for r in stored.rows if r.length == 1024)
 
 
 def test_another_count_is_reported(server: FakeServer, tmp_path: Path) -> None:

@@ -350,7 +350,10 @@ def test_packed_runs_plan_a_fifth_of_the_tokens_and_are_labelled_in_every_output
 def test_the_place_of_the_question_is_part_of_the_settings_unless_it_is_the_end(tmp_path: Path) -> None:
     asked = {"model": "echo", "lengths": "1k", "depths": "0,100", "trials": 1}
     first, last = run(tmp_path / "s", question="start", **asked), run(tmp_path / "e", **asked)
-    assert first.manifest.values["settings"]["question"] == "start" and "question" not in last.manifest.values["settings"]
+    assert (
+        first.manifest.values["settings"]["question"] == "start"
+        and "question" not in last.manifest.values["settings"]
+    )
     assert not {r.id for r in first.rows} & {r.id for r in last.rows}
     assert {r.task for r in first.rows} == {"passkey (question first)"}
     assert {r.score for r in first.rows} == {1.0}
