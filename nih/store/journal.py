@@ -54,6 +54,8 @@ class Row:
     needles: tuple[Placed, ...] = ()
     """All needles in the order in which they stand, if there are several."""
     answer: str
+    thinking: str = ""
+    """What the model thought before it answered, as far as it is kept."""
     score: float | None
     """From 0 to 1; None if there is no answer."""
     score_name: str
@@ -174,7 +176,7 @@ _COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("usage", "more"))
 _COLUMN_SET = frozenset(_COLUMNS)
 _DEFAULTS = {f.name: f.default for f in fields(Row) if f.default is not MISSING}
 _REQUIRED = {f.name for f in fields(Row)} - _DEFAULTS.keys()
-_ABSENT: dict[str, Any] = {"needle_at": None, "needles": [], "prefill": ""}
+_ABSENT: dict[str, Any] = {"needle_at": None, "needles": [], "prefill": "", "thinking": ""}
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:

@@ -28,6 +28,7 @@ from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import plan as forecast
 from nih.store import run as store
+from nih.types import Usage
 from tests.support.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +77,7 @@ def test_a_good_server_is_asked_once_a_sample_and_what_it_says_is_kept(
     }
     assert Counter(server.prompts) == Counter(set(server.prompts)) and len(server.prompts) == SAMPLES
     for row in stored.rows:
-        assert row.usage.prompt_tokens == row.tokens and row.usage.completion_tokens == 7
-        assert row.usage.cached_tokens == 5 and row.usage.requests == 1
+        assert row.usage == Usage(row.tokens, 7, 5, 1)
     said = report_of(stored)
     assert said["requests"] == SAMPLES and said["failed_attempts"] == {} and said["warnings"] == []
     assert said["prompt_tokens"] == sum(r.tokens for r in stored.rows)
@@ -458,7 +458,7 @@ def test_without_usage_the_text_is_counted_again(server: FakeServer, tmp_path: P
     server.usage = False
     said: list[str] = []
     stored = go(server, tmp_path / "r", said)
-    assert {r.usage.prompt_tokens for r in stored.rows} == {None}
+    assert {r.usage.prompt_tokens for r in stored.rows if r.usage} == {None}
     assert report_of(stored)["retokenised"] == {
         "samples": SAMPLES, "differ": 0, "least": 0, "most": 0, "mean": 0.0,
     }  # fmt: skip
@@ -530,7 +530,7 @@ def test_extra_fields_reach_every_request(server: FakeServer, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tokeniser that has a chat template."""
+    """A folder with a tokenizer that has a chat template."""
     from tests.support.vocabularies import tokenizer
 
     folder = tmp_path_factory.mktemp("chat")
@@ -568,14 +568,17 @@ def test_the_assistants_turn_can_be_begun(server: FakeServer, tmp_path: Path, ch
     assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
 
 
-def test_an_answer_that_is_all_reasoning_is_empty_and_reported(
+def test_a_response_that_is_all_reasoning_is_no_answer_and_kept(
     server: FakeServer, tmp_path: Path, chat_tokenizer: str
 ) -> None:
     thought = {"role": "assistant", "content": None, "reasoning_content": "Let me think"}
     server.fault = lambda r: Reply(200, {"choices": [{"message": thought}]})
     stored = go(server, tmp_path / "r", tokenizer=chat_tokenizer, chat=True)
-    assert {(r.status, r.answer, r.score) for r in stored.rows} == {("ok", "", 0.0)}
-    assert any("still reasoning" in line for line in report_of(stored)["warnings"])
+    assert {(r.status, r.answer, r.score) for r in stored.rows} == {("no_answer", "", None)}
+    assert {r.thinking for r in stored.rows} == {"Let me think"}
+    assert all("nothing follows the thinking" in r.error for r in stored.rows)
+    assert stored.manifest.exit_state == "incomplete"
+    assert (report_of(stored)["thought"], report_of(stored)["no_answer"]) == (SAMPLES, SAMPLES)
 
 
 # Likelihood
@@ -690,7 +693,7 @@ def test_the_own_form_of_llama_cpp_is_told_from_a_broken_response(llama: FakeSer
 def test_tokens_that_llama_cpp_held_are_read_from_its_timings(llama: FakeServer, tmp_path: Path) -> None:
     llama.fault = lambda r: llama_reply(r, {"text": f" {key_of(r.prompt)}", "logprobs": None})
     rows = go(llama, tmp_path / "r", lengths="512").rows
-    assert {(r.score, r.usage.cached_tokens) for r in rows} == {(1.0, 34)}
+    assert {(r.score, r.usage and r.usage.cached_tokens) for r in rows} == {(1.0, 34)}
 
 
 @pytest.mark.parametrize("repeated", ["The pass key is", ""])
@@ -723,7 +726,7 @@ def test_llama_cpp_rates_only_what_it_generates(llama: FakeServer, tmp_path: Pat
     ("change", "named"),
     [
         ({"base_url": None}, "needs --base-url"),
-        ({"base_url": "localhost:8000"}, "is no address"),
+        ({"base_url": "localhost:8000"}, "is not an address"),
         ({"base_url": "https://me:hunter2@host/v1"}, "no user"),
         ({"base_url": "https://host/v1?api-key=hunter2"}, "no user"),
         ({"tokenizer": None}, "--tokenizer"),
