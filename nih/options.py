@@ -126,6 +126,11 @@ class Answering:
     max_new_tokens: Count | None = _option(
         None, "Tokens reserved for the answer, inside the length; default: the task's", decides=True
     )
+    thinking: Count | None = _option(
+        None,
+        "Tokens for thinking, beside those of the answer and outside the length; only what follows the thinking is scored",
+        decides="unless default",
+    )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     set: tuple[str, ...] = _option(
         (), "KEY=VALUE option of the task, the model, or its chat template (`chat.KEY`); repeatable"

@@ -222,7 +222,7 @@ def made(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @settings(max_examples=40, deadline=None)
 def test_a_run_passes_against_itself(changes: list[dict[str, Any]], adaptive: bool) -> None:
     run = held(made(changes), options={"adaptive": adaptive})
-    if not any(r["score"] is not None for r in run.rows):
+    if not any(r.score is not None for r in run.rows):
         with pytest.raises(UsageError, match="no scored samples"):
             compare(run, run, Limits())
         return
@@ -313,7 +313,7 @@ def test_adaptive_runs_pair_by_sample_and_miss_only_empty_cells() -> None:
     run = held([r for r in rows() if r["trial"] < 3 or r["length"] == 2048], options=options)
     outcome = compare(run, base, Limits())
     assert failed(outcome) == [] and "of 6 pairs" in detail(outcome, "1k")
-    empty = held([r for r in run.rows if (r["length"], r["depth"]) != (2048, 50.0)], options=options)
+    empty = held([r for r in run.rows if (r.length, r.depth) != (2048, 50.0)], options=options)
     assert failed(compare(empty, base, Limits())) == ["missing"]
 
 
@@ -587,8 +587,8 @@ ROOT = Path(__file__).parents[2]
 def test_committed_baselines_are_whole_and_say_nothing_of_a_machines_folders(name: str) -> None:
     path = ROOT / f"results/baselines/{name}-passkey"
     run = store.read(path)
-    assert run.manifest["exit_state"] == "done" and len(run.rows) == run.manifest["samples"]
-    assert run.manifest["verification"]["state"] == "passed"
+    assert run.manifest.values["exit_state"] == "done" and len(run.rows) == run.manifest.values["samples"]
+    assert run.manifest.values["verification"]["state"] == "passed"
     assert failed(gate(path, path)) == [] and failed(gate(path, path / "cells.csv")) == []
     text = json.dumps(run.manifest)
     assert not any(f'"{folder}' in text for folder in ("/opt", "/root", "/home", "/tmp", "/work", "/Users"))
@@ -599,7 +599,7 @@ def test_damage_to_a_baseline_is_caught(tmp_path: Path) -> None:
     """The gate on a real journal: RWKV's answers at 512 lost."""
     path = ROOT / "results/baselines/rwkv-passkey"
     base = store.read(path)
-    worse = replace(base, rows=[{**r, "score": 0.0} if r["length"] == 512 else r for r in base.rows])
+    worse = replace(base, rows=[{**r, "score": 0.0} if r.length == 512 else r for r in base.rows])
     assert set(failed(compare(worse, base, Limits()))) == {"overall", "512"}
     with pytest.raises(StoreError):
         open_baseline(tmp_path)
