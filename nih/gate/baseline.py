@@ -148,7 +148,7 @@ def _asked(run: StoredRun) -> dict[str, Any]:
         "chat template": manifest.chat,
         "system message": manifest.system,
         "template options": manifest.chat_options,
-        "room for the answer": manifest.max_new_tokens,
+        "tokens of the answer": manifest.max_new_tokens,
         "grids of the suite": [_grid_text(task.grid) for task in own],
         "haystacks of the suite": [task.haystack for task in own],
     }

@@ -711,7 +711,7 @@ def test_the_thinking_is_kept_with_its_row(tmp_path: Path, chat_tokenizer: str) 
             **typed, **SHORT, tokenizer=chat_tokenizer, out=tmp_path / "r", tell=lambda _: None, quiet=True
         )
     assert done.exit_state == "done"
-    assert {row["thinking"] for row in store.read(done.path).rows} == {THOUGHT}
+    assert {row.thinking for row in store.read(done.path).rows} == {THOUGHT}
 
 
 def test_a_run_with_no_answers_is_incomplete_and_a_resume_asks_them_no_more(
