@@ -79,7 +79,7 @@ class Subject:
     """Loads the float32 copy; None in float32."""
 
 
-def samples(ids: TokenIds, ends: Sequence[TokenIds], room: int = 4) -> list[Sample]:
+def samples(ids: TokenIds, ends: Sequence[TokenIds], room: int = 2) -> list[Sample]:
     """Prompts that all begin with `ids`, one for each end."""
     return [
         Sample(
