@@ -532,7 +532,7 @@ def test_extra_fields_reach_every_request(server: FakeServer, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tokeniser that has a chat template."""
+    """A folder with a tokenizer that has a chat template."""
     from tests.support.vocabularies import tokenizer
 
     folder = tmp_path_factory.mktemp("chat")

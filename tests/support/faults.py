@@ -47,7 +47,7 @@ class Doubled(_Faulty):
 
     def spoil(self: Any, ids: TokenIds) -> TokenIds:
         position = self._position
-        super(_Faulty, self).extend([ids[:1]])
+        super(_Faulty, self).extend([ids[:1]])  # type: ignore[misc]
         self._position = position
         return ids
 
