@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import SLOW
+from tests.repo.help_pages import ROOT
 from tests.repo.rooms import COLUMNS, count, floors, look_ups, names_columns, upward
-from tests.repo.test_docs import ROOT
 
 Graph = dict[str, set[str]]
 
