@@ -27,7 +27,7 @@ CUDA_STATES = 64
 """Most states of a channel that the CUDA form takes."""
 CUDA_THREADS = 128
 """Threads of a block of the CUDA form."""
-CUDA_LANES = 8
+CUDA_LANES = 16
 """Threads that share a channel of 8 states or more in the CUDA form: fewer do less work, more fill the GPU at fewer channels."""
 _TORCH_CHUNK = 64
 _TORCH_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}

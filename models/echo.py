@@ -21,6 +21,10 @@ from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Generation, Likelihood, Sample, TokenIds
 
 CHUNK = 4096
+_NOTHING = np.empty(0, np.int32)
+_LEAST_VOCABULARY = 256
+_BEST = np.float32(2.0)
+"""Logit of the token that a known answer goes on with; all others are below 1."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,16 @@ class Options:
 
 
 class EchoMark(NamedTuple):
-    """A copy of the hash, and the position."""
+    """A copy of the state."""
 
     digest: Any
     position: int
+    rest: TokenIds
 
 
 @dataclass
 class EchoSession:
-    """The state is a hash of all tokens read; copying it is a mark."""
+    """The state is a hash of all tokens read, and what is left of the answer that is being read; copying it is a mark."""
 
     answers: dict[bytes, tuple[str, TokenIds]]
     delay: float = 0.0
@@ -52,10 +57,11 @@ class EchoSession:
     deadline: float | None = None
     position: int = 0
     _digest: Any = field(default_factory=hashlib.blake2b)
+    _rest: TokenIds = field(default_factory=lambda: _NOTHING)
 
     def reset(self) -> None:
         """Forget everything."""
-        self._digest, self.position = hashlib.blake2b(), 0
+        self._digest, self.position, self._rest = hashlib.blake2b(), 0, _NOTHING
 
     def extend(self, pieces: Sequence[TokenIds]) -> None:
         """Hash the tokens."""
@@ -63,6 +69,10 @@ class EchoSession:
         for piece in pieces:
             self._digest.update(np.ascontiguousarray(piece, np.int32).tobytes())
             self.position += len(piece)
+            follows = np.array_equal(self._rest[: len(piece)], piece)
+            self._rest = self._rest[len(piece) :] if follows else _NOTHING
+        if known := self.answers.get(self._digest.digest()):
+            self._rest = known[1]
 
     def prefill_whole(self, ids: TokenIds) -> None:
         """Start again with all of `ids`."""
@@ -76,16 +86,20 @@ class EchoSession:
 
     def mark(self, at: int | None = None) -> EchoMark:
         """Copy the hash."""
-        return EchoMark(self._digest.copy(), self.position)
+        return EchoMark(self._digest.copy(), self.position, self._rest)
 
     def rewind(self, mark: EchoMark) -> None:
         """Take the copied hash again."""
-        self._digest, self.position = mark.digest.copy(), mark.position
+        self._digest, self.position, self._rest = mark.digest.copy(), mark.position, mark.rest
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """Eight numbers that depend on every token read: equal states give equal logits, others do not."""
+        """Numbers (V,) that depend on every token read; after a known prompt the answer's next token is the best."""
         raw = np.frombuffer(self._digest.digest()[:32], np.uint32)
-        return (raw / np.float32(2**32)).astype(np.float32)
+        highest = max((int(ids.max(initial=0)) for _, ids in self.answers.values()), default=0)
+        logits = np.resize((raw / np.float32(2**32)).astype(np.float32), max(_LEAST_VOCABULARY, highest + 1))
+        if len(self._rest):
+            logits[self._rest[0]] = _BEST
+        return logits
 
     def generate(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
         """The expected answer if the state is that of a known prompt, else a confession."""
@@ -103,7 +117,7 @@ class EchoSession:
         return Likelihood(tuple([0.0 if certain else 20.0] * len(ids)), certain)
 
     def _answer(self) -> tuple[str, TokenIds]:
-        return self.answers.get(self._digest.digest(), ("(no prompt that was taught)", np.empty(0, np.int32)))
+        return self.answers.get(self._digest.digest(), ("(no prompt that was taught)", _NOTHING))
 
     def _check_deadline(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:

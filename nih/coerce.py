@@ -101,14 +101,14 @@ def convert(value: Any, hint: Any, said: str) -> Any:
 
 
 _NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}
-_BOUNDS = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt")}
 
 
 def _wanted(hint: Any, problem: Mapping[str, Any]) -> str:
     """Say what would have been right."""
-    if problem["type"] in _BOUNDS:
-        words, key = _BOUNDS[problem["type"]]
-        return f"{words} {problem['ctx'][key]}"
+    if problem["type"] == "greater_than_equal":
+        return f"at least {problem['ctx']['ge']:g}"
+    if problem["type"] == "greater_than":
+        return f"a number above {problem['ctx']['gt']:g}" if problem["ctx"]["gt"] else "a positive number"
     if problem["type"] == "literal_error":
         return "one of " + ", ".join(f"`{choice}`" for choice in get_args(hint))
     if get_origin(hint) is tuple:

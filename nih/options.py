@@ -48,6 +48,7 @@ class Asked:
         None,
         "What is hidden and asked: a name of `nih list` (default: passkey), FILE.yaml, or `jsonl:FILE` with prompts made elsewhere",
         decides=True,
+        short="-t",
     )
     suite: str | None = _option(
         None, "Several tasks in one run: `quick`, `architectures`, `ruler`, `pressure`, or FILE.yaml"
@@ -124,6 +125,11 @@ class Answering:
     system: str = _option("", "System message of the chat template", decides=True)
     max_new_tokens: Count | None = _option(
         None, "Tokens reserved for the answer, inside the length; default: the task's", decides=True
+    )
+    thinking: Count | None = _option(
+        None,
+        "Tokens for thinking, beside those of the answer and outside the length; only what follows the thinking is scored",
+        decides="unless default",
     )
     beyond_limit: bool = _option(False, "Also run cells longer than the model's context limit")
     set: tuple[str, ...] = _option(

@@ -16,12 +16,15 @@ import numpy.typing as npt
 TokenIds = npt.NDArray[np.int32]
 """Token ids (T,), int32."""
 
-Status = Literal["ok", "over_limit", "oom", "timeout", "error"]
-STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error")
+Status = Literal["ok", "over_limit", "oom", "timeout", "error", "no_answer"]
+"""`no_answer`: the model was asked, and what came is not an answer (a filter, a refusal, thinking that never ended)."""
+STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error", "no_answer")
 CellState = Literal["scored", "error", "over_limit", "missing"]
 """What a cell of the grid shows: a score, else why it has none."""
 FAILURES: frozenset[str] = frozenset({"oom", "timeout", "error"})
 """Statuses that a resumed run tries again, and that make a run end with exit code 3."""
+UNANSWERED: frozenset[str] = FAILURES | {"no_answer"}
+"""Statuses that make a run end with exit code 3."""
 
 
 class Cell(NamedTuple):
@@ -128,6 +131,8 @@ class Sample:
     """All needles in the order of their positions; empty if the one that is asked for is the only one."""
     target: str = ""
     """The text with which a perfect model continues the prompt; "" if that is a space and the expected answers."""
+    thinking: int = 0
+    """Tokens that may be thought before the answer, beside its room and outside the cell's length."""
 
     @property
     def continuation(self) -> str:
@@ -162,6 +167,8 @@ class Answer:
     seconds: float = 0.0
     usage: Usage | None = None
     """Only from an engine."""
+    thinking: str = ""
+    """What the model thought before it answered, as far as it is kept."""
 
 
 class Generation(NamedTuple):

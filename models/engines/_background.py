@@ -1,5 +1,6 @@
-"""A coroutine in a thread of its own, and what it gives as an iterator here: this thread may already run an event loop
-(a notebook's), and stays free for Ctrl-C.
+"""Runs a coroutine in a thread of its own and hands its results over as an iterator.
+
+The calling thread may already run an event loop (a notebook's), and stays free for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class _End:
 
 
 def from_background(run: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Iterator[T]:
-    """What `run` gives to the function that it is called with, as it comes; then what `run` raises.
+    """Yield what `run` passes to the function that it is called with, as it comes; then raise what `run` raises.
 
     The coroutine is cancelled when the iterator is closed. An interrupt cancels it too, and is raised after what came before it.
     """
@@ -35,7 +36,7 @@ def from_background(run: Callable[[Callable[[T], None]], Coroutine[Any, Any, Non
     thread.start()
 
     def stop() -> None:
-        # Again and again, for a library may swallow a cancellation that comes at a bad moment.
+        # Again and again, because a library may swallow a cancellation that comes at a bad moment.
         while thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(task.cancel)

@@ -14,7 +14,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,17 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from tenacity.wait import wait_random_exponential
 
 from nih.errors import EngineError
+from nih.models.engines._refusal import (
+    Refusal,
+    hidden,
+    is_filtered,
+    is_room,
+    is_too_long,
+    parameter,
+    refusal,
+    status_of,
+)
+from nih.models.engines._stream import assembled
 from nih.types import Status
 
 T = TypeVar("T")
@@ -35,15 +46,6 @@ LONGEST_PAUSE = 300.0
 _CONNECT_SECONDS = 10.0
 _MOST_QUOTED = 200
 
-_OVER_LIMIT = re.compile(
-    r"context[ _-]?(length|size|window)|max(imum)?[ _](model|input|seq\w*|prompt)[ _]len|too many tokens"
-    r"|longer than the (model'?s )?max|prompt is too long|max_new_tokens\W* must be",
-    re.IGNORECASE,
-)
-_UNSUPPORTED = re.compile(
-    r"unsupported|not supported|unrecognized|unexpected|only the default", re.IGNORECASE
-)
-
 
 class Retry(Exception):
     """This attempt failed; another may not. `status` is the sample's if it was the last; `wait` is the server's wish in seconds."""
@@ -52,6 +54,10 @@ class Retry(Exception):
         super().__init__(message)
         self.status = status
         self.wait = wait
+
+
+class Malformed(Retry):
+    """What came is not what the protocol says."""
 
 
 class Refused(Exception):
@@ -63,7 +69,7 @@ class Refused(Exception):
 
 
 class Unsupported(Exception):
-    """The server does not take a parameter of the request."""
+    """The server does not take a parameter of the request; for `stream`, which was not sent, that it takes no request without."""
 
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(message)
@@ -92,17 +98,17 @@ class Sender:
     backoff: float
     """Seconds: the first wait is drawn from 0 to this, the next from 0 to twice this, and so on."""
     max_requests: int | None
-    parameters: frozenset[str] = frozenset()
-    """Parameters that can be left out if the server does not take them (`Unsupported`)."""
     known_models: tuple[str, ...] = ()
     sleep: Sleep = asyncio.sleep
     requests: int = 0
+    good: int = 0
+    """Responses that were what they should be."""
     failures: dict[str, int] = field(default_factory=dict)
     """Failed attempts by kind."""
     _not_before: float = 0.0
 
     def client(self, connections: int) -> httpx.AsyncClient:
-        """A client with the key in its headers; redirects are not followed, for they would carry it elsewhere."""
+        """A client with the key in its headers; redirects are not followed, because they would carry it elsewhere."""
         return httpx.AsyncClient(
             headers=authorization(self.key),
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
@@ -118,9 +124,9 @@ class Sender:
         seconds: float,
         tally: Tally,
     ) -> tuple[T, float]:
-        """What `read` makes of the response, and the seconds of the attempt that gave it.
+        """Return what `read` makes of the response, and the seconds of the attempt that gave it.
 
-        `read` raises Retry for a response that is not what it should be; `seconds` bounds each attempt; `tally` counts them.
+        `read` raises Malformed for a response that is not what it should be; `seconds` bounds each attempt; `tally` counts them.
         Raises Retry after the last attempt, Refused, Unsupported, BudgetSpent, EngineError.
         """
         retrying = AsyncRetrying(
@@ -149,7 +155,7 @@ class Sender:
         try:
             async with asyncio.timeout(seconds):
                 response = await client.post(f"{self.base_url}/{path}", json=body)
-            return read(self.decoded(response)), time.perf_counter() - start
+            return self._read(response, read, body), time.perf_counter() - start
         except TimeoutError:
             self._count("timeout")
             raise Retry(f"no answer within {seconds:g} s", "timeout") from None
@@ -180,23 +186,47 @@ class Sender:
         # Spread, so that all who were sent away do not come back at the same moment.
         return max(drawn, asked + random.uniform(0, self.backoff) if asked else 0.0)
 
-    def decoded(self, response: httpx.Response) -> Any:
-        """The JSON of a good response. Raises by its status otherwise: Retry, Refused, Unsupported, EngineError."""
+    def _read(self, response: httpx.Response, read: Callable[[Any], T], body: Mapping[str, Any]) -> T:
+        try:
+            made = read(self.decoded(response, body))
+        except Malformed as error:
+            raise Malformed(f"{error}: `{self.quoted(text_of(response))}`") from error
+        self.good += 1
+        return made
+
+    def decoded(self, response: httpx.Response, sent: Collection[str] = ()) -> Any:
+        """Return the JSON of a good response, streamed or not. `sent` are the names of the request's parameters.
+
+        Raises by the response's status otherwise, which may be hidden in a 200: Retry, Refused, Unsupported, EngineError.
+        """
         if response.is_success:
-            try:
-                return json.loads(self.without_key(response.text))
-            except (ValueError, RecursionError):
-                raise Retry("response is not JSON") from None
+            value = self._json(response)
+            if found := hidden(value):
+                raise self._failure(status_of(found), found, _retry_after(response.headers), sent)
+            return value
         if response.is_redirect:
             raise EngineError(
                 f"`{self.base_url}` redirects to another address; type that one after --base-url (a redirect is not "
-                "followed, for it would carry the key along)"
+                "followed, because it would carry the key along)"
             )
-        raise self._failure(response.status_code, *self._reason(response), _retry_after(response.headers))
+        found = self._refusal(response)
+        raise self._failure(response.status_code, found, _retry_after(response.headers), sent)
 
-    def _failure(self, code: int, error: Mapping[str, Any], said: str, wait: float) -> Exception:
-        """What a response that is not good means: for the run, for the sample, or for this attempt alone."""
-        where = f"`{self.base_url}`"
+    def _json(self, response: httpx.Response) -> Any:
+        text = self.without_key(text_of(response))
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            value = assembled(text)
+        if value is None:
+            raise Malformed("response is not JSON")
+        return value
+
+    def _failure(self, code: int, found: Refusal, wait: float, sent: Collection[str]) -> Exception:
+        """What a refusal means: for the run, for the sample, or for this attempt alone."""
+        where, said = f"`{self.base_url}`", self.quoted(found.said)
+        if 400 <= code < 500 and code not in (401, 429) and is_filtered(found):
+            return Refused(f"the server's filter refused to answer ({code}: {said})", "no_answer")
         if code in (401, 403):
             how = (
                 "check OPENAI_API_KEY"
@@ -210,12 +240,14 @@ class Sender:
                 f"the server at {where} has no such address or no model `{self.model}` (404: {said}); check --base-url, "
                 "which usually ends in /v1, and --model" + (f" (it serves {names})" if names else "")
             )
-        if code == 402 or "insufficient_quota" in (error.get("code"), error.get("type")):
+        if code == 402 or "insufficient_quota" in found.code:
             return EngineError(f"the account at {where} is out of credit ({code}: {said}); what came is kept")
-        if code in (400, 413, 422, 500) and _is_over_limit(error, said):
+        if code in (400, 405, 406, 415, 422, 501) and (name := parameter(found, sent)):
+            return Unsupported(name, f"{code}: {said}")
+        if is_too_long(code, found):
             return Refused(f"{code}: {said}", "over_limit")
-        if code == 400 and (parameter := self._unsupported(error, said)):
-            return Unsupported(parameter, said)
+        if code in (400, 422) and is_room(found):
+            return Refused(f"{code}: {said}; type another --max-new-tokens or --thinking")
         if code in (408, 409, 425, 429) or code >= 500:
             self._pause(code, wait, said)
             return Retry(f"{code}: {said}", wait=wait)
@@ -229,27 +261,13 @@ class Sender:
             )
         self._not_before = max(self._not_before, time.monotonic() + wait)
 
-    def _unsupported(self, error: Mapping[str, Any], said: str) -> str:
-        """Which of the parameters that can be left out the server complains of; "" if none."""
-        if not _UNSUPPORTED.search(f"{error.get('code')} {said}"):
-            return ""
-        if (named := str(error.get("param"))) in self.parameters:
-            return named
-        quoted = re.findall(r"['\"`](\w+)['\"`]", said)
-        return next((name for name in quoted if name in self.parameters), "")
-
-    def _reason(self, response: httpx.Response) -> tuple[Mapping[str, Any], str]:
-        """The error object of a response, as far as there is one, and what it says, fit to be shown."""
-        text = self.without_key(response.text)
+    def _refusal(self, response: httpx.Response) -> Refusal:
+        text = self.without_key(text_of(response))
         try:
-            value = json.loads(text)
+            found = refusal(json.loads(text))
         except (ValueError, RecursionError):
-            return {}, self.quoted(text) or response.reason_phrase
-        error = value.get("error", value) if isinstance(value, Mapping) else value
-        if not isinstance(error, Mapping):
-            return {}, self.quoted(str(error))
-        said = error.get("message") or error.get("detail") or error
-        return error, self.quoted(str(said))
+            found = Refusal({}, " ".join(text.split()))
+        return found if found.said.strip() else found._replace(said=response.reason_phrase)
 
     def without_key(self, text: str) -> str:
         """Text of the server in which it may not repeat our key."""
@@ -271,9 +289,9 @@ def authorization(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _is_over_limit(error: Mapping[str, Any], said: str) -> bool:
-    names = {error.get("code"), error.get("type")}
-    return bool(names & {"context_length_exceeded", "exceed_context_size_error"} or _OVER_LIMIT.search(said))
+def text_of(response: httpx.Response) -> str:
+    """The body, which is UTF-8 whatever its headers say."""
+    return response.content.decode("utf-8", "replace").removeprefix("\ufeff")
 
 
 def _retry_after(headers: httpx.Headers) -> float:

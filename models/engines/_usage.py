@@ -1,4 +1,4 @@
-"""What a server said it read and wrote, held against what was sent."""
+"""Compares what a server reports to have read and written with what was sent."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from nih.models.engines._completion import Reply
 from nih.models.engines._http import shown
 
-TRUNCATED = 0.9
-"""A prompt of which a server read less than this share, as it counted the shortest one, was cut by it."""
+_NEAR = 0.1
+"""Two counts that differ by no more than this share on average are those of one tokenizer."""
 
 
 @dataclass
 class Log:
-    """What was sent and what came, for the report."""
+    """Counts what was sent and what came back, for the report."""
 
     pairs: list[tuple[int, int]] = field(default_factory=list)
     """(the server's count, ours) of each prompt."""
@@ -28,9 +28,16 @@ class Log:
     models: Counter[str] = field(default_factory=Counter)
     fingerprints: Counter[str] = field(default_factory=Counter)
     reasoned: int = 0
+    """Answers that something was thought before."""
+    none: int = 0
+    """Responses without an answer."""
+    short: int = 0
+    """Prompts that were counted short and are not known to be cut."""
+    odd: Counter[str] = field(default_factory=Counter)
+    """Words for how an answer ended that say nothing known."""
 
     def add(self, reply: Reply, counted: int, prompt: int, retokenised: int | None) -> None:
-        """Take note of an answer: `counted` tokens were sent, the rated answer included, `prompt` without it."""
+        """Add an answer: `counted` tokens were sent, the rated answer included, `prompt` without it."""
         self.answers += 1
         usage = reply.usage
         if usage.prompt_tokens is not None:
@@ -42,15 +49,19 @@ class Log:
             self.cached_tokens = (self.cached_tokens or 0) + usage.cached_tokens
         self.models.update(filter(None, [reply.model]))
         self.fingerprints.update(filter(None, [reply.fingerprint]))
-        self.reasoned += reply.reasoned
+        self.reasoned += bool(reply.thought)
+        self.none += bool(reply.why_none)
+        self.odd.update(filter(None, [reply.odd]))
 
     def totals(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the counts for the manifest."""
         return {
             "answers": self.answers,
             "prompt_tokens": sum(theirs for theirs, _ in self.pairs),
             "completion_tokens": self.completion_tokens,
             "cached_tokens": self.cached_tokens,
+            "thought": self.reasoned,
+            "no_answer": self.none,
             "answered_by": dict(self.models),
             "fingerprints": dict(self.fingerprints),
             "drift": _drift(self.pairs),
@@ -58,14 +69,15 @@ class Log:
         }
 
     def warnings(self, tokenizer: str) -> Iterator[str]:
-        """What of it the user should know, in sentences."""
+        """Yield what the user should know, one sentence each."""
         drift, again = _drift(self.pairs), _drift(self.again)
         if drift["differ"]:
-            far = abs(drift["mean"]) > 1 - TRUNCATED
-            yield (
-                f"the server's count differs from that of `{tokenizer}` by {_range(drift)}; lengths are the latter's"
-                + (": it is not the server's tokeniser, or the server cuts prompts" if far else "")
-            )
+            told = f"the server's count differs from that of `{tokenizer}` by {_range(drift)}; lengths are the latter's"
+            if self.short:
+                told += f": {self.short:,} prompts were counted short, but no cold prompt is known to have been cut"
+            elif abs(drift["mean"]) > _NEAR:
+                told += ": it is not the server's tokenizer, or the server cuts prompts"
+            yield told
         if self.answers > len(self.pairs):
             yield f"the server told no usage for {self.answers - len(self.pairs)} answers, so its count could not be compared"
             if again["differ"]:
@@ -73,11 +85,9 @@ class Log:
         if len(self.models) > 1 or len(self.fingerprints) > 1:
             names = ", ".join(f"`{shown(n)}`" for n in (*self.models, *self.fingerprints))
             yield f"the answers came from several models or versions: {names}"
-        if self.reasoned:
-            yield (
-                f"{self.reasoned} answers are empty because the model was still reasoning; raise --max-new-tokens, or turn reasoning "
-                "off with `--set chat.enable_thinking=false` or `--set extra=...`"
-            )
+        if self.odd:
+            words = ", ".join(f"`{shown(word)}`" for word in self.odd)
+            yield f"the server ended answers with {words}, which is taken for an end like any other"
 
 
 def _drift(pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:

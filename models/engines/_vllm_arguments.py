@@ -23,7 +23,7 @@ _TAKEN = {
     "dtype": "type `--dtype`",
     "max_model_len": "it is the grid's longest length",
     "hf_token": "options are written into run.json; set HF_TOKEN in the environment",
-    "skip_tokenizer_init": "it follows from the tokeniser",
+    "skip_tokenizer_init": "it follows from the tokenizer",
     "runner": "only text is generated",
     "convert": "only text is generated",
     "logprobs_mode": "likelihoods are those of the model, before any sampling rule",

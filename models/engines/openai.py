@@ -1,8 +1,8 @@
 """A server that speaks OpenAI's protocol: `vllm serve`, llama.cpp's, or a hosted one; `--base-url` says where.
 
-Completions, or with `--chat` chat completions, whose template is the server's. Lengths are counted with `--tokenizer`; the
-server's own count is compared and a difference reported. The key is read from OPENAI_API_KEY and goes nowhere but into the
-requests' headers.
+It is asked for completions or, with `--chat`, for chat completions, whose template is the server's. Lengths are counted with
+`--tokenizer`; the server's own count is compared and a difference reported. A response that holds no answer is never scored. The
+key is read from OPENAI_API_KEY and is sent in the requests' headers only.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,17 +21,29 @@ from urllib.parse import urlsplit
 import httpx
 
 from nih.errors import EngineError
+from nih.inference.thinking import ENDS, kept, opens, spelled
 from nih.models.engines._background import from_background
-from nih.models.engines._completion import OPTIONAL, Dialect, Reply, Wanted
-from nih.models.engines._http import BudgetSpent, Refused, Retry, Sender, Tally, Unsupported, authorization
-from nih.models.engines._usage import TRUNCATED, Log
+from nih.models.engines._completion import Dialect, Reply, Wanted
+from nih.models.engines._cut_prompts import CutPrompts
+from nih.models.engines._http import (
+    BudgetSpent,
+    Malformed,
+    Refused,
+    Retry,
+    Sender,
+    Tally,
+    Unsupported,
+    authorization,
+)
+from nih.models.engines._response import count, prompt_tokens
+from nih.models.engines._usage import Log
 from nih.protocols import Tokenizer
 from nih.tokenizers.huggingface import open_tokenizer
 from nih.types import Answer, Sample, Status, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
-"""Samples that may end in errors one after the other before the run stops."""
+"""Number of samples in a row that may end in errors before the run stops."""
 LLAMA_CPP = "llamacpp"
 """Who owns the models of a llama.cpp server, which answers with the one it holds, whatever name is asked for."""
 _LOOK_SECONDS = 10.0
@@ -39,13 +53,13 @@ _RESERVED = frozenset({"model", "prompt", "messages", "stream", "n", "echo", "lo
 
 
 def _free(default: Any) -> Any:
-    """An option that changes no answer, so that a resumed run may have another."""
+    """Declare an option that changes no answer, so that a resumed run may have another value."""
     return field(default=default, metadata={"decides": False})
 
 
 @dataclass(frozen=True)
 class Options:
-    """The first ones are typed as options of `nih run`, the others after `--set`."""
+    """Options of the engine: the first ones are options of `nih run`, the others are typed after `--set`."""
 
     tokenizer: str | None = None
     base_url: str | None = _free(None)
@@ -62,10 +76,14 @@ class Options:
     (`continue_final_message`; vLLM and llama.cpp)."""
     extra: str = ""
     """A JSON object merged into each request: `{"reasoning_effort": "minimal"}`."""
+    thinking_end: str = ""
+    """What ends the model's thinking, where it is none of the usual tags."""
+    stream: bool = _free(False)
+    """Ask for streamed responses; a server that takes no others is found out."""
     limit: int | None = _free(None)
-    """Most positions, where the server does not tell."""
+    """Most positions of the model, for servers that do not report them."""
     attempts: int = _free(5)
-    """Requests for one sample, the first included."""
+    """Most requests per sample, the first one included."""
     backoff: float = _free(1.0)
     """Seconds: the first wait is drawn from 0 to this, and each further one from twice as much."""
     patience: float = _free(600.0)
@@ -89,9 +107,9 @@ class OpenAIEngine:
 
     @property
     def limit(self) -> int | None:
-        """As `--set limit` says, else what the server tells at the start (vLLM does, and llama.cpp for one of its slots)."""
+        """Most positions: `--set limit`, else what the server reports at the start (vLLM, and llama.cpp for one of its slots)."""
         told = self.served.get("max_model_len", self._meta().get("n_ctx"))
-        return self.options.limit or (told if isinstance(told, int) else None)
+        return self.options.limit or (count(told) or None)
 
     @property
     def begins_answers(self) -> bool:
@@ -139,12 +157,12 @@ class OpenAIEngine:
                 ) from error
 
     def _meta(self) -> Mapping[str, Any]:
-        """What llama.cpp tells of its model: `n_ctx` (positions of a slot), `ftype` (quantisation) and sizes."""
+        """Return what llama.cpp reports of its model: `n_ctx` (positions of a slot), `ftype` (quantisation) and sizes."""
         told = self.served.get("meta")
         return told if isinstance(told, Mapping) else {}
 
     def _listed(self, response: httpx.Response) -> list[Mapping[str, Any]]:
-        """Entries of a list of models; none where a server has no such list."""
+        """Return the entries of the server's list of models; none where it has no such list."""
         try:
             value = json.loads(self.sender.without_key(response.text)) if response.is_success else {}
         except (ValueError, RecursionError):
@@ -153,7 +171,7 @@ class OpenAIEngine:
         return [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
 
     def identity(self) -> Mapping[str, Any]:
-        """Where and what was asked. A server does not tell its weights."""
+        """Describe which server and model were asked. A server does not report its weights."""
         told = {**self._meta(), **self.served}
         kept = ("owned_by", "root", "max_model_len", "ftype", "n_params", "n_ctx")
         return {
@@ -187,13 +205,13 @@ class OpenAIEngine:
         yield from from_background(sweep.run)
 
     def report(self) -> Mapping[str, Any]:
-        """Requests, usage, drift of the counts, and what the server did not take."""
+        """Return the requests, the usage, the drift of the counts, and what the server did not take."""
         return {
             "requests": self.sender.requests,
             "failed_attempts": dict(self.sender.failures),
             **self.log.totals(),
             "not_taken": list(self.dialect.dropped),
-            "warnings": [*self.log.warnings(self.tokenizer.name), *self.dialect.warnings()],
+            "warnings": [*self.log.warnings(self.tokenizer.name), *self.dialect.changes],
         }
 
     def close(self) -> None:
@@ -213,11 +231,13 @@ class _Sweep:
         self.first = shortest
         self.rest = iter([s for s in samples if s is not shortest])
         self.failed_in_a_row = 0
-        self.ratio: float | None = None
-        """The server's count of the shortest prompt over ours, at most 1."""
+        self.left = len(samples)
+        self.garbled = ""
+        """The last sample that got nothing but malformed responses; "" once a good one came after it."""
+        self.cut_prompts = CutPrompts(self._cold_count)
 
     async def run(self, put: Callable[[Answer], None]) -> None:
-        """Answer everything. Raises EngineError."""
+        """Answer all samples. Raises EngineError."""
         options, sender = self.engine.options, self.engine.sender
         async with sender.client(options.concurrency) as client:
             put(await self._answer(client, self.first))
@@ -232,16 +252,34 @@ class _Sweep:
             put(await self._answer(client, sample))
 
     async def _answer(self, client: httpx.AsyncClient, sample: Sample) -> Answer:
-        """One sample. Raises EngineError for what no other sample would escape."""
-        tally = Tally()
+        """Answer one sample. Raises EngineError for a failure that every other sample would share."""
+        tally, good = Tally(), self.engine.sender.good
         wanted = await asyncio.to_thread(self.engine.dialect.wanted, sample, self.likelihood)
+        self.left -= 1
         try:
             reply, seconds = await self._send(client, sample, wanted, tally)
-        except Retry as error:
+        except Malformed as error:
+            self._check_protocol(sample, good, str(error))
             return self._failed(sample, error.status, str(error), tally)
-        except Refused as error:
+        except (Retry, Refused) as error:
             return self._failed(sample, error.status, str(error), tally)
-        return self._answered(sample, wanted, reply, seconds, tally)
+        return await self._answered(client, sample, wanted, reply, seconds, tally)
+
+    def _check_protocol(self, sample: Sample, good: int, why: str) -> None:
+        """Raise EngineError if a server sends nothing but malformed responses: to the first sample, or to two in a row.
+
+        `good` is the number of good responses when the sample was first sent.
+        """
+        sender = self.engine.sender
+        if sender.good > good:
+            self.garbled = ""
+        elif self.garbled or sample is self.first:
+            raise EngineError(
+                f"the server at `{sender.base_url}` does not answer in OpenAI's protocol ({why}); check --base-url, which "
+                "usually ends in /v1; what came is kept"
+            )
+        else:
+            self.garbled = sample.id
 
     async def _send(
         self, client: httpx.AsyncClient, sample: Sample, wanted: Wanted, tally: Tally
@@ -249,35 +287,63 @@ class _Sweep:
         """Send, and once more without each parameter that the server turns out not to take."""
         dialect, sender = self.engine.dialect, self.engine.sender
         while True:
-            known = len(dialect.dropped)
+            known = len(dialect.changes)
+            body = dialect.body(sample, wanted.content, self.likelihood)
+            read = partial(dialect.read, sample, self.likelihood, sent=body)
             try:
-                return await sender.post(
-                    client,
-                    wanted.path,
-                    dialect.body(sample, wanted.content, self.likelihood),
-                    lambda response: dialect.read(sample, self.likelihood, response),
-                    self.seconds,
-                    tally,
-                )
+                return await sender.post(client, wanted.path, body, read, self.seconds, tally)
             except Unsupported as error:
-                dialect.drop(error.parameter)
-                if len(dialect.dropped) == known:
+                dialect.drop(error.parameter, str(error), body)
+                if len(dialect.changes) == known:
                     raise Refused(str(error)) from error
 
-    def _answered(self, sample: Sample, wanted: Wanted, reply: Reply, seconds: float, tally: Tally) -> Answer:
+    async def _answered(
+        self,
+        client: httpx.AsyncClient,
+        sample: Sample,
+        wanted: Wanted,
+        reply: Reply,
+        seconds: float,
+        tally: Tally,
+    ) -> Answer:
         self.failed_in_a_row = 0
-        usage = reply.usage._replace(requests=tally.requests)
+        self.garbled = ""
         rated = self.engine.tokenizer.encode(sample.continuation) if self.likelihood else ()
         counted = len(sample.prompt) + len(rated)
         self.engine.log.add(reply, counted, len(sample.prompt), wanted.retokenised)
-        if usage.prompt_tokens is not None:
-            share = usage.prompt_tokens / counted
-            if sample is self.first:
-                self.ratio = min(share, 1.0)
-            if self.ratio is not None and share < TRUNCATED * self.ratio:
-                why = f"the server read only {usage.prompt_tokens} of {counted} tokens: it cuts prompts"
-                return Answer(sample.id, "over_limit", error=why, seconds=seconds, usage=usage)
-        return Answer(sample.id, "ok", reply.text, "", reply.nll, reply.greedy, seconds, usage)
+        is_cut = False
+        if (told := reply.usage.prompt_tokens) is not None:
+            is_cut = await self.cut_prompts.is_cut(client, sample, told, counted, tally)
+        usage = reply.usage._replace(requests=tally.requests)
+        thought = kept(reply.thought)
+        if is_cut:
+            why = f"the server read only {told} of {counted} tokens: it cuts prompts"
+            return Answer(sample.id, "over_limit", error=why, seconds=seconds, usage=usage)
+        if told is not None and self.cut_prompts.is_short(told, counted):
+            self.engine.log.short += 1
+        status: Status = "no_answer" if reply.why_none else "ok"
+        return Answer(
+            sample.id, status, reply.text, reply.why_none, reply.nll, reply.greedy, seconds, usage, thought
+        )
+
+    async def _cold_count(
+        self, client: httpx.AsyncClient, sample: Sample, tokens: int | None, tally: Tally
+    ) -> tuple[int, int] | None:
+        """(the server's count, ours) of a prompt of the sample's words that no cache can hold; None where that cannot be had.
+
+        A probe never takes the request of a sample from --max-requests.
+        """
+        sender, dialect = self.engine.sender, self.engine.dialect
+        if sender.max_requests is not None and sender.requests + self.left >= sender.max_requests:
+            return None
+        probe = dialect.cold(sample, f"{secrets.token_hex(8)}\n", tokens)
+        wanted = await asyncio.to_thread(dialect.wanted, probe, False)
+        body = dialect.body(probe, wanted.content, False)
+        try:
+            told, _ = await sender.post(client, wanted.path, body, prompt_tokens, self.seconds, tally)
+        except (Retry, Refused, Unsupported, BudgetSpent):
+            return None
+        return (told, len(probe.prompt)) if told is not None else None
 
     def _failed(self, sample: Sample, status: Status, why: str, tally: Tally) -> Answer:
         if status == "error":
@@ -291,7 +357,7 @@ class _Sweep:
 
 
 def _is_called(entry: Mapping[str, Any], name: str) -> bool:
-    """Whether an entry of a list of models is the one of this name; llama.cpp's have aliases."""
+    """Return whether an entry of a list of models has this name; llama.cpp's entries have aliases."""
     aliases = entry.get("aliases")
     return entry.get("id") == name or (isinstance(aliases, list) and name in aliases)
 
@@ -319,7 +385,7 @@ async def _all(workers: Sequence[asyncio.Task[None]]) -> None:
 
 
 def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
-    """Open the tokeniser; nothing is sent. Raises EngineError, ModelError."""
+    """Open the tokenizer; send nothing. Raises EngineError, ModelError."""
     base_url = _checked_url(options.base_url)
     extra = _checked_extra(options.extra)
     if options.prefix == "assistant" and not options.chat:
@@ -328,10 +394,11 @@ def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
         if (value := getattr(options, name)) is not None and value < 1:
             raise EngineError(f"`--set {name}={value}` allows nothing; type at least 1")
     tokenizer = _tokenizer(model, options)
-    frame = (0, 0)
+    frame, opened = (0, 0), False
+    ends = (options.thinking_end,) if options.thinking_end else ENDS
     if options.chat:
         before, after = tokenizer.chat_frame(options.system, options.template)
-        frame = len(before), len(after)
+        frame, opened = (len(before), len(after)), opens(spelled(tokenizer, after), ends)
     dialect = Dialect(
         model,
         tokenizer,
@@ -342,10 +409,11 @@ def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
         options.prefix,
         extra,
         frame,
+        ends,
+        opened,
+        options.stream,
     )
-    sender = Sender(
-        base_url, model, _key(), options.attempts, options.backoff, options.max_requests, OPTIONAL
-    )
+    sender = Sender(base_url, model, _key(), options.attempts, options.backoff, options.max_requests)
     return OpenAIEngine(model, tokenizer, options, base_url, dialect, sender)
 
 
@@ -357,10 +425,12 @@ def _checked_url(typed: str | None) -> str:
     parts = urlsplit(typed)
     if "@" in typed or parts.query or parts.fragment:
         raise EngineError(
-            f"--base-url may hold no user, password or query, for it is written into run.json; put the key into {KEY_VARIABLE}"
+            f"--base-url may hold no user, password or query, because it is written into run.json; put the key into {KEY_VARIABLE}"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EngineError(f"--base-url `{typed}` is no address; type for example `http://localhost:8000/v1`")
+        raise EngineError(
+            f"--base-url `{typed}` is not an address; type for example `http://localhost:8000/v1`"
+        )
     return typed.rstrip("/")
 
 
@@ -371,7 +441,7 @@ def _checked_extra(typed: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise EngineError(
-            f"`--set extra={typed}` is no JSON object; type for example `--set 'extra={{\"top_k\": 1}}'`"
+            f"`--set extra={typed}` is not a JSON object; type for example `--set 'extra={{\"top_k\": 1}}'`"
         )
     if taken := sorted(_RESERVED & value.keys()):
         raise EngineError(f"`--set extra` may not hold `{taken[0]}`, which this engine sets itself")
@@ -385,7 +455,7 @@ def _tokenizer(model: str, options: Options) -> Tokenizer:
     if Path(model).expanduser().exists() or model.count("/") == 1:
         return open_tokenizer(model)
     raise EngineError(
-        f"lengths are counted in tokens and the tokeniser of `{model}` is not known; name it with --tokenizer: a folder, a hub id, "
+        f"lengths are counted in tokens and the tokenizer of `{model}` is not known; name it with --tokenizer: a folder, a hub id, "
         "or `tiktoken:cl100k_base`"
     )
 

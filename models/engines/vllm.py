@@ -7,6 +7,7 @@ Only what vLLM documents is used: `LLM`, the `LLMEngine` in it (add_request, ste
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ import numpy as np
 
 from nih.errors import EngineError, reason
 from nih.inference.prefix_cache import block_hits
+from nih.inference.thinking import ENDS, kept, opens, spelled, split
 from nih.models import smollm2, transformer
 from nih.models.engines._vllm_arguments import check_taken, installed, names, typed, vllm
 from nih.protocols import Tokenizer
@@ -30,6 +32,8 @@ from nih.types import Answer, Prompt, Sample, TokenIds, Usage
 
 _CONCURRENCY = 64
 """Enough to fill a batch: prompts are long, so few are read at a time, and the others only wait in vLLM's queue."""
+_TAIL = 64
+"""Tokens at the end of a prompt that tell whether it opens a thinking."""
 _ENOUGH = 0.9
 """Share of the planned hits below which the user is told."""
 
@@ -50,6 +54,8 @@ class Options:
     """Ask beyond the positions that the config allows."""
     concurrency: int | None = field(default=None, metadata={"decides": False})
     """Most samples in vLLM's hands at a time; None is 64."""
+    thinking_end: str = ""
+    """What ends the model's thinking, where it is none of the usual tags."""
     arguments: Mapping[str, str] = field(default_factory=dict, metadata={"typed": False})
     """vLLM's engine arguments, as typed."""
 
@@ -61,7 +67,7 @@ def further_options(keys: set[str]) -> set[str]:
 
 
 def open_engine(model: str, options: Options, longest: int) -> VllmEngine:
-    """Read config and tokeniser; vLLM and the weights wait for `start`. Raises ModelError, UsageError.
+    """Read config and tokenizer; vLLM and the weights wait for `start`. Raises ModelError, UsageError.
 
     `longest` is the most tokens of a sample, answer room included. `model` is `smollm2`, `transformer`, a folder or a hub id.
     """
@@ -175,7 +181,7 @@ class VllmEngine:
 
     @property
     def _knows_text(self) -> bool:
-        """Whether vLLM can load the tokeniser: only then can it end an answer at a string."""
+        """Whether vLLM can load the tokenizer: only then can it end an answer at a string."""
         return isinstance(self.tokenizer, HubTokenizer) and not self.tokenizer.name.endswith(".gguf")
 
     @property
@@ -267,8 +273,10 @@ class VllmEngine:
         sampling = self._vllm.SamplingParams
         pieces = sample.prompt.pieces
         if not len(ids):
-            text = {"stop": list(sample.stop)} if self._knows_text else {"detokenize": False}
-            yield sample.prompt, sampling(temperature=0.0, max_tokens=sample.room, **text)
+            # A stop string would end the thinking.
+            stops = [] if sample.thinking else list(sample.stop)
+            text = {"stop": stops} if self._knows_text else {"detokenize": False}
+            yield sample.prompt, sampling(temperature=0.0, max_tokens=sample.room + sample.thinking, **text)
             return
         rated = {"temperature": 0.0, "max_tokens": 1, "logprobs": 0, "ignore_eos": True, "detokenize": False}
         if self._caches:
@@ -333,17 +341,31 @@ class VllmEngine:
         if len(given.ids):
             rated = self._rated(given)
             nll = -float(np.mean([r.logprob for r in rated]))
+            if not math.isfinite(nll):
+                why = "vLLM's log-probabilities of the expected answer are not finite numbers"
+                return Answer(sample.id, "no_answer", error=why, usage=usage)
             return Answer(sample.id, "ok", nll=nll, greedy=all(r.rank == 1 for r in rated), usage=usage)
-        return Answer(sample.id, "ok", self._text(given), usage=usage)
+        return self._spoken(given, usage)
 
-    def _text(self, given: _Open) -> str:
-        """The answer, decoded as a session decodes it, up to the first stop string."""
-        said = given.outputs[0].outputs[0]
+    def _spoken(self, given: _Open, usage: Usage) -> Answer:
+        """What follows the thinking, decoded as a session decodes it, up to the first stop string."""
+        sample, said = given.sample, given.outputs[0].outputs[0]
         ended = said.finish_reason == "stop" and not isinstance(said.stop_reason, str)
-        text = self.tokenizer.decode(list(said.token_ids)[: -1 if ended else None])
-        for stop in given.sample.stop:
+        ids = list(said.token_ids)[: -1 if ended else None]
+        opened = opens(spelled(self.tokenizer, sample.prompt.ids()[-_TAIL:]), self._ends)
+        thought, answer = split(spelled(self.tokenizer, ids), self._ends, opened=opened)
+        if answer is None:
+            longer = "a larger --thinking" if sample.thinking else "--thinking N, tokens to think in"
+            why = f"the thinking did not end, or nothing follows it ({said.finish_reason}); type {longer}"
+            return Answer(sample.id, "no_answer", error=why, usage=usage, thinking=kept(thought))
+        text = answer if thought else self.tokenizer.decode(ids)
+        for stop in sample.stop:
             text = text.partition(stop)[0]
-        return text
+        return Answer(sample.id, "ok", text, usage=usage, thinking=kept(thought))
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        return (self._options.thinking_end,) if self._options.thinking_end else ENDS
 
     def _rated(self, given: _Open) -> list[Any]:
         """vLLM's Logprob of each expected token."""

@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from nih.errors import UsageError
-from nih.gate.baseline import Baseline, Key, Table, check, failures, is_adaptive, key, open_baseline
+from nih.gate.baseline import Baseline, Key, Table, check, failures, open_baseline
 from nih.prompts.grid import format_length
 from nih.stats import significance
 from nih.stats.significance import Scores
-from nih.store import run as store
-from nih.store.run import StoredRun
+from nih.store.environment import machines_differ
+from nih.store.journal import Row
+from nih.store.run import StoredRun, read
 from nih.text import sanitize
-from nih.types import FAILURES
 
 State = Literal["pass", "fail", "skip"]
 BEYOND = 0.1
@@ -135,7 +135,7 @@ def gate(
 
     Raises SettingsDiffer where the two were not asked the same, UsageError and StoreError where they cannot be read or compared.
     """
-    run, baseline = store.read(run_path), open_baseline(baseline_path)
+    run, baseline = read(run_path), open_baseline(baseline_path)
     if score is not None:
         if isinstance(baseline, Table):
             raise UsageError(
@@ -159,7 +159,7 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
     ]
     notes += _weak(groups, limits)
     notes += [f"{v.rule} was not judged: {v.detail}" for v in verdicts if v.state == "skip"]
-    model = sanitize(str(run.manifest.get("model", "")), lines=False)
+    model = sanitize(run.model, lines=False)
     return Outcome(run.path, baseline.path, model, limits, tuple(verdicts), tuple(notes))
 
 
@@ -297,32 +297,31 @@ def _array(scored: _Scored, place: tuple[str, int] | None) -> Scores:
 
 def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
     """Scores of the samples that are scored in both, in one order."""
-    there = {row["id"]: row["score"] for row in baseline.rows if row["score"] is not None}
-    both = [row for row in run.rows if row["score"] is not None and row["id"] in there]
-    ours = [(row["task"], row["length"], float(row["score"])) for row in both]
-    return ours, [(row["task"], row["length"], float(there[row["id"]])) for row in both]
+    there = {row.id: row.score for row in baseline.rows if row.score is not None}
+    both = [row for row in run.rows if row.id in there]
+    return _own(both), [(row.task, row.length, there[row.id]) for row in both if row.score is not None]
 
 
 def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
     """Scores of each by itself; those of a table are ones and zeros."""
     if isinstance(baseline, StoredRun):
-        return _own(run), _own(baseline)
+        return _own(run.rows), _own(baseline.rows)
     theirs = [
         (task, cell.length, float(i < counts.correct))
         for (task, cell), counts in baseline.cells.items()
         for i in range(counts.n)
     ]
-    return _own(run), theirs
+    return _own(run.rows), theirs
 
 
 def _has_scores(baseline: Baseline) -> bool:
     if isinstance(baseline, Table):
         return any(counts.n for counts in baseline.cells.values())
-    return any(row["score"] is not None for row in baseline.rows)
+    return any(row.score is not None for row in baseline.rows)
 
 
-def _own(run: StoredRun) -> _Scored:
-    return [(r["task"], r["length"], float(r["score"])) for r in run.rows if r["score"] is not None]
+def _own(rows: Iterable[Row]) -> _Scored:
+    return [(row.task, row.length, row.score) for row in rows if row.score is not None]
 
 
 # Errors and missing samples
@@ -333,28 +332,28 @@ def _errors(run: StoredRun, baseline: Baseline) -> Verdict:
     allowed = failures(baseline)
     seen: Counter[Key] = Counter()
     new = []
-    for row in sorted(run.rows, key=lambda row: (key(row), row["trial"], row["id"])):
-        if row["status"] in FAILURES:
-            seen[key(row)] += 1
-            if seen[key(row)] > allowed.get(key(row), 0):
+    for row in sorted(run.rows, key=lambda row: (row.task, row.cell, row.trial, row.id)):
+        if row.failed:
+            seen[row.task, row.cell] += 1
+            if seen[row.task, row.cell] > allowed.get((row.task, row.cell), 0):
                 new.append(row)
     if not new:
         return Verdict("errors", "pass", "no new ones")
-    kinds = ", ".join(f"{n} {status}" for status, n in sorted(Counter(row["status"] for row in new).items()))
-    first = sanitize(str(new[0]["error"]), lines=False)
+    kinds = ", ".join(f"{n} {status}" for status, n in sorted(Counter(row.status for row in new).items()))
+    first = sanitize(new[0].error, lines=False)
     return Verdict(
         "errors",
         "fail",
-        f"{kinds} at {_at(row['length'] for row in new)}; the first says: {first[:160] or 'nothing'}",
+        f"{kinds} at {_at(row.length for row in new)}; the first says: {first[:160] or 'nothing'}",
     )
 
 
 def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
     """Samples that the baseline answered and the run did not even try, or has no positions for."""
-    tried = [row for row in run.rows if row["status"] != "over_limit"]
-    if paired and isinstance(baseline, StoredRun) and not (is_adaptive(run) or is_adaptive(baseline)):
-        ids = {row["id"] for row in tried}
-        lost = [row["length"] for row in baseline.rows if row["score"] is not None and row["id"] not in ids]
+    tried = [row for row in run.rows if row.status != "over_limit"]
+    if paired and isinstance(baseline, StoredRun) and not (run.is_adaptive or baseline.is_adaptive):
+        ids = {row.id for row in tried}
+        lost = [row.length for row in baseline.rows if row.score is not None and row.id not in ids]
     else:
         lost = _missing_by_cell(run, tried, baseline)
     if not lost:
@@ -364,14 +363,14 @@ def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
     )
 
 
-def _missing_by_cell(run: StoredRun, tried: Sequence[Mapping[str, Any]], baseline: Baseline) -> list[int]:
+def _missing_by_cell(run: StoredRun, tried: Sequence[Row], baseline: Baseline) -> list[int]:
     """Lengths of what is missing by number: a sample each, but of an adaptive run only of cells without any."""
-    here = Counter(key(row) for row in tried)
+    here = Counter((row.task, row.cell) for row in tried)
     if isinstance(baseline, Table):
         there = {place: counts.n + counts.errors for place, counts in baseline.cells.items()}
     else:
-        there = dict(Counter(key(row) for row in baseline.rows if row["score"] is not None))
-    adaptive = is_adaptive(run) or (isinstance(baseline, StoredRun) and is_adaptive(baseline))
+        there = dict(Counter((row.task, row.cell) for row in baseline.rows if row.score is not None))
+    adaptive = run.is_adaptive or (isinstance(baseline, StoredRun) and baseline.is_adaptive)
     missing = []
     for place, n in there.items():
         if not adaptive or not here[place]:
@@ -393,16 +392,10 @@ def _slowdown(run: StoredRun, baseline: Baseline, limits: Limits) -> Verdict:
         return Verdict(
             "slowdown", "skip", "a table does not say which machine it was measured on; give the run folder"
         )
-    if why := _other_machine(run, baseline):
-        return Verdict("slowdown", "skip", why)
-    before = {
-        row["id"]: row["seconds"] for row in baseline.rows if row["status"] == "ok" and row["seconds"] > 0
-    }
-    ratios = [
-        row["seconds"] / before[row["id"]]
-        for row in run.rows
-        if row["status"] == "ok" and row["id"] in before
-    ]
+    if why := machines_differ(run.machines, baseline.machines):
+        return Verdict("slowdown", "skip", sanitize(why, lines=False))
+    before = {row.id: row.seconds for row in baseline.rows if row.status == "ok" and row.seconds > 0}
+    ratios = [row.seconds / before[row.id] for row in run.rows if row.status == "ok" and row.id in before]
     if not ratios:
         return Verdict("slowdown", "skip", "no sample was timed in both")
     median = statistics.median(ratios)
@@ -411,28 +404,3 @@ def _slowdown(run: StoredRun, baseline: Baseline, limits: Limits) -> Verdict:
     fails = median > limits.max_slowdown and p <= limits.alpha
     detail = f"{median:.2f} times the seconds a sample, allowed {limits.max_slowdown:g}, {slower} of {len(ratios)} slower than that, sign test p {_p_text(p)}"
     return Verdict("slowdown", "fail" if fails else "pass", detail)
-
-
-def _other_machine(run: StoredRun, baseline: StoredRun) -> str:
-    """Why seconds cannot be compared; "" if they can."""
-    if not (run.manifest.get("machine") and baseline.manifest.get("machine")):
-        return "the machine is not known"
-    here, there = _machines(run), _machines(baseline)
-    if len(here) > 1 or len(there) > 1:
-        return "a run was resumed on another machine"
-    ours, theirs = here[0], there[0]
-    names = [n for n in sorted(ours.keys() | theirs.keys()) if ours.get(n) != theirs.get(n)]
-    told = ", ".join(f"{n} is {ours.get(n)} here and {theirs.get(n)} there" for n in names)
-    return sanitize(f"another machine ({told})", lines=False) if told else ""
-
-
-def _machines(run: StoredRun) -> list[dict[str, Any]]:
-    """The different machines that a run was made on, with the device that answered."""
-    manifest = run.manifest
-    device = manifest.get("identity", {}).get("device_name")
-    seen: list[dict[str, Any]] = []
-    for sitting in (*manifest.get("earlier", []), manifest):
-        machine = {**(sitting.get("machine") or {}), "device": device}
-        if machine not in seen:
-            seen.append(machine)
-    return seen

@@ -11,6 +11,7 @@ logits of some models by less), so there the way of reading is judged in float32
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -184,8 +185,8 @@ class Verifier:
             self._probe(ids)
             session.prefill_whole(ids)
             from_scratch = session.logits()
-            allowed = FACTOR[self._type] * self.noise * float(np.abs(from_scratch).max())
-            difference = float(np.abs(from_scratch - kept.logits).max())
+            allowed = FACTOR[self._type] * self.noise * _scale(from_scratch)
+            difference = _apart(from_scratch, kept.logits)
             behind = teacher_forced(session, kept.ids, kept.answer.greedy is not False)
         except AnswerFailure:
             session.reset()
@@ -245,9 +246,9 @@ def states_differ(session: Session, ids: TokenIds) -> tuple[float, float]:
         found.append(session.logits())
     session.prefill_whole(ids)
     truth = session.logits()
-    difference = max(float(np.abs(logits - truth).max()) for logits in found)
+    difference = max(_apart(logits, truth) for logits in found)
     noise = max(rounding_noise(session, ids[:NOISE_TOKENS], "float32"), long_noise(session, ids, "float32"))
-    return difference, FACTOR["float32"] * noise * float(np.abs(truth).max())
+    return difference, FACTOR["float32"] * noise * _scale(truth)
 
 
 def rounding_noise(session: Session, ids: TokenIds, dtype: str = "float32") -> float:
@@ -278,5 +279,20 @@ def long_noise(session: Session, ids: TokenIds, dtype: str) -> float:
 def _noise_at(session: Session, ids: TokenIds, other: Logits, dtype: str) -> float:
     session.prefill_whole(ids)
     at_once = session.logits()
-    noise = float(np.abs(other - at_once).max()) / float(np.abs(at_once).max())
-    return min(max(noise, _UNIT[dtype]), _MOST_NOISE[dtype])
+    noise = _apart(other, at_once) / _scale(at_once)
+    # An overflow on one of the ways is not rounding, and must not excuse others.
+    return min(max(noise, _UNIT[dtype]), _MOST_NOISE[dtype]) if math.isfinite(noise) else _UNIT[dtype]
+
+
+def _apart(a: Logits, b: Logits) -> float:
+    """Return the largest difference; numbers that overflow alike are equal, and what overflows once is infinitely apart."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        found = np.where(same, 0.0, np.abs(a - b))
+    return float(np.nan_to_num(found, nan=np.inf).max())
+
+
+def _scale(logits: Logits) -> float:
+    """Return the largest finite logit's size; the least number above 0 if all are 0."""
+    finite = np.abs(logits[np.isfinite(logits)])
+    return max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))

@@ -95,6 +95,8 @@ class Builder:
     """What a suite calls the task; default: the task's own name."""
     fingerprint: str | None = None
     """Hash of the file that the task comes from; None for a task that goes by its name."""
+    thinking: int = 0
+    """As in Sample."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
     _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
 
@@ -286,7 +288,7 @@ class Builder:
         expected = _in_order(needle, starts) if needle.in_order else needle.expected
         edge = inserts[asked].edge
         return Sample(
-            id=sample_id(self._versioned, cell, trial, prompt, room, self.task.stop, expected),
+            id=sample_id(self._versioned, cell, trial, prompt, room, self.task.stop, expected, self.thinking),
             task=self.label,
             cell=cell,
             trial=trial,
@@ -302,6 +304,7 @@ class Builder:
             answer_prefix=needle.answer_prefix,
             needles=tuple(sorted(placed, key=lambda p: p.at)) if len(placed) > 1 else (),
             target=needle.target or ("".join(expected) if needle.bare else ""),
+            thinking=self.thinking,
         )
 
     @property
@@ -387,9 +390,12 @@ def sample_id(
     room: int,
     stop: tuple[str, ...],
     expected: tuple[str, ...],
+    thinking: int = 0,
 ) -> str:
     """Return a sample's id: a hash of everything that decides its prompt and its generation."""
-    head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected))
+    # Thinking joins only where there is some, so that other ids stay what they were.
+    thought = (thinking,) if thinking else ()
+    head = repr((1, task, cell.length, cell.depth, trial, room, stop, expected, *thought))
     digest = hashlib.blake2b(head.encode(), digest_size=8)
     for piece in prompt.pieces:
         digest.update(np.ascontiguousarray(piece, np.int32).tobytes())

@@ -137,7 +137,7 @@ class File:
                 continue
             counted[cell] = trial + 1
             samples[cell, trial] = Sample(
-                id=sample_id(label, cell, trial, prompt, room, stop, row.answers),
+                id=sample_id(label, cell, trial, prompt, room, stop, row.answers, run.thinking or 0),
                 task=label,
                 cell=cell,
                 trial=trial,
@@ -151,6 +151,7 @@ class File:
                 question=row.prompt.rstrip().rpartition("\n")[2][-AROUND:],
                 expected=row.answers,
                 answer_prefix=row.prefix,
+                thinking=run.thinking or 0,
             )
         unknown = sum(row.depth is None for row in rows)
         counts = {"rows": len(rows), "asked": len(samples), "without_depth": unknown}

@@ -64,6 +64,7 @@ class BuiltTask:
             packed=setup.grid.depths if run.packed else (),
             name=setup.name or "",
             fingerprint=fingerprint,
+            thinking=run.thinking or 0,
         )
 
 

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from nih import scores as scoring
 from nih.errors import UnknownName, UsageError
 from nih.report.style import BAR, INK, PAPER, ground, panels, png, state_keys, styled, svg
 from nih.report.tables import PUBLISHED, RunLike, Square, results_for, squares
+from nih.stats.intervals import Interval, wilson
 from nih.stats.mean import Mean
 from nih.stats.results import Results, cell_state
 from nih.text import cut, depth_label, length_label, sanitize
@@ -143,7 +143,7 @@ def _heading(table: pd.DataFrame, total: Mean, score: str) -> str:
 def _pooled(table: pd.DataFrame) -> Mean:
     """Return the overall result if only the cells are known; Wilson's interval is at least as wide as any of scores in [0, 1]."""
     n, correct = int(table["n"].sum()), math.fsum(table["correct"])
-    interval = scoring.Interval(*scoring.wilson(correct, n), "wilson")
+    interval = Interval(*wilson(correct, n), "wilson")
     return Mean(n, correct, correct / n if n else math.nan, interval, n, n)
 
 

@@ -120,8 +120,7 @@ def csv(table: pd.DataFrame) -> bytes:
 
 def rounded_csv(table: pd.DataFrame) -> bytes:
     """Return a table of several runs as CSV: numbers to four decimals, hostile characters as escapes."""
-    text = table.select_dtypes(object)
-    return _csv(table.round(4).assign(**{str(name): text[name].map(_escaped) for name in text}))
+    return _csv(table.round(4).map(_escaped))
 
 
 def _csv(table: pd.DataFrame) -> bytes:

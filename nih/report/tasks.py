@@ -22,6 +22,7 @@ from nih.report import style
 from nih.report.heatmap import accuracy_map, training_line
 from nih.report.page import RunView, TableCell, TaskTable
 from nih.report.tables import csv, plain, rounded_csv
+from nih.stats.effective_length import EffectiveLength
 from nih.stats.mean import Mean, average, mean
 from nih.stats.results import AVERAGE, Results, cell_state
 from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
@@ -88,14 +89,14 @@ def task_comparison(views: Sequence[RunView]) -> TaskComparison | None:
     def at(each: Results, length: int) -> list[list[float]]:
         return [each.scores_of(task, length) for task in tasks if alone or (task, length) in counted]
 
-    found: dict[str, dict[Place, Mean]] = {task: {} for task in (*tasks, AVERAGE)}
+    found: list[dict[Place, Mean]] = [{} for _ in (*tasks, AVERAGE)]
     for place, each in enumerate(results):
-        for task in tasks:
-            found[task] |= {(n, place): mean([each.scores_of(task, n)]) for n in lengths}
-            found[task][None, place] = mean([total(each, task)])
-        found[AVERAGE] |= {(n, place): average(at(each, n)) for n in lengths}
-        found[AVERAGE][None, place] = average([total(each, task) for task in tasks])
-    rows = tuple(TaskRow(task, entries) for task, entries in found.items())
+        for task, own in zip(tasks, found, strict=False):
+            own |= {(n, place): mean([each.scores_of(task, n)]) for n in lengths}
+            own[None, place] = mean([total(each, task)])
+        found[-1] |= {(n, place): average(at(each, n)) for n in lengths}
+        found[-1][None, place] = average([total(each, task) for task in tasks])
+    rows = tuple(map(TaskRow, (*tasks, AVERAGE), found))
     return TaskComparison(tuple(views), lengths, rows, () if alone else _notes(views, asked))
 
 
@@ -135,13 +136,17 @@ def run_files(found: TaskComparison) -> dict[str, bytes]:
     return {"tasks.csv": _run_csv(found), "tasks.md": _run_markdown(found), "tasks.png": _run_image(found)}
 
 
+def _ends(found: TaskComparison) -> list[EffectiveLength | None]:
+    """Return the effective length of each row; the average has none."""
+    effective = found.runs[0].results.effective
+    return [*(effective[row.task] for row in found.rows[:-1]), None]
+
+
 def _run_csv(found: TaskComparison) -> bytes:
     """Return the table with plain numbers, and bounds beside the overall accuracy. An effective length below the shortest is empty."""
-    effective = found.runs[0].results.effective
     records = []
-    for row in found.rows:
+    for row, end in zip(found.rows, _ends(found), strict=True):
         numbers = [row.entries[n, 0].accuracy for n in found.lengths] + [*_numbers(row.entries[None, 0])]
-        end = effective.get(row.task)
         records.append([row.task, *(plain(value, 4) for value in numbers), str((end and end.length) or "")])
     lengths = [format_length(n) for n in found.lengths]
     columns = ["task", *lengths, "accuracy", "ci_low", "ci_high", "effective_length"]
@@ -150,14 +155,9 @@ def _run_csv(found: TaskComparison) -> bytes:
 
 def _run_markdown(found: TaskComparison) -> bytes:
     """Return the table with intervals."""
-    effective = found.runs[0].results.effective
     rows = [
-        [
-            markdown_text(row.task),
-            *(row.entries[n, 0].short for n in (*found.lengths, None)),
-            str(effective.get(row.task, "")),
-        ]
-        for row in found.rows
+        [markdown_text(row.task), *(row.entries[n, 0].short for n in (*found.lengths, None)), str(end or "")]
+        for row, end in zip(found.rows, _ends(found), strict=True)
     ]
     head = ["task", *map(format_length, found.lengths), ALL, "effective length"]
     return "".join(f"{line}\n" for line in markdown_table(head, rows)).encode()
@@ -165,12 +165,10 @@ def _run_markdown(found: TaskComparison) -> bytes:
 
 def run_table(found: TaskComparison) -> TaskTable:
     """Return the table of one run as the page shows it."""
-    effective = found.runs[0].results.effective
     threshold = f" at accuracy >= {found.runs[0].results.run.threshold:g}"
     rows = []
-    for row in found.rows:
+    for row, end in zip(found.rows, _ends(found), strict=True):
         values = [_value(row.entries[n, 0]) for n in (*found.lengths, None)]
-        end = effective.get(row.task)
         rows.append((row.task, [*values, TableCell(end.span if end else "")]))
     caption = (
         f"Accuracy at all depths by length in tokens, with 95 % intervals. The {AVERAGE} weighs tasks alike."
@@ -319,7 +317,7 @@ def _map(ax: Axes, found: TaskComparison, place: int, color: Any) -> set[CellSta
 def _scoreless(found: TaskComparison, place: int) -> dict[tuple[int, int], CellState]:
     """Return column and row of the squares where the run was to be asked and nothing has a score, with the reason."""
     cells = found.runs[place].cells
-    rows = [row.task for row in found.rows]
+    rows = [row.task for row in found.rows[:-1]]
     lacking: dict[tuple[int, int], CellState] = {}
     for (task, length), part in cells.groupby(["task", "length"], sort=False):
         if not part["n"].any():

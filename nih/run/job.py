@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -126,7 +126,8 @@ class Job:
     def fits(self, sample: Sample) -> bool:
         """Whether the model has positions for the prompt and its answer."""
         limit = self.model.limit
-        return limit is None or self.options.beyond_limit or len(sample.prompt) + sample.room <= limit
+        positions = len(sample.prompt) + sample.room + sample.thinking
+        return limit is None or self.options.beyond_limit or positions <= limit
 
     @cached_property
     def plan(self) -> PrefixPlan:
@@ -149,7 +150,7 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     drafts = [_Draft.of(*each) for each in (suite.asked(options) if suite else ((None, resolve(options)),))]
     if suite is None:
         options = drafts[0].options
-    longest = max(max(draft.grid.lengths) for draft in drafts)
+    longest = max(max(draft.grid.lengths) for draft in drafts) + (options.thinking or 0)
     task_options = set() if suite else option_names(drafts[0].kind.Options)
     model, chosen = _open(options, longest, task_options, suite.name if suite else drafts[0].options.task)
     if suite and chosen.task:
@@ -163,6 +164,8 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     tasks = [draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame) for draft in drafts]
     limits = grids.shares(options.limit, [task.prompts.total(task.grid) for task in tasks])
     tasks = [replace(task, limit=limit) for task, limit in zip(tasks, limits, strict=True)]
+    if options.thinking:
+        _check_thinking(options, model, tasks)
     settings = {
         **options.deciding(),
         "model_options": chosen.model,
@@ -174,6 +177,19 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     suite.check({task.prompts.label: task.score for task in tasks}, len(tasks))
     settings["tasks"] = [task.deciding() for task in tasks]
     return Job(options, model, tuple(tasks), settings, suite)
+
+
+def _check_thinking(options: RunOptions, model: Model | Engine, tasks: Sequence[TaskRun]) -> None:
+    """Raises UsageError where nothing would be thought."""
+    if not isinstance(model, Engine):
+        raise UsageError(
+            f"--thinking means nothing to model `{options.model}` without --engine; leave it out"
+        )
+    if any(find(task.score).needs == "loglikelihood" for task in tasks):
+        raise UsageError(
+            "--thinking means nothing to --score likelihood, which rates the expected answer right behind the prompt; "
+            "leave one of them out"
+        )
 
 
 @dataclass(frozen=True)

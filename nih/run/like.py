@@ -25,7 +25,7 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
     A run folder may come from anywhere, so what it names on a hub or a server, and code that it trusted, must be typed again. Raises
     UsageError.
     """
-    stored = asdict(RunOptions.stored(store.read(folder).manifest.get("options", {})))
+    stored = asdict(RunOptions.stored(store.read(folder).manifest.options))
     dropped = {*_OWN, *(("suite",) if "task" in typed else ()), *(_SUITES_OWN if "suite" in typed else ())}
     values = {key: value for key, value in stored.items() if key not in dropped}
     elsewhere = [

@@ -25,7 +25,7 @@ from nih.run.job import Job, open_again
 from nih.run.record import Prefill, describe, row_of
 from nih.store.directory import RunDirectory
 from nih.store.environment import now
-from nih.types import Answer, Sample
+from nih.types import UNANSWERED, Answer, Sample
 
 Say = Callable[[str], None]
 
@@ -53,8 +53,8 @@ class Loop:
         except BaseException as error:
             self._end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        failed = any(row.failed for row in self.directory.rows.values())
-        return self._end("incomplete" if failed else "done")
+        unanswered = any(row.status in UNANSWERED for row in self.directory.rows.values())
+        return self._end("incomplete" if unanswered else "done")
 
     @property
     def sharing_failed(self) -> bool:

@@ -54,6 +54,7 @@ def row_of(job: Job, sample: Sample, answer: Answer, attempt: int, prefill: Pref
         expected=sample.expected,
         needles=sample.needles,
         answer=answer.text,
+        thinking=answer.thinking,
         score=score_answer(answer, sample.expected, score),
         score_name=score,
         status=answer.status,

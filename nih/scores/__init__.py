@@ -12,7 +12,7 @@ The docstring is its help. A score of several expected answers is usually the sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,23 +59,3 @@ def score_answer(answer: Answer, expected: Sequence[str], name: str) -> float | 
     if answer.status != "ok":
         return None
     return find(name).of(answer.text, answer.nll, answer.greedy, expected)
-
-
-def rescore(row: Mapping[str, Any], name: str) -> float | None:
-    """Score a journal row under `name`; None where the row has no answer.
-
-    Raises UnknownName, and UsageError where the run did not keep what this score needs.
-    """
-    score = find(name)
-    if row["status"] != "ok":
-        score.check(row["expected"])
-        return None
-    kept = "text" if row["greedy"] is None else "loglikelihood"
-    if score.needs != kept:
-        had = (
-            "decoded its answers and kept no likelihoods"
-            if kept == "text"
-            else "kept likelihoods and decoded no answers"
-        )
-        raise UsageError(f"this run {had}; run it again with `--score {name}`")
-    return score.of(row["answer"], row["nll"], row["greedy"], row["expected"])

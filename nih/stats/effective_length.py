@@ -36,7 +36,7 @@ class EffectiveLength:
 
     @property
     def span(self) -> str:
-        """The length and its interval, for where the threshold stands elsewhere; "" if there is no scored sample."""
+        """The length and its interval, without the threshold; "" if there is no scored sample."""
         if not self.measured:
             return ""
         return f"{self._name(self.length)} [{self._name(self.low)}, {self._name(self.high)}]"
@@ -52,16 +52,16 @@ def effective_length(
     threshold: float = THRESHOLD,
     stopping: Stopping | None = None,
 ) -> EffectiveLength:
-    """Effective length with a 95 % interval, from the scores of each length's cells. Lengths without scores are skipped.
+    """Return the effective length with a 95 % interval, from the scores of each length's cells. Lengths without scores are skipped.
 
     The interval comes from a Bayesian bootstrap over each length's samples (Rubin 1981, Ann. Stat. 9:130) with half a
     right and half a wrong sample added, so that all right is not certain; for scores of 0 and 1 that is the Beta
     distribution of Jeffreys' interval (Brown, Cai, DasGupta 2001, Stat. Sci. 16:101). Its lower end is the longest length
-    up to which every length lies above the threshold in 97.5 % of the draws. Its upper end comes before the first length
-    that lies below in so many that the chance of one such error among all lengths is 2.5 % (Sidak's correction; a
-    percentile of the drawn effective lengths misses whenever several lengths are near the threshold, for then hardly any
-    draw passes them all). In an adaptive run each sample counts for less, by the ratio of the bounds that repeated and fixed
-    intervals have.
+    up to which every length is above the threshold in 97.5 % of the draws. Its upper end is the last length before the first
+    that is below the threshold in so many draws that the chance of one such error among all lengths is 2.5 % (Sidak's
+    correction; a percentile of the drawn effective lengths misses if several lengths are near the threshold, because then
+    hardly any draw passes them all). In an adaptive run each sample counts for less, by the ratio of the bounds that repeated
+    and fixed intervals have.
     """
     means, pools = {}, {}
     for length in sorted(lengths):
@@ -73,7 +73,7 @@ def effective_length(
     tail = (1 - CONFIDENCE) / 2
     each = 1 - (1 - tail) ** (1 / max(len(measured), 1))
     ends = {
-        length: _bootstrap(means[length], pools[length], stopping is not None, (tail, 1 - each))
+        length: quantiles(means[length], pools[length], stopping is not None, (tail, 1 - each))
         for length in measured
     }
     return EffectiveLength(
@@ -87,23 +87,23 @@ def effective_length(
 
 
 def _reach(lengths: Sequence[int], passed: Sequence[bool]) -> int | None:
-    """The last length before the first that did not pass."""
+    """Return the last length before the first that did not pass."""
     count = passed.index(False) if False in passed else len(passed)
     return lengths[count - 1] if count else None
 
 
-def _bootstrap(
-    summary: Mean, scores: Sequence[float], adaptive: bool, quantiles: tuple[float, float]
+def quantiles(
+    summary: Mean, scores: Sequence[float], adaptive: bool, at: tuple[float, float]
 ) -> tuple[float, float]:
-    """Quantiles of the drawn means of one length."""
+    """Return quantiles of one length's mean, given its scores."""
     if adaptive or set(scores) <= {0.0, 1.0}:
         n = summary.weight / (design_effect(summary.looks) if adaptive else 1.0)
-        return _beta_quantiles(summary.accuracy * n, n, quantiles)
-    low, high = dirichlet_quantiles([jeffreys(scores)], quantiles)
+        return _beta_quantiles(summary.accuracy * n, n, at)
+    low, high = dirichlet_quantiles([jeffreys(scores)], at)
     return low, high
 
 
 @cache
-def _beta_quantiles(right: float, n: float, quantiles: tuple[float, float]) -> tuple[float, float]:
-    low, high = beta.ppf(np.array(quantiles), right + 0.5, n - right + 0.5)
+def _beta_quantiles(right: float, n: float, at: tuple[float, float]) -> tuple[float, float]:
+    low, high = beta.ppf(np.array(at), right + 0.5, n - right + 0.5)
     return float(low), float(high)

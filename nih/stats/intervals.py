@@ -93,4 +93,5 @@ def _means(group: Weighted, seed: int) -> Floats:
     """Draw means of a group's values (_DRAWS,)."""
     values, weights = (np.asarray(each, float) for each in group)
     drawn = np.random.default_rng(seed).dirichlet(weights, _DRAWS) @ values
-    return np.clip(drawn, values.min(), values.max())
+    means: Floats = np.clip(drawn, values.min(), values.max())
+    return means

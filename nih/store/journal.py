@@ -54,6 +54,8 @@ class Row:
     needles: tuple[Placed, ...] = ()
     """All needles in the order in which they stand, if there are several."""
     answer: str
+    thinking: str = ""
+    """What the model thought before it answered, as far as it is kept."""
     score: float | None
     """From 0 to 1; None if there is no answer."""
     score_name: str
@@ -126,13 +128,6 @@ class Row:
             values |= {_USAGE + name: value for name, value in self.usage._asdict().items()}
         return values | dict(self.more)
 
-    def __getitem__(self, name: str) -> Any:
-        value = getattr(self, name)
-        return list(value) if name == "expected" else value
-
-    def get(self, name: str) -> Any:
-        return getattr(self, name)
-
     @property
     def cell(self) -> Cell:
         """Length and depth that were asked for."""
@@ -181,7 +176,7 @@ _COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("usage", "more"))
 _COLUMN_SET = frozenset(_COLUMNS)
 _DEFAULTS = {f.name: f.default for f in fields(Row) if f.default is not MISSING}
 _REQUIRED = {f.name for f in fields(Row)} - _DEFAULTS.keys()
-_ABSENT: dict[str, Any] = {"needle_at": None, "needles": [], "prefill": ""}
+_ABSENT: dict[str, Any] = {"needle_at": None, "needles": [], "prefill": "", "thinking": ""}
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:

@@ -24,7 +24,8 @@ THRESHOLD = 0.856
 """Accuracy that counts as finding: RULER's bar (Hsieh et al. 2024, arXiv 2404.06654, section 4: Llama2-7B at 4k)."""
 
 
-class Stopping(NamedTuple):
+@dataclass(frozen=True)
+class Stopping:
     """When a cell of an adaptive run needed no more samples: its interval was narrow, or on one side of the threshold."""
 
     half_width: float
@@ -53,15 +54,6 @@ class Manifest:
     def changed(self, **changes: Any) -> Manifest:
         """Return the manifest with `changes` (JSON values) merged in."""
         return Manifest({**self.values, **changes})
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.values.get(name, default)
 
     # What was asked
 
@@ -93,6 +85,31 @@ class Manifest:
     def settings(self) -> Mapping[str, Any]:
         """All that decides the samples and the generation."""
         return dict(self.values.get("settings", {}))
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts were put into the model's chat template."""
+        return bool(self.settings.get("chat"))
+
+    @property
+    def chat_options(self) -> Mapping[str, Any]:
+        """Options of the chat template."""
+        return dict(self.settings.get("chat_options", {}))
+
+    @property
+    def system(self) -> str:
+        """The system message; "" if there was none."""
+        return str(self.settings.get("system", ""))
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Tokens reserved for the answer; None if the task decided."""
+        return self.settings.get("max_new_tokens")
+
+    @property
+    def limit(self) -> int | None:
+        """Number of samples that `--limit` cut the run to; None for the whole grid."""
+        return self.settings.get("limit")
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -213,8 +230,9 @@ class Manifest:
         return list(self.values.get("workers", []))
 
 
-def _within(values: Mapping[str, Any], key: str, name: str) -> Any:
-    return (values.get(key) or {}).get(name)
+def _within(values: Mapping[str, Any], key: str, name: str) -> str | None:
+    found = (values.get(key) or {}).get(name)
+    return None if found is None else str(found)
 
 
 def _grid(values: Mapping[str, Any]) -> Grid:

@@ -75,6 +75,10 @@ class HubTokenizer:
         values = np.asarray(ids, np.int64).reshape(-1)
         return self._coder.decode(values[~np.isin(values, self._special_array)].tolist())
 
+    def spell(self, ids: npt.ArrayLike) -> str:
+        """Text of ids as `decode` gives it, with special tokens as they are written."""
+        return self._coder.decode(np.asarray(ids, np.int64).reshape(-1).tolist())
+
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
         """Ids before and after the user's words; `options` are variables of the template (`enable_thinking`).
 

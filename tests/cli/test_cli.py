@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from nih import registry
 from nih.cli import app
+from nih.options import HAYSTACKS
+from nih.run import suite
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--model", "echo", "--lengths", "512-1k", "--depths", "0,100", "--trials", "1"]
@@ -67,20 +70,62 @@ def test_show_prints_the_prompt_byte_for_byte() -> None:
     assert shown["prompt"].encode() == prompt and shown["answer"] == row["answer"]
 
 
-def test_list_names_what_can_be_typed() -> None:
-    out = nih("list").stdout
-    for name in (
-        "echo",
-        "smollm2",
-        "openai",
-        "passkey",
-        "fact",
-        "first_number",
-        "likelihood",
-        "noise",
-        "prose",
-    ):
-        assert re.search(rf"\b{name}\b", out)
+def test_list_describes_everything_that_can_be_typed_in_aligned_columns() -> None:
+    lines = nih("list").stdout.splitlines()
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        kind, name, text = line.split(maxsplit=2)
+        found.setdefault(kind, set()).add(name)
+        assert not text.endswith((",", " and", " the")), line
+    for kind in ("models", "engines", "tasks", "scores"):
+        assert found[kind.removesuffix("s")] == set(registry.names(kind))
+    assert found["suite"] == set(suite.names()) and found["haystack"] == set(HAYSTACKS)
+    starts = {
+        line.index(line.split(maxsplit=2)[2]) for line in lines if line.split()[1] not in line.split()[2:]
+    }
+    assert len(starts) == 1
+
+
+def test_list_imports_no_framework() -> None:
+    code = (
+        "import sys; from nih.list import listed; list(listed())\n"
+        "print([m for m in ('torch', 'transformers', 'pandas', 'numpy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_compare_is_another_word_for_report_of_several_runs(tmp_path: Path) -> None:
+    one, two = (nih("run", *SMALL, "--seed", seed, "-o", seed).stdout.strip() for seed in "12")
+    told = {nih(verb, one, two, "-o", str(tmp_path / verb)).exit_code for verb in ("compare", "report")}
+    assert told == {0}
+    files = [
+        {p.name: p.read_bytes() for p in (tmp_path / verb).glob("*.csv")} for verb in ("compare", "report")
+    ]
+    assert files[0] and files[0] == files[1]
+    alone = nih("compare", one)
+    assert alone.exit_code == 2 and f"nih report {one}" in alone.stderr
+
+
+def test_short_flags_and_arguments_of_task_and_model() -> None:
+    short = nih("plan", "-m", "echo", "-t", "multikey", "-T", "keys=8", "-M", "delay=0", *SMALL[2:])
+    long = nih(
+        "plan", "--model", "echo", "--task", "multikey", "--set", "keys=8", "--set", "delay=0", *SMALL[2:]
+    )
+    assert short.exit_code == 0 and short.stdout == long.stdout
+    wrong = nih("plan", "-m", "echo", "-t", "multikey", "-T", "keis=8", *SMALL[2:])
+    assert wrong.exit_code == 2 and "did you mean `keys`" in wrong.stderr
+
+
+def test_like_is_overridden_by_what_is_typed() -> None:
+    run = nih("run", *SMALL, "--seed", "3", "-T", "digits=7", "-o", "first").stdout.strip()
+    again = nih("run", "--like", run, "-o", "second")
+    assert again.exit_code == 0
+    first, second = (json.loads(Path(each, "run.json").read_text()) for each in (run, "second"))
+    assert first["settings"] == second["settings"]
+    other = nih("run", "--like", run, "--seed", "0", "-o", "third")
+    assert other.exit_code == 0, "a default that is typed counts as typed"
+    assert json.loads(Path("third", "run.json").read_text())["settings"]["seed"] == 0
 
 
 @pytest.mark.parametrize(

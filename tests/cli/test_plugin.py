@@ -17,7 +17,6 @@ import pytest
 from nih import evaluate, registry
 from nih.errors import UnknownName
 from nih.list import listed
-from nih.scores import rescore
 from nih.store import run as store
 
 ROOT = Path(__file__).parents[2]
@@ -111,11 +110,11 @@ def test_a_package_adds_a_score_with_one_file(
         model="echo", lengths="512", depths="0,100", trials=2, score=name, out=tmp_path / "run", quiet=True
     )
     rows = store.read(run.path).rows
-    assert len(rows) == 4 and {row["score_name"] for row in rows} == {name}
+    assert len(rows) == 4 and {row.score_name for row in rows} == {name}
     for row in rows:
-        right = math.exp(-row["nll"]) if name == "certainty" else 1 / len(row["answer"].split())
-        assert row["score"] == pytest.approx(right)
-        assert rescore(row, name) == row["score"]
+        right = math.exp(-(row.nll or 0.0)) if name == "certainty" else 1 / len(row.answer.split())
+        assert row.score == pytest.approx(right)
+        assert row.rescored(name) == row
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "nih_colour.py", "nih_goldfish.py"])

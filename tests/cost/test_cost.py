@@ -398,7 +398,7 @@ def test_cost_can_be_asked_for_later_and_changes_no_sample(plugin: Path) -> None
     priced = go(plugin / "r", cost=True)
     assert priced.path == plain.path and (priced.path / "samples.jsonl").read_bytes() == journal
     assert len(pd.read_csv(priced.path / "cost.csv")) == 2
-    assert priced.manifest["settings"] == plain.manifest["settings"]
+    assert priced.manifest.values["settings"] == plain.manifest.values["settings"]
 
 
 def test_a_prompt_that_finds_no_memory_is_a_row(plugin: Path) -> None:
@@ -417,7 +417,7 @@ def test_a_run_that_is_read_whole_is_priced_whole(plugin: Path, monkeypatch: pyt
 
     monkeypatch.setattr(cost, "measure", spy)
     run = go(plugin / "r")
-    manifest = dict(run.manifest["verification"]) | {"state": "failed"}
+    manifest = dict(run.manifest.values["verification"]) | {"state": "failed"}
     annotate(run.path, verification=manifest)
     go(plugin / "r", cost=True)
     # The warm-up reads in chunks.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,18 +24,19 @@ from nih.errors import SettingsDiffer, StoreError, UsageError
 from nih.gate import output as gate_report
 from nih.gate.baseline import open_baseline
 from nih.gate.rules import Group, Limits, Outcome, Verdict, compare, decide, gate
-from nih.report.write import write as write_report
+from nih.report.write import report as write_report
 from nih.stats.intervals import wilson
-from nih.store import run as store
-from nih.store.run import StoredRun
+from nih.store.journal import Row
+from nih.store.manifest import Manifest
+from nih.store.run import StoredRun, read
 from nih.text import sanitize
 from tests.support.journal_rows import TASKS, grid, make_run, row
 
 LENGTHS, DEPTHS, TRIALS = (1024, 2048), (0.0, 50.0), 5
-Change = Callable[[dict[str, Any]], dict[str, Any]]
+Change = Callable[[Row], dict[str, Any]]
 
 
-def rows(change: Change = lambda _: {}, trials: int = TRIALS) -> list[dict[str, Any]]:
+def rows(change: Change = lambda _: {}, trials: int = TRIALS) -> list[Row]:
     """A full grid of right answers, with what `change` makes of each."""
     places = itertools.product(LENGTHS, DEPTHS, range(trials))
     plain = [
@@ -43,9 +46,9 @@ def rows(change: Change = lambda _: {}, trials: int = TRIALS) -> list[dict[str, 
     return [changed(r, change(r)) for r in plain]
 
 
-def changed(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def changed(plain: Row, changes: dict[str, Any]) -> Row:
     """The row of the same place, with what follows from a status that is not ok."""
-    place = {name: plain[name] for name in ("id", "length", "depth", "trial")}
+    place = {name: getattr(plain, name) for name in ("id", "length", "depth", "trial")}
     return row(**{**place, **changes})
 
 
@@ -63,19 +66,19 @@ def manifest(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def held(of: Iterable[dict[str, Any]], **changes: Any) -> StoredRun:
+def held(of: Iterable[Row], **changes: Any) -> StoredRun:
     """A run in memory."""
-    return StoredRun(Path("run"), manifest(**changes), list(of))
+    return StoredRun(Path("run"), Manifest(manifest(**changes)), tuple(of))
 
 
-def folder(path: Path, of: Iterable[dict[str, Any]], **changes: Any) -> Path:
+def folder(path: Path, of: Iterable[Row], **changes: Any) -> Path:
     facts = {k: v for k, v in manifest(**changes).items() if k not in ("schema", "settings", "machine")}
     return make_run(path, of, **facts)
 
 
 def wrong(*lengths: int) -> Change:
     """Answers are wrong at these lengths."""
-    return lambda r: {"score": 0.0, "answer": " no"} if r["length"] in lengths else {}
+    return lambda r: {"score": 0.0, "answer": " no"} if r.length in lengths else {}
 
 
 def failed(outcome: Outcome) -> list[str]:
@@ -214,7 +217,7 @@ ANY_ROW = st.sampled_from(
 ANY_RUN = st.lists(ANY_ROW, min_size=20, max_size=20)
 
 
-def made(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def made(changes: list[dict[str, Any]]) -> list[Row]:
     return [changed(r, c) for r, c in zip(rows(), changes, strict=True) if not c.get("absent")]
 
 
@@ -222,7 +225,7 @@ def made(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @settings(max_examples=40, deadline=None)
 def test_a_run_passes_against_itself(changes: list[dict[str, Any]], adaptive: bool) -> None:
     run = held(made(changes), options={"adaptive": adaptive})
-    if not any(r["score"] is not None for r in run.rows):
+    if not any(r.score is not None for r in run.rows):
         with pytest.raises(UsageError, match="no scored samples"):
             compare(run, run, Limits())
         return
@@ -236,7 +239,7 @@ def test_the_order_of_rows_does_not_matter(
     run: list[dict[str, Any]], base: list[dict[str, Any]], random: Any
 ) -> None:
     ours, theirs = made(run), [*made(base), *rows()[:1]]
-    theirs = list({r["id"]: r for r in theirs}.values())
+    theirs = list({r.id: r for r in theirs}.values())
     first = compare(held(ours), held(theirs), Limits(max_slowdown=2))
     random.shuffle(ours)
     random.shuffle(theirs)
@@ -262,21 +265,21 @@ def test_the_lengths_that_fell_are_named() -> None:
 
 def test_a_drop_of_exactly_max_drop_passes() -> None:
     base = held(rows(trials=10), grid=grid(LENGTHS, DEPTHS, 10))
-    run = held(rows(lambda r: {"score": float(r["trial"] > 0)}, 10), grid=grid(LENGTHS, DEPTHS, 10))
+    run = held(rows(lambda r: {"score": float(r.trial > 0)}, 10), grid=grid(LENGTHS, DEPTHS, 10))
     assert failed(compare(run, base, Limits(max_drop=0.1, alpha=0.9))) == []
     assert failed(compare(run, base, Limits(max_drop=0.0999, alpha=0.9))) == ["overall", "1k", "2k"]
 
 
 def test_a_large_drop_of_few_samples_passes_and_says_so() -> None:
-    run = held(rows(lambda r: {"score": 0.0} if r["trial"] == 0 and r["length"] == 1024 else {}))
+    run = held(rows(lambda r: {"score": 0.0} if r.trial == 0 and r.length == 1024 else {}))
     outcome = compare(run, held(rows()), Limits())
     assert failed(outcome) == [] and "more than 0.05 but not significant" in detail(outcome, "1k")
     assert any("20 samples are few" in note and "--trials" in note for note in outcome.notes)
 
 
 def test_several_tasks_have_their_own_lengths() -> None:
-    def both(change: Change) -> list[dict[str, Any]]:
-        other = [{**r, "id": "f" + r["id"], "task": "fact"} for r in rows(change)]
+    def both(change: Change) -> list[Row]:
+        other = [replace(r, id="f" + r.id, task="fact") for r in rows(change)]
         return [*rows(), *other]
 
     tasks = [*TASKS, {"name": "fact", "options": {}, "score": "contains"}]
@@ -285,13 +288,13 @@ def test_several_tasks_have_their_own_lengths() -> None:
 
 
 def test_fractional_scores_are_permuted() -> None:
-    run = held(rows(lambda r: {"score": 0.5 if r["length"] == 2048 else 1.0}))
+    run = held(rows(lambda r: {"score": 0.5 if r.length == 2048 else 1.0}))
     outcome = compare(run, held(rows()), Limits())
     assert failed(outcome) == ["overall", "2k"] and "permutation p" in detail(outcome, "2k")
 
 
 def test_new_errors_fail_and_old_ones_do_not() -> None:
-    broken = held(rows(lambda r: {"status": "oom"} if r["length"] == 2048 and r["trial"] < 2 else {}))
+    broken = held(rows(lambda r: {"status": "oom"} if r.length == 2048 and r.trial < 2 else {}))
     outcome = compare(broken, held(rows()), Limits())
     assert failed(outcome) == ["errors"]
     assert detail(outcome, "errors") == "4 oom at 2k (4); the first says: it failed"
@@ -299,9 +302,9 @@ def test_new_errors_fail_and_old_ones_do_not() -> None:
 
 
 def test_missing_samples_and_cells_fail() -> None:
-    absent = held([r for r in rows() if r["length"] != 2048 or r["trial"] > 0])
+    absent = held([r for r in rows() if r.length != 2048 or r.trial > 0])
     assert failed(compare(absent, held(rows()), Limits())) == ["missing"]
-    shorter = held(rows(lambda r: {"status": "over_limit"} if r["length"] == 2048 else {}))
+    shorter = held(rows(lambda r: {"status": "over_limit"} if r.length == 2048 else {}))
     outcome = compare(shorter, held(rows()), Limits())
     assert failed(outcome) == ["missing"] and "2k (10)" in detail(outcome, "missing")
     assert "2k was not judged: no sample is scored in both" in outcome.notes
@@ -309,16 +312,16 @@ def test_missing_samples_and_cells_fail() -> None:
 
 def test_adaptive_runs_pair_by_sample_and_miss_only_empty_cells() -> None:
     options = {"adaptive": True}
-    base = held([r for r in rows() if r["trial"] < 3 or r["length"] == 1024], options=options)
-    run = held([r for r in rows() if r["trial"] < 3 or r["length"] == 2048], options=options)
+    base = held([r for r in rows() if r.trial < 3 or r.length == 1024], options=options)
+    run = held([r for r in rows() if r.trial < 3 or r.length == 2048], options=options)
     outcome = compare(run, base, Limits())
     assert failed(outcome) == [] and "of 6 pairs" in detail(outcome, "1k")
-    empty = held([r for r in run.rows if (r["length"], r["depth"]) != (2048, 50.0)], options=options)
+    empty = held([r for r in run.rows if (r.length, r.depth) != (2048, 50.0)], options=options)
     assert failed(compare(empty, base, Limits())) == ["missing"]
 
 
 def test_a_slow_down_fails_on_the_same_machine_only() -> None:
-    slow = rows(lambda r: {"seconds": 1.5 * r["seconds"]})
+    slow = rows(lambda r: {"seconds": 1.5 * r.seconds})
     limits = Limits(max_slowdown=1.2)
     assert failed(compare(held(slow), held(rows()), limits)) == ["slowdown"]
     assert failed(compare(held(slow), held(rows()), Limits(max_slowdown=1.6))) == []
@@ -345,7 +348,7 @@ def test_a_baseline_with_nothing_to_lose_is_told() -> None:
 
 
 def test_one_stall_is_no_slow_down() -> None:
-    stalled = rows(lambda r: {"seconds": 500.0} if r["trial"] == 0 else {})
+    stalled = rows(lambda r: {"seconds": 500.0} if r.trial == 0 else {})
     assert failed(compare(held(stalled), held(rows()), Limits(max_slowdown=1.2))) == []
 
 
@@ -355,44 +358,60 @@ def test_one_stall_is_no_slow_down() -> None:
 @pytest.mark.parametrize(
     ("there", "named"),
     [
-        ({"seed": 1}, ["seed is `0` here and `1` there", "with `--seed 1`"]),
-        ({"grid": grid([1024, 4096], DEPTHS, TRIALS)}, ["lengths is `[1024, 2048]` here", "`--lengths 1k,4k`"]),
-        ({"grid": grid(LENGTHS, [0.0, 12.5], TRIALS)}, ["depths", "`--depths 0,12.5`"]),
-        ({"grid": grid(LENGTHS, DEPTHS, 7)}, ["trials", "`--trials 7`"]),
-        ({"tasks": [{**TASKS[0], "name": "fact"}]}, ["task is `[\"passkey\"]` here", "`--task fact`"]),
-        ({"tasks": [{**TASKS[0], "options": {"kind": "words"}}]}, ["task options", "`--set kind=words`"]),
-        ({"tasks": [{**TASKS[0], "score": "exact"}]}, ["score", "type `--score contains` to judge both alike"]),
-        ({"haystack": {"name": "prose", "fingerprint": "noise-1"}}, ["haystack", "`--haystack prose`"]),
-        ({"haystack": {"name": "noise", "fingerprint": "x"}}, ["text of the haystack", "make the baseline anew"]),
-        ({"one_haystack": True}, ["one_haystack", "with `--one-haystack`"]),
-        ({"settings": {"chat": True}}, ["chat template is `false` here and `true` there", "with `--chat`"]),
-        ({"settings": {"system": "Be brief"}}, ["system message", "--system 'Be brief'"]),
-        ({"settings": {"max_new_tokens": 4}}, ["answer room", "with `--max-new-tokens 4`"]),
-        ({"settings": {"chat_options": {"date": "now"}}}, ["template options", "--set chat.date=now"]),
+        ({"seed": 1}, "seed is `0` here and `1` there"),
+        ({"grid": grid([1024, 4096], DEPTHS, TRIALS)}, "lengths is `[1024, 2048]` here and `[1024, 4096]` there"),
+        ({"grid": grid(LENGTHS, [0.0, 12.5], TRIALS)}, "depths is `[0.0, 50.0]` here and `[0.0, 12.5]` there"),
+        ({"grid": grid(LENGTHS, DEPTHS, 7)}, "trials is `5` here and `7` there"),
+        ({"tasks": [{**TASKS[0], "name": "fact"}]}, "task is `[\"passkey\"]` here and `[\"fact\"]` there"),
+        ({"tasks": [{**TASKS[0], "options": {"kind": "words"}}]}, "task options is"),
+        ({"haystack": {"name": "prose", "fingerprint": "noise-1"}}, "haystack is `noise` here and `prose` there"),
+        ({"one_haystack": True}, "one_haystack is `false` here and `true` there"),
+        ({"settings": {"chat": True}}, "chat template is `false` here and `true` there"),
+        ({"settings": {"system": "Be brief"}}, "system message is `` here and `Be brief` there"),
+        ({"settings": {"max_new_tokens": 4}}, "tokens of the answer is `null` here and `4` there"),
+        ({"settings": {"limit": 9}}, "limit is `null` here and `9` there"),
+        ({"settings": {"chat_options": {"date": "now"}}}, "template options is `{}` here"),
+        ({"tasks": [{**TASKS[0], "grid": grid([1024], [0.0], 2), "haystack": {"name": "prose"}}]}, "`[\"1k x 0 x 2\"]` there"),
     ],
 )  # fmt: skip
-def test_a_baseline_that_was_asked_something_else_is_refused(there: dict[str, Any], named: list[str]) -> None:
+def test_a_baseline_that_was_asked_something_else_is_refused(there: dict[str, Any], named: str) -> None:
+    base = replace(held(rows(), **there), path=Path("the old one"))
     with pytest.raises(SettingsDiffer) as caught:
-        compare(held(rows()), held(rows(), **there), Limits())
-    assert all(part in str(caught.value) for part in named), str(caught.value)
+        compare(held(rows(), model="org/new one"), base, Limits())
+    assert named in str(caught.value)
+    (typed,) = re.findall("`(nih run .*?)`", str(caught.value))
+    assert shlex.split(typed) == [
+        "nih", "run", "--like", "the old one", "--model", "org/new one", "--out", "NEW_RUN",
+    ]  # fmt: skip
+
+
+def test_a_baseline_of_another_text_is_made_anew() -> None:
+    base = held(rows(), haystack={"name": "noise", "fingerprint": "x"}, model="base")
+    with pytest.raises(
+        SettingsDiffer, match="text of the haystack is `noise-1` here and `x` there"
+    ) as caught:
+        compare(held(rows()), base, Limits())
+    assert "anew as this run was made: `nih run --like run --model base --out NEW_BASELINE`" in str(
+        caught.value
+    )
 
 
 def test_another_template_shows_in_the_ids() -> None:
-    other = [{**r, "id": "new" + r["id"]} for r in rows()]
+    other = [replace(r, id="new" + r.id) for r in rows()]
     with pytest.raises(
         SettingsDiffer, match=r"other prompts than baseline.*1k tokens, depth 0, trial 0.*template"
     ):
         compare(held(other), held(rows()), Limits())
-    partly = [*rows()[:-1], {**rows()[-1], "id": "new"}]
+    partly = [*rows()[:-1], replace(rows()[-1], id="new")]
     with pytest.raises(SettingsDiffer, match=r"2k tokens, depth 50, trial 4.*placement is `3` here"):
         compare(held(partly, settings={"placement": 3}), held(rows()), Limits())
 
 
-def test_other_tokenisers_do_not_pair() -> None:
-    other = [{**r, "id": "new" + r["id"]} for r in rows(wrong(2048))]
+def test_other_tokenizers_do_not_pair() -> None:
+    other = [replace(r, id="new" + r.id) for r in rows(wrong(2048))]
     outcome = compare(held(other, tokenizer={"fingerprint": "words"}), held(rows()), Limits())
     assert failed(outcome) == ["overall", "2k"] and "10 samples against 10, Fisher" in detail(outcome, "2k")
-    assert any("tokenisers differ" in note for note in outcome.notes)
+    assert any("tokenizers differ" in note for note in outcome.notes)
     with pytest.raises(SettingsDiffer, match="--adaptive"):
         compare(
             held(other, tokenizer={"fingerprint": "words"}, options={"adaptive": True}),
@@ -422,7 +441,7 @@ def test_a_table_is_tested_by_fisher(tmp_path: Path) -> None:
     (tmp_path / "named.csv").write_text(cells.replace("echo,", "other,"))
     with pytest.raises(SettingsDiffer, match=r"lengths is .*`--lengths 1k,4k`"):
         gate(base, tmp_path / "short.csv")
-    with pytest.raises(SettingsDiffer, match=r"5 trials a cell at 1k tokens and baseline .* has 4"):
+    with pytest.raises(SettingsDiffer, match=r"5 trials per cell at 1k tokens and baseline .* has 4"):
         gate(base, tmp_path / "fewer.csv")
     assert any("the baseline's `other`" in note for note in gate(base, tmp_path / "named.csv").notes)
     with pytest.raises(UsageError, match="--score"):
@@ -432,7 +451,7 @@ def test_a_table_is_tested_by_fisher(tmp_path: Path) -> None:
 def test_errors_and_missing_samples_are_counted_against_a_table(tmp_path: Path) -> None:
     base = folder(tmp_path / "base", rows())
     write_report(base)
-    run = folder(tmp_path / "run", rows(lambda r: {"status": "error"} if r["trial"] == 0 else {})[:-1])
+    run = folder(tmp_path / "run", rows(lambda r: {"status": "error"} if r.trial == 0 else {})[:-1])
     outcome = gate(run, base / "cells.csv")
     assert failed(outcome) == ["errors", "missing"]
     assert "4 error" in detail(outcome, "errors") and "2k (1)" in detail(outcome, "missing")
@@ -461,7 +480,7 @@ def test_scores_can_be_judged_anew(tmp_path: Path) -> None:
     tasks = [{**TASKS[0], "score": "exact"}]
     run = folder(tmp_path / "run", rows(lambda _: {"answer": " it is 12345"}))
     base = folder(tmp_path / "base", rows(lambda _: {"score_name": "exact"}), tasks=tasks)
-    with pytest.raises(SettingsDiffer, match="--score"):
+    with pytest.raises(SettingsDiffer, match="type `--score contains` to judge both alike"):
         gate(run, base)
     assert failed(gate(run, base, score="contains")) == []
     assert failed(gate(run, base, score="exact")) == ["overall", "1k", "2k"]
@@ -586,11 +605,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", ["rwkv", "mamba", "transformer"])
 def test_committed_baselines_are_whole_and_say_nothing_of_a_machines_folders(name: str) -> None:
     path = ROOT / f"results/baselines/{name}-passkey"
-    run = store.read(path)
-    assert run.manifest["exit_state"] == "done" and len(run.rows) == run.manifest["samples"]
-    assert run.manifest["verification"]["state"] == "passed"
+    run = read(path)
+    assert run.manifest.exit_state == "done" and len(run.rows) == run.manifest.values["samples"]
+    assert run.manifest.verification == "passed"
     assert failed(gate(path, path)) == [] and failed(gate(path, path / "cells.csv")) == []
-    text = json.dumps(run.manifest)
+    text = json.dumps(run.manifest.values)
     assert not any(f'"{folder}' in text for folder in ("/opt", "/root", "/home", "/tmp", "/work", "/Users"))
     assert {file.name for file in path.iterdir()} == {"run.json", "samples.jsonl", "cells.csv"}
 
@@ -598,8 +617,8 @@ def test_committed_baselines_are_whole_and_say_nothing_of_a_machines_folders(nam
 def test_damage_to_a_baseline_is_caught(tmp_path: Path) -> None:
     """The gate on a real journal: RWKV's answers at 512 lost."""
     path = ROOT / "results/baselines/rwkv-passkey"
-    base = store.read(path)
-    worse = replace(base, rows=[{**r, "score": 0.0} if r["length"] == 512 else r for r in base.rows])
+    base = read(path)
+    worse = base.with_rows([replace(r, score=0.0) if r.length == 512 else r for r in base.rows])
     assert set(failed(compare(worse, base, Limits()))) == {"overall", "512"}
     with pytest.raises(StoreError):
         open_baseline(tmp_path)

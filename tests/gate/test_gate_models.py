@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import nih
 from nih import evaluate
 from nih.cli import app
-from nih.report.write import samples
+from nih.report.tables import samples
 
 REFERENCE = Path(nih.__file__).parent / "models/reference/rwkv"
 ASKED: dict[str, Any] = {

@@ -48,7 +48,7 @@ def go(out: Path, lines: list[str] | None = None, **more: Any) -> store.StoredRu
 
 
 def table(stored: store.StoredRun) -> Any:
-    from nih.report.write import cells
+    from nih.report.tables import cells
 
     return cells(stored).drop(columns="seconds")
 

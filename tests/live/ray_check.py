@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nih.report.write import cells
+from nih.report.tables import cells
 from nih.store.run import StoredRun, read
 from tests.inference.test_workers import two_nodes
 
@@ -70,13 +70,13 @@ def alike(what: str, ours: StoredRun, alone: StoredRun) -> bool:
     here, there = (cells(stored) for stored in (ours, alone))
     columns = [name for name in there.columns if name != BY_NATURE]
     differ = [name for name in columns if not here[name].equals(there[name])]
-    once = len(ours.rows) == len({row["id"] for row in ours.rows}) == SAMPLES
+    once = len(ours.rows) == len({row.id for row in ours.rows}) == SAMPLES
     print(
         f"{what}: {len(ours.rows)} samples, each once: {once}; {len(here)} cells, "
         f"columns that differ beside `{BY_NATURE}`: {', '.join(differ) or 'none'}",
         flush=True,
     )
-    return once and not differ and ours.manifest["exit_state"] == "done"
+    return once and not differ and ours.manifest.values["exit_state"] == "done"
 
 
 def killed(folder: Path, address: str) -> StoredRun:

@@ -54,7 +54,7 @@ def run(folder: Path, model: str, *arguments: str) -> Rows:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, f"exit code {done.returncode}"
     assert done.stdout == f"{folder}\n", f"stdout holds more than the folder: {done.stdout!r}"
-    return {row["id"]: row for row in read(folder).rows}
+    return {row.id: row for row in read(folder).rows}
 
 
 def agree(what: str, ours: Rows, theirs: Rows) -> bool:
@@ -220,7 +220,7 @@ def offline(folder: Path, model: str) -> Iterator[bool]:
 def behind_a_server(folder: Path) -> Iterator[bool]:
     """SmolLM2 behind `vllm serve`: completions of text and of ids, and chat, against sessions of `offline` and with --chat."""
     source = smollm2.open_model("smollm2", "smollm2", transformer.Options(device="cpu")).source
-    plain = {row["id"]: row for row in read(folder / "session").rows}
+    plain = {row.id: row for row in read(folder / "session").rows}
     chat = run(folder / "session-chat", "smollm2", *SESSION, "--chat")
     with served(source) as url:
         openai = ("--engine", "openai", "--base-url", url, "--tokenizer", source)

@@ -189,10 +189,10 @@ def test_a_run_shares_where_the_library_is_right_and_reads_whole_where_it_is_not
     said: list[str] = []
     stored = _run(tiny.model(name), tmp_path, monkeypatch, said)
     wrong = name in UNFAITHFUL
-    assert stored.manifest["verification"]["state"] == ("failed" if wrong else "passed")
-    assert stored.manifest["prefill"] == ("whole" if wrong else "shared")
-    assert {row["prefill"] for row in stored.rows} == {"whole" if wrong else "shared"}
-    assert {row["status"] for row in stored.rows} == {"ok"}
+    assert stored.manifest.values["verification"]["state"] == ("failed" if wrong else "passed")
+    assert stored.manifest.values["prefill"] == ("whole" if wrong else "shared")
+    assert {row.prefill for row in stored.rows} == {"whole" if wrong else "shared"}
+    assert {row.status for row in stored.rows} == {"ok"}
     assert len([line for line in said if "prefill: whole" in line]) == wrong
 
 
@@ -204,11 +204,9 @@ def test_an_xlstm_whose_library_makes_a_cache_of_another_shape_has_no_answers(
     auto: Any = transformers.AutoModelForCausalLM
     said: list[str] = []
     stored = _run(auto.from_config(config), tmp_path, monkeypatch, said)
-    assert {(row["status"], row["score"]) for row in stored.rows} == {("error", None)}
-    assert all(
-        row["error"].startswith("RuntimeError: The expanded size of the tensor") for row in stored.rows
-    )
-    assert stored.manifest["verification"]["state"] == "unverified" and len(said) == 1
+    assert {(row.status, row.score) for row in stored.rows} == {("error", None)}
+    assert all(row.error.startswith("RuntimeError: The expanded size of the tensor") for row in stored.rows)
+    assert stored.manifest.values["verification"]["state"] == "unverified" and len(said) == 1
 
 
 def _run(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> store.StoredRun:

@@ -28,6 +28,7 @@ from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import plan as forecast
 from nih.store import run as store
+from nih.types import Usage
 from tests.support.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def report_of(stored: store.StoredRun) -> dict[str, Any]:
-    last: dict[str, Any] = stored.manifest["engine"][-1]
+    last: dict[str, Any] = stored.manifest.values["engine"][-1]
     return last
 
 
@@ -71,17 +72,16 @@ def test_a_good_server_is_asked_once_a_sample_and_what_it_says_is_kept(
     server: FakeServer, tmp_path: Path
 ) -> None:
     stored = go(server, tmp_path / "r")
-    assert {r["score"] for r in stored.rows} == {1.0} and {r["answer"] for r in stored.rows} == {
+    assert {r.score for r in stored.rows} == {1.0} and {r.answer for r in stored.rows} == {
         f" {r['expected'][0]}" for r in stored.rows
     }
     assert Counter(server.prompts) == Counter(set(server.prompts)) and len(server.prompts) == SAMPLES
     for row in stored.rows:
-        assert row["usage_prompt_tokens"] == row["tokens"] and row["usage_completion_tokens"] == 7
-        assert row["usage_cached_tokens"] == 5 and row["usage_requests"] == 1
+        assert row.usage == Usage(row.tokens, 7, 5, 1)
     said = report_of(stored)
     assert said["requests"] == SAMPLES and said["failed_attempts"] == {} and said["warnings"] == []
-    assert said["prompt_tokens"] == sum(r["tokens"] for r in stored.rows)
-    assert stored.manifest["identity"]["base_url"] == server.url
+    assert said["prompt_tokens"] == sum(r.tokens for r in stored.rows)
+    assert stored.manifest.values["identity"]["base_url"] == server.url
     bodies = [r.body for r in server.requests]
     assert all(b["temperature"] == 0 and b["max_tokens"] == 8 and b["stop"] == ["."] for b in bodies)
     assert {r.path for r in server.requests} == {"/v1/completions"}
@@ -106,7 +106,7 @@ def test_prompts_come_in_the_order_that_a_prefix_cache_wants(server: FakeServer,
     shared = sum(common_prefix(a.prompt, b.prompt) for a, b in pairwise(came[1:]))
     laid = build_plan(came[1:])
     assert laid.naive_tokens - shared == laid.planned_tokens
-    assert stored.manifest["planned_tokens"] < stored.manifest["naive_tokens"]
+    assert stored.manifest.values["planned_tokens"] < stored.manifest.values["naive_tokens"]
 
 
 # A third of all requests goes wrong
@@ -420,8 +420,8 @@ def test_a_prompt_that_is_too_long_for_the_server_is_over_limit_and_not_tried_ag
 ) -> None:
     server.fault = lambda r: refusal if len(r.prompt) > 700 else None
     stored = go(server, tmp_path / "r")
-    assert {(r["length"], r["status"]) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
-    assert len(server.requests) == SAMPLES and stored.manifest["exit_state"] == "done"
+    assert {(r.length, r.status) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
+    assert len(server.requests) == SAMPLES and stored.manifest.values["exit_state"] == "done"
     go(server, tmp_path / "r")
     assert len(server.requests) == SAMPLES
 
@@ -429,20 +429,18 @@ def test_a_prompt_that_is_too_long_for_the_server_is_over_limit_and_not_tried_ag
 def test_a_limit_that_the_server_tells_saves_the_requests(server: FakeServer, tmp_path: Path) -> None:
     server.models = Reply(200, {"data": [{"id": "m", "max_model_len": 700, "owned_by": "vllm"}]})
     stored = go(server, tmp_path / "r")
-    assert {(r["length"], r["status"]) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
-    assert len(server.requests) == SAMPLES // 2 and stored.manifest["limit"] == 700
+    assert {(r.length, r.status) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
+    assert len(server.requests) == SAMPLES // 2 and stored.manifest.values["limit"] == 700
 
 
 def test_a_server_that_cuts_prompts_is_found_out(server: FakeServer, tmp_path: Path) -> None:
     server.most_tokens = 600
     stored = go(server, tmp_path / "r")
-    assert {(r["length"], r["status"], r["score"]) for r in stored.rows} == {
+    assert {(r.length, r.status, r.score) for r in stored.rows} == {
         (512, "ok", 1.0),
         (1024, "over_limit", None),
     }
-    assert all(
-        r["error"].startswith("the server read only 600 of") for r in stored.rows if r["length"] == 1024
-    )
+    assert all(r.error.startswith("the server read only 600 of") for r in stored.rows if r.length == 1024)
 
 
 def test_another_count_is_reported(server: FakeServer, tmp_path: Path) -> None:
@@ -460,7 +458,7 @@ def test_without_usage_the_text_is_counted_again(server: FakeServer, tmp_path: P
     server.usage = False
     said: list[str] = []
     stored = go(server, tmp_path / "r", said)
-    assert {r["usage_prompt_tokens"] for r in stored.rows} == {None}
+    assert {r.usage.prompt_tokens for r in stored.rows if r.usage} == {None}
     assert report_of(stored)["retokenised"] == {
         "samples": SAMPLES, "differ": 0, "least": 0, "most": 0, "mean": 0.0,
     }  # fmt: skip
@@ -498,8 +496,8 @@ def test_a_server_that_takes_other_parameters_is_spoken_to_as_it_wants(
 ) -> None:
     server.fault = picky({"max_tokens": "Use 'max_completion_tokens'.", "temperature": "", "stop": ""})
     stored = go(server, tmp_path / "r")
-    assert {r["score"] for r in stored.rows} == {1.0} and len(server.requests) == SAMPLES + 3
-    assert {r["answer"] for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}, (
+    assert {r.score for r in stored.rows} == {1.0} and len(server.requests) == SAMPLES + 3
+    assert {r.answer for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}, (
         "cut here instead"
     )
     assert server.requests[-1].body["max_completion_tokens"] == 8
@@ -510,14 +508,14 @@ def test_a_server_that_takes_other_parameters_is_spoken_to_as_it_wants(
 def test_what_a_server_does_not_take_under_any_name_is_an_error(server: FakeServer, tmp_path: Path) -> None:
     server.fault = picky({"max_tokens": "", "max_completion_tokens": "", "prompt": ""})
     stored = go(server, tmp_path / "r")
-    assert {r["status"] for r in stored.rows} == {"error"} and len(server.requests) <= SAMPLES + 1
+    assert {r.status for r in stored.rows} == {"error"} and len(server.requests) <= SAMPLES + 1
 
 
 def test_ids_are_sent_as_they_were_counted(server: FakeServer, tmp_path: Path) -> None:
     stored = go(server, tmp_path / "r", set={"prompt": "ids"})
-    assert {len(r.body["prompt"]) for r in server.requests} == {r["tokens"] for r in stored.rows}
+    assert {len(r.body["prompt"]) for r in server.requests} == {r.tokens for r in stored.rows}
     assert all(isinstance(i, int) for i in server.requests[0].body["prompt"])
-    assert {r["score"] for r in stored.rows} == {1.0}
+    assert {r.score for r in stored.rows} == {1.0}
     with pytest.raises(SettingsDiffer, match="prompt"):
         go(server, tmp_path / "r")
 
@@ -532,7 +530,7 @@ def test_extra_fields_reach_every_request(server: FakeServer, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tokeniser that has a chat template."""
+    """A folder with a tokenizer that has a chat template."""
     from tests.support.vocabularies import tokenizer
 
     folder = tmp_path_factory.mktemp("chat")
@@ -551,7 +549,7 @@ def test_chat_sends_the_users_words_and_the_server_makes_the_template(
         "set": {"chat.thinking": "false"},
     }
     stored = go(server, tmp_path / "r", **chat)
-    assert {r["score"] for r in stored.rows} == {1.0} and {r.path for r in server.requests} == {
+    assert {r.score for r in stored.rows} == {1.0} and {r.path for r in server.requests} == {
         "/v1/chat/completions"
     }
     system, user = server.requests[0].body["messages"]
@@ -570,14 +568,17 @@ def test_the_assistants_turn_can_be_begun(server: FakeServer, tmp_path: Path, ch
     assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
 
 
-def test_an_answer_that_is_all_reasoning_is_empty_and_reported(
+def test_a_response_that_is_all_reasoning_is_no_answer_and_kept(
     server: FakeServer, tmp_path: Path, chat_tokenizer: str
 ) -> None:
     thought = {"role": "assistant", "content": None, "reasoning_content": "Let me think"}
     server.fault = lambda r: Reply(200, {"choices": [{"message": thought}]})
     stored = go(server, tmp_path / "r", tokenizer=chat_tokenizer, chat=True)
-    assert {(r["status"], r["answer"], r["score"]) for r in stored.rows} == {("ok", "", 0.0)}
-    assert any("still reasoning" in line for line in report_of(stored)["warnings"])
+    assert {(r.status, r.answer, r.score) for r in stored.rows} == {("no_answer", "", None)}
+    assert {r.thinking for r in stored.rows} == {"Let me think"}
+    assert all("nothing follows the thinking" in r.error for r in stored.rows)
+    assert stored.manifest.exit_state == "incomplete"
+    assert (report_of(stored)["thought"], report_of(stored)["no_answer"]) == (SAMPLES, SAMPLES)
 
 
 # Likelihood
@@ -586,7 +587,7 @@ def test_an_answer_that_is_all_reasoning_is_empty_and_reported(
 @pytest.mark.parametrize("prompt", ["ids", "text"])
 def test_likelihood_is_read_from_the_echo(server: FakeServer, tmp_path: Path, prompt: str) -> None:
     stored = go(server, tmp_path / "r", score="likelihood", set={"prompt": prompt})
-    assert {(r["nll"], r["greedy"], r["score"]) for r in stored.rows} == {(0.25, True, 1.0)}
+    assert {(r.nll, r.greedy, r.score) for r in stored.rows} == {(0.25, True, 1.0)}
     assert all(
         r.body["max_tokens"] == 1 and r.prompt.endswith(f"is {key_of(r.prompt)}") for r in server.requests
     )
@@ -634,9 +635,9 @@ def llama_reply(request: Request, choice: dict[str, Any]) -> Reply:
 
 def test_the_positions_of_a_llama_cpp_slot_are_the_limit(llama: FakeServer, tmp_path: Path) -> None:
     stored = go(llama, tmp_path / "r")
-    assert {(r["length"], r["status"]) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
-    assert len(llama.requests) == SAMPLES // 2 and stored.manifest["limit"] == 700
-    assert stored.manifest["identity"]["server"] == {
+    assert {(r.length, r.status) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
+    assert len(llama.requests) == SAMPLES // 2 and stored.manifest.values["limit"] == 700
+    assert stored.manifest.values["identity"]["server"] == {
         "owned_by": "llamacpp", "ftype": "Q4_1", "n_params": 134515008, "n_ctx": 700,
     }  # fmt: skip
 
@@ -647,7 +648,7 @@ def test_llama_cpp_calls_a_prompt_too_long_and_is_not_asked_again(llama: FakeSer
     refusal = error(400, said, type="exceed_context_size_error", code=400, n_prompt_tokens=1016, n_ctx=700)
     llama.fault = lambda r: refusal if len(r.prompt) > 700 else None
     stored = go(llama, tmp_path / "r")
-    assert {(r["length"], r["status"], r["error"]) for r in stored.rows} == {
+    assert {(r.length, r.status, r.error) for r in stored.rows} == {
         (512, "ok", ""),
         (1024, "over_limit", f"400: {said}"),
     }
@@ -655,7 +656,7 @@ def test_llama_cpp_calls_a_prompt_too_long_and_is_not_asked_again(llama: FakeSer
 
 
 def test_an_alias_of_llama_cpp_is_a_name(llama: FakeServer, tmp_path: Path) -> None:
-    assert go(llama, tmp_path / "r", model="small").manifest["limit"] == 700
+    assert go(llama, tmp_path / "r", model="small").manifest.values["limit"] == 700
 
 
 def test_llama_cpp_is_not_asked_for_a_model_that_it_does_not_hold(llama: FakeServer, tmp_path: Path) -> None:
@@ -692,7 +693,7 @@ def test_the_own_form_of_llama_cpp_is_told_from_a_broken_response(llama: FakeSer
 def test_tokens_that_llama_cpp_held_are_read_from_its_timings(llama: FakeServer, tmp_path: Path) -> None:
     llama.fault = lambda r: llama_reply(r, {"text": f" {key_of(r.prompt)}", "logprobs": None})
     rows = go(llama, tmp_path / "r", lengths="512").rows
-    assert {(r["score"], r["usage_cached_tokens"]) for r in rows} == {(1.0, 34)}
+    assert {(r.score, r.usage and r.usage.cached_tokens) for r in rows} == {(1.0, 34)}
 
 
 @pytest.mark.parametrize("repeated", ["The pass key is", ""])
@@ -705,7 +706,7 @@ def test_what_was_begun_of_the_assistants_turn_is_no_part_of_the_answer(
         r, {"message": {"role": "assistant", "content": f"{repeated} {key_of(r.prompt)}"}}
     )
     stored = go(llama, tmp_path / "r", tokenizer=chat_tokenizer, chat=True, set={"prefix": "assistant"})
-    assert {r["answer"] for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}
+    assert {r.answer for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}
 
 
 def test_llama_cpp_rates_only_what_it_generates(llama: FakeServer, tmp_path: Path) -> None:
@@ -725,7 +726,7 @@ def test_llama_cpp_rates_only_what_it_generates(llama: FakeServer, tmp_path: Pat
     ("change", "named"),
     [
         ({"base_url": None}, "needs --base-url"),
-        ({"base_url": "localhost:8000"}, "is no address"),
+        ({"base_url": "localhost:8000"}, "is not an address"),
         ({"base_url": "https://me:hunter2@host/v1"}, "no user"),
         ({"base_url": "https://host/v1?api-key=hunter2"}, "no user"),
         ({"tokenizer": None}, "--tokenizer"),
@@ -764,7 +765,7 @@ def test_a_prompt_of_a_run_through_a_server_is_built_again_without_it(
 
     stored = go(server, tmp_path / "r")
     before = len(server.requests), server.looked
-    _, text = show(stored.path, stored.rows[0]["id"])
+    _, text = show(stored.path, stored.rows[0].id)
     assert text in server.prompts and (len(server.requests), server.looked) == before
 
 
@@ -787,8 +788,8 @@ def test_a_session_and_a_server_do_not_continue_each_other(server: FakeServer, t
 
 def test_a_server_may_move_and_be_asked_in_another_rhythm(server: FakeServer, tmp_path: Path) -> None:
     server.fault = lambda r: error(500, "busy") if len(r.prompt) > 700 else None
-    assert go(server, tmp_path / "r").manifest["exit_state"] == "incomplete"
+    assert go(server, tmp_path / "r").manifest.values["exit_state"] == "incomplete"
     with serve(FakeServer()) as other:
         again = go(other, tmp_path / "r", concurrency=1, set={"attempts": 2, "backoff": 0.5})
-        assert again.manifest["exit_state"] == "done" and len(other.requests) == SAMPLES // 2
-    assert [sitting["answers"] for sitting in again.manifest["engine"]] == [SAMPLES // 2] * 2
+        assert again.manifest.values["exit_state"] == "done" and len(other.requests) == SAMPLES // 2
+    assert [sitting["answers"] for sitting in again.manifest.values["engine"]] == [SAMPLES // 2] * 2

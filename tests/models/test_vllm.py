@@ -50,7 +50,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def started(**options: Any) -> tuple[vllm.VllmEngine, tuple[Sample, ...]]:
     """An engine that runs, and the samples of the grid in the order of the tree."""
-    job = prepare(RunOptions.of(**GRID, engine="vllm", **options))
+    job = prepare(RunOptions.of(**{**GRID, **options}, engine="vllm"))
     assert isinstance(job.engine, vllm.VllmEngine)
     job.engine.start()
     return job.engine, tree_order(job.samples)
@@ -84,6 +84,48 @@ def test_an_answer_ends_before_the_first_stop_string_and_without_the_token_that_
     for stop in samples[0].stop:
         expected = expected.partition(stop)[0]
     assert {a.text for a in answers} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "answer", "thought"),
+    [
+        ("<think>It may be 9. Or 8.</think>\n\n12. So", "ok", "12", "It may be 9. Or 8."),
+        ("12. So", "ok", "12", ""),
+        ("<think>It may be 9. Or", "no_answer", "", "It may be 9. Or"),
+        ("<think>It is 9.</think>\n", "no_answer", "", "It is 9."),
+        ("<think>9</think>\n", "no_answer", "", "9"),
+    ],
+)
+def test_only_what_follows_the_thinking_is_an_answer(
+    install: Install, said: str, status: str, answer: str, thought: str
+) -> None:
+    fake = install(answer=lambda prompt: said)
+    engine, samples = started(thinking=100, max_new_tokens=8, lengths="512")
+    found = ask(engine, samples)
+    assert {(a.status, a.text, a.thinking) for a in found} == {(status, answer, thought)}
+    assert all(s["max_tokens"] == 108 and not s.get("stop") for s in fake.sampling)
+    assert fake.arguments["max_model_len"] == 512 + 100
+    assert all(bool(a.error) == (status == "no_answer") for a in found)
+
+
+def test_thinking_without_a_room_of_its_own_is_no_answer_and_says_what_to_type(install: Install) -> None:
+    install(answer=lambda prompt: "<think>9")
+    engine, samples = started(lengths="512")
+    (why,) = {a.error for a in ask(engine, samples)}
+    assert "type --thinking N" in why
+
+
+def test_an_end_of_thinking_of_ones_own(install: Install) -> None:
+    install(answer=lambda prompt: "9? ###12. So")
+    engine, samples = started(lengths="512", thinking=50, set={"thinking_end": "###"})
+    assert {a.text for a in ask(engine, samples)} == {"12"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_log_probabilities_that_are_not_finite_are_no_answer(install: Install, value: float) -> None:
+    install(logprob=lambda token: value)
+    engine, samples = started(lengths="512", score="likelihood")
+    assert {(a.status, a.nll) for a in ask(engine, samples, likelihood=True)} == {("no_answer", None)}
 
 
 def test_what_the_cache_held_is_counted_and_equals_the_prediction_when_nothing_is_forgotten(
@@ -199,7 +241,7 @@ def test_a_failing_engine_is_one_sentence_and_what_was_answered_is_kept(
     fake.fail_at = None
     assert evaluate(**GRID, engine="vllm", out=tmp_path / "run").exit_state == "done"
     rows = store.read(tmp_path / "run").rows
-    assert len(rows) == len({r["id"] for r in rows}) == 20 == sum(r["score"] for r in rows)
+    assert len(rows) == len({r.id for r in rows}) == 20 == sum(r.score for r in rows)
 
 
 def test_a_run_writes_what_answered_and_what_its_cache_held(
@@ -208,10 +250,10 @@ def test_a_run_writes_what_answered_and_what_its_cache_held(
     fake = install()
     run = evaluate(**GRID, engine="vllm", set={"tensor_parallel_size": 2}, out=tmp_path / "run")
     manifest = store.read(run.path).manifest
-    identity = manifest["identity"]
+    identity = manifest.values["identity"]
     assert (identity["engine"], identity["engine_version"], identity["devices"]) == ("vllm", "0.32.0", 2)
     assert identity["dtype"] == "float32" and identity["arguments"] == {"tensor_parallel_size": "2"}
-    assert manifest["engine"][-1]["prefix_cache"]["hit_rate"] > 0
+    assert manifest.values["engine"][-1]["prefix_cache"]["hit_rate"] > 0
     assert fake.arguments["max_model_len"] == 1024 and fake.arguments["tensor_parallel_size"] == 2
     assert fake.arguments["skip_tokenizer_init"] and "stop" not in fake.sampling[0]
     assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"

@@ -68,19 +68,19 @@ def test_a_file_of_rulers_runs_unmodified_and_scores_as_ruler_does(ruler: Path, 
     made = {tuple(row["outputs"]): row for row in map(json.loads, ruler.read_text().splitlines())}
     assert len(stored.rows) == len(made) == 6
     for row in stored.rows:
-        source = made[tuple(row["expected"])]
+        source = made[tuple(row.expected)]
         # RULER's string_match_all, written out.
-        found = [1.0 if r.lower() in row["answer"].lower() else 0.0 for r in source["outputs"]]
-        assert row["score"] == sum(found) / len(found)
-        assert row["score_name"] == "substring"
-        _, text = show(run.path, row["id"])
+        found = [1.0 if r.lower() in row.answer.lower() else 0.0 for r in source["outputs"]]
+        assert row.score == sum(found) / len(found)
+        assert row.score_name == "substring"
+        _, text = show(run.path, row.id)
         assert text == source["input"] + source["answer_prefix"]
-        assert row["tokens"] + 24 <= row["length"]
-    direct = [row["score"] for row in stored.rows]
+        assert row.tokens + 24 <= row.length
+    direct = [row.score for row in stored.rows]
     total = run.cells["correct"].sum() / run.cells["n"].sum()
     assert total == pytest.approx(sum(direct) / len(direct))
     assert any("6 of 6 rows, read as RULER" in line for line in told)
-    assert any("read as RULER" in note for note in stored.manifest["notes"])
+    assert any("read as RULER" in note for note in stored.manifest.values["notes"])
 
 
 def test_echo_is_right_and_every_row_is_asked_once(ruler: Path, tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ def test_echo_is_right_and_every_row_is_asked_once(ruler: Path, tmp_path: Path) 
     assert set(run.cells["length"]) == {1024, 2048}
     for row in store.read(run.path).rows:
         (source,) = [
-            r for r in map(json.loads, ruler.read_text().splitlines()) if r["outputs"] == row["expected"]
+            r for r in map(json.loads, ruler.read_text().splitlines()) if r["outputs"] == row.expected
         ]
-        first = row["expected"][0]
+        first = row.expected[0]
         depth = 100 * source["input"].index(first) / (len(source["input"]) - len(first))
-        assert row["actual_depth"] == pytest.approx(depth, abs=1e-4) and abs(row["depth"] - depth) <= 5
+        assert row.actual_depth == pytest.approx(depth, abs=1e-4) and abs(row.depth - depth) <= 5
     again = evaluate(model="echo", task=f"jsonl:{ruler}", out=tmp_path / "run", tell=quiet)
     assert len(store.read(again.path).rows) == 6
 

@@ -321,41 +321,44 @@ def test_packed_answers_equal_those_asked_one_by_one_from_scratch(
         asked |= {"device": "cpu"}
     packed = run(tmp_path / "packed", packed=True, **asked)
     alone = run(tmp_path / "alone", packed=True, share="never", **asked)
-    answers = [{r["id"]: r["answer"] for r in r_.rows} for r_ in (packed, alone)]
+    answers = [{r.id: r.answer for r in r_.rows} for r_ in (packed, alone)]
     assert answers[0] == answers[1] and len(answers[0]) == len(packed.rows)
-    assert packed.manifest["verification"]["state"] == "passed"
-    assert {r["prefill"] for r in packed.rows} == {"shared"}
-    assert {r["prefill"] for r in alone.rows} == {"chunks"}
+    assert packed.manifest.values["verification"]["state"] == "passed"
+    assert {r.prefill for r in packed.rows} == {"shared"}
+    assert {r.prefill for r in alone.rows} == {"chunks"}
     if model == "echo":
-        assert {r["score"] for r in packed.rows} == {1.0}
+        assert {r.score for r in packed.rows} == {1.0}
 
 
 def test_packed_runs_plan_a_fifth_of_the_tokens_and_are_labelled_in_every_output(tmp_path: Path) -> None:
     asked = {"model": "echo", "task": "multikey", "lengths": "1k-8k", "depths": "0-100:11", "trials": 2}
     single, packed = run(tmp_path / "one", **asked), run(tmp_path / "many", packed=True, **asked)
-    assert packed.manifest["planned_tokens"] * 5 <= single.manifest["planned_tokens"]
+    assert packed.manifest.values["planned_tokens"] * 5 <= single.manifest.values["planned_tokens"]
     label = "multikey (multi-key, 11 packed)"
-    (settings_,) = packed.manifest["tasks"]
+    (settings_,) = packed.manifest.values["tasks"]
     assert settings_["name"] == label and settings_["packed"] == 11
-    assert {r["task"] for r in packed.rows} == {label}
+    assert {r.task for r in packed.rows} == {label}
     for name in ("cells.csv", "samples.csv", "heatmap.svg", "report.html"):
         assert label in (packed.path / name).read_text(), name
-    assert all(len(r["needles"]) == 11 for r in packed.rows)
+    assert all(len(r.needles) == 11 for r in packed.rows)
     from nih.run.show import show
 
-    row, text = show(packed.path, packed.rows[5]["id"])
-    assert row["id"] == packed.rows[5]["id"] and all(n[0] in text for n in row["needles"])
+    row, text = show(packed.path, packed.rows[5].id)
+    assert row.id == packed.rows[5].id and all(n[0] in text for n in row.needles)
 
 
 def test_the_place_of_the_question_is_part_of_the_settings_unless_it_is_the_end(tmp_path: Path) -> None:
     asked = {"model": "echo", "lengths": "1k", "depths": "0,100", "trials": 1}
     first, last = run(tmp_path / "s", question="start", **asked), run(tmp_path / "e", **asked)
-    assert first.manifest["settings"]["question"] == "start" and "question" not in last.manifest["settings"]
-    assert not {r["id"] for r in first.rows} & {r["id"] for r in last.rows}
-    assert {r["task"] for r in first.rows} == {"passkey (question first)"}
-    assert {r["score"] for r in first.rows} == {1.0}
+    assert (
+        first.manifest.values["settings"]["question"] == "start"
+        and "question" not in last.manifest.values["settings"]
+    )
+    assert not {r.id for r in first.rows} & {r.id for r in last.rows}
+    assert {r.task for r in first.rows} == {"passkey (question first)"}
+    assert {r.score for r in first.rows} == {1.0}
     # The question of passkey is always the same, so prompts share their haystack behind it.
-    assert first.manifest["planned_tokens"] < first.manifest["naive_tokens"]
+    assert first.manifest.values["planned_tokens"] < first.manifest.values["naive_tokens"]
 
 
 def test_the_prompt_bench_times_every_task_and_says_why_it_leaves_one_out() -> None:

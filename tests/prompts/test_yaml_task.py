@@ -51,10 +51,10 @@ def test_it_is_a_task_like_any_other(harbour: Path, tmp_path: Path) -> None:
     )
     assert set(run.cells["task"]) == {"harbour"} and set(run.cells["accuracy"]) == {1.0}
     for row in store.read(run.path).rows:
-        _, text = show(run.path, row["id"])
-        (animal,) = row["expected"]
+        _, text = show(run.path, row.id)
+        (animal,) = row.expected
         assert animal in ("heron", "lynx", "tortoise")
-        assert f"keeps a {animal} with" in text and animal not in row["question"] + row["answer_prefix"]
+        assert f"keeps a {animal} with" in text and animal not in row.question + row.answer_prefix
 
 
 def test_samples_follow_the_content_and_not_the_place(harbour: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from hypothesis import strategies as st
 
 from nih.cost import measure as cost
 from nih.report import compare, page
-from nih.report import write as report
-from nih.store import run as store
+from nih.report.tables import results_for
+from nih.report.write import report
+from nih.store.journal import Row
+from nih.store.manifest import Manifest
+from nih.store.run import StoredRun
 from nih.text import length_label
 from tests.support.journal_rows import grid, make_run, row
 
@@ -146,8 +150,8 @@ def browser(driver: Any) -> Iterator[Browser]:
     assert asked and all(url.startswith(("file:///", "data:")) for url in asked), asked
 
 
-def rows(model: str, wrong: Iterable[int] = ()) -> list[dict[str, Any]]:
-    """Three trials a cell, all right but those at the lengths `wrong`; 8k has no sample at depth 0 and failed ones at 50."""
+def rows(model: str, wrong: Iterable[int] = ()) -> list[Row]:
+    """Three trials per cell, all right but those at the lengths `wrong`; 8k has no sample at depth 0 and failed ones at 50."""
     made = [
         row(
             f"{length}-{depth:g}-{trial}",
@@ -162,15 +166,14 @@ def rows(model: str, wrong: Iterable[int] = ()) -> list[dict[str, Any]]:
         for trial in range(3)
         if (length, depth) != (8192, 0.0)
     ]
-    for each in made:
-        if (each["length"], each["depth"]) == (8192, 50.0):
-            each |= {"status": "oom", "score": None, "answer": "", "error": "out of memory"}
-        if (each["length"], each["depth"]) == (8192, 100.0):
-            each |= {"status": "over_limit", "score": None, "answer": "", "error": "too long"}
-    return made
+    unscored: dict[Any, dict[str, Any]] = {
+        (8192, 50.0): {"status": "oom", "score": None, "answer": "", "error": "out of memory"},
+        (8192, 100.0): {"status": "over_limit", "score": None, "answer": "", "error": "too long"},
+    }
+    return [replace(each, **unscored.get(each.cell, {})) for each in made]
 
 
-def run(path: Path, model: str, made: list[dict[str, Any]], **more: Any) -> Path:
+def run(path: Path, model: str, made: list[Row], **more: Any) -> Path:
     return make_run(
         path, made, model=model, **{"grid": grid(LENGTHS, DEPTHS, 3), "training_length": 2048, **more}
     )
@@ -179,14 +182,14 @@ def run(path: Path, model: str, made: list[dict[str, Any]], **more: Any) -> Path
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = rows("mamba", {4096})
-    made[0]["answer"] = HOSTILE
+    made[0] = replace(made[0], answer=HOSTILE)
     path = run(tmp_path_factory.mktemp("single") / "run", "mamba", made)
     costs = [
         {"model": "mamba", "length": n, "prefill_seconds": n / 1e4, "peak_bytes": 1_000_000, "status": "ok"}
         for n in LENGTHS[:2]
     ]
     (path / cost.FILE).write_bytes(cost.table(costs, cost.COST_COLUMNS))
-    report.write(path)
+    report(path)
     return path / "report.html"
 
 
@@ -194,7 +197,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("both")
     paths = [run(folder / "a", "mamba", rows("mamba")), run(folder / "b", "rwkv", rows("rwkv", {4096}))]
-    return compare.write(paths, folder / "out")[0] / "report.html"
+    return compare.compare(paths, folder / "out")[0] / "report.html"
 
 
 def test_a_click_on_a_cell_shows_its_samples(browser: Browser, single: Path) -> None:
@@ -344,14 +347,14 @@ def test_two_runs_are_compared(browser: Browser, both: Path) -> None:
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, one of a hostile name."""
     made = rows("mamba")
-    second = [{**r, "id": f"h{r['id']}", "task": HOSTILE} for r in rows("mamba", {2048, 4096})]
+    second = [replace(r, id=f"h{r.id}", task=HOSTILE) for r in rows("mamba", {2048, 4096})]
     path = run(
         tmp_path_factory.mktemp("suite") / "run",
         "mamba",
         [*made, *second],
         tasks=[{"name": name, "score": "contains"} for name in ("passkey", HOSTILE)],
     )
-    report.write(path)
+    report(path)
     return path / "report.html"
 
 
@@ -423,10 +426,10 @@ def test_five_thousand_samples_open(browser: Browser, tmp_path: Path) -> None:
         for t in range(10)
     ]
     path = tmp_path / "report.html"
-    stored = store.StoredRun(
-        tmp_path, {"model": "m", "grid": grid(lengths, depths, 10), "tasks": [{"name": "passkey"}]}, made
-    )
-    path.write_bytes(page.render([report.on_page(stored)]))
+    tasks = [{"name": "passkey", "score": "contains"}]
+    manifest = Manifest({"model": "m", "grid": grid(lengths, depths, 10), "tasks": tasks})
+    stored = StoredRun(tmp_path, manifest, tuple(made))
+    path.write_bytes(page.render([page.RunView.of(results_for(stored))]))
     browser.open(path)
     assert browser.count == "5000 samples" and len(browser.all("#maps [role=gridcell]")) == 500
     assert len(browser.all("#list > li")) == 50, "the rest is drawn when asked for"

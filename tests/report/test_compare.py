@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,11 +18,13 @@ from typer.testing import CliRunner
 from nih.cli import app
 from nih.errors import UsageError
 from nih.report import compare
-from nih.report.page import Compared
-from nih.report.write import on_page
-from nih.stats import results as stats
+from nih.report.page import ComparisonView, RunView
+from nih.report.tables import results_for
 from nih.stats.difference import paired, unpaired
-from nih.store import run as store
+from nih.store.journal import Row
+from nih.store.manifest import Manifest
+from nih.store.run import StoredRun
+from nih.types import Cell
 from tests.support.journal_rows import grid, make_run, row
 
 LENGTHS, DEPTHS = [1024, 2048, 4096], [0.0, 100.0]
@@ -30,7 +33,7 @@ MADE = ["cells.csv", "comparison.md", "differences.png", "differences.svg", "hea
 
 def rows(
     chance: float, *, salt: str = "", lengths: list[int] = LENGTHS, trials: int = 4, **changes: Any
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows of a run that is right with this probability; runs of one `salt` were asked the same."""
     draw = random.Random(f"{chance}{salt}")
     return [
@@ -41,9 +44,7 @@ def rows(
     ]  # fmt: skip
 
 
-def run(
-    path: Path, made: list[dict[str, Any]], model: str, lengths: list[int] = LENGTHS, **manifest: Any
-) -> Path:
+def run(path: Path, made: list[Row], model: str, lengths: list[int] = LENGTHS, **manifest: Any) -> Path:
     return make_run(path, made, model=model, grid=grid(lengths, DEPTHS, 4), **manifest)
 
 
@@ -52,14 +53,17 @@ def two(tmp_path: Path) -> list[Path]:
     return [run(tmp_path / "a", rows(0.9), "mamba"), run(tmp_path / "b", rows(0.3), "rwkv")]
 
 
-def scores(
-    made: list[dict[str, Any]], *, length: int | None = None, depth: float | None = None
-) -> list[float]:
-    return [r["score"] for r in made if length in (None, r["length"]) and depth in (None, r["depth"])]
+def scores(made: list[Row], *, length: int | None = None, depth: float | None = None) -> list[float]:
+    found = [r for r in made if length in (None, r.length) and depth in (None, r.depth)]
+    return [r.score for r in found if r.score is not None]
 
 
-def compared(*paths: Path) -> list[Compared]:
-    return compare.compare([on_page(path) for path in paths])
+def view(path: Path, label: str = "") -> RunView:
+    return RunView.of(results_for(path), label)
+
+
+def compared(*paths: Path) -> list[ComparisonView]:
+    return compare.differences([view(path) for path in paths])
 
 
 def test_equal_ids_pair_cell_by_cell_by_length_and_overall(two: list[Path]) -> None:
@@ -68,7 +72,7 @@ def test_equal_ids_pair_cell_by_cell_by_length_and_overall(two: list[Path]) -> N
     for length in LENGTHS:
         for depth in DEPTHS:
             ours, theirs = (scores(made, length=length, depth=depth) for made in (a, b))
-            assert found.cells["passkey", length, depth] == paired(ours, theirs)
+            assert found.cells["passkey", Cell(length, depth)] == paired(ours, theirs)
         assert found.lengths["passkey", length] == paired(scores(a, length=length), scores(b, length=length))
     assert found.overall == {"passkey": paired(scores(a), scores(b))}
     assert found.notes == ["rwkv against mamba: paired, 24 samples that both answered."]
@@ -84,12 +88,10 @@ def test_other_samples_are_compared_unpaired_and_it_is_said(tmp_path: Path) -> N
 
 def test_one_cell_of_other_samples_unpairs_only_the_parts_that_hold_it(tmp_path: Path) -> None:
     a, b = rows(0.9), rows(0.3)
-    for each in b:
-        if (each["length"], each["depth"]) == (2048, 0.0):
-            each["id"] += "x"
+    b = [replace(each, id=each.id + "x") if each.cell == (2048, 0.0) else each for each in b]
     (found,) = compared(run(tmp_path / "a", a, "x"), run(tmp_path / "b", b, "y"))
     assert [found.lengths["passkey", n].paired for n in LENGTHS] == [True, False, True]
-    assert {key for key, d in found.cells.items() if not d.paired} == {("passkey", 2048, 0.0)}
+    assert {key for key, d in found.cells.items() if not d.paired} == {("passkey", (2048, 0.0))}
     assert not found.overall["passkey"].paired
     assert "1 cells whose samples differ; 20 samples pair" in found.notes[0]
 
@@ -109,8 +111,8 @@ def test_a_run_against_itself_differs_nowhere(two: list[Path]) -> None:
 
 def test_cells_that_one_run_lacks_leave_the_difference_alone(tmp_path: Path) -> None:
     long = rows(0.5)
-    short = [r for r in rows(0.5) if r["length"] < 4096]
-    over = [{**r, "status": "over_limit", "score": None} for r in rows(0.5, lengths=[4096])]
+    short = [r for r in rows(0.5) if r.length < 4096]
+    over = [replace(r, status="over_limit", score=None) for r in rows(0.5, lengths=[4096])]
     (found,) = compared(run(tmp_path / "a", long, "x"), run(tmp_path / "b", [*short, *over], "y"))
     assert math.isnan(found.lengths["passkey", 4096].value)
     assert found.overall["passkey"] == paired(scores(short), scores(short))
@@ -119,9 +121,9 @@ def test_cells_that_one_run_lacks_leave_the_difference_alone(tmp_path: Path) -> 
 
 def test_failed_and_further_trials_pair_as_far_as_both_have_them(tmp_path: Path) -> None:
     a, b = rows(0.9, trials=6), rows(0.9, trials=6)[:-3]
-    b[0] |= {"status": "oom", "score": None}
+    b[0] = replace(b[0], status="oom", score=None)
     (found,) = compared(run(tmp_path / "a", a, "x"), run(tmp_path / "b", b, "y"))
-    assert found.cells["passkey", 1024, 0.0].n == 5 and found.cells["passkey", 4096, 100.0].n == 3
+    assert found.cells["passkey", Cell(1024, 0.0)].n == 5 and found.cells["passkey", Cell(4096, 100.0)].n == 3
     assert found.overall["passkey"].n == 32 and found.overall["passkey"].value == 0
     assert "4 further samples" in found.notes[1]
 
@@ -130,14 +132,14 @@ def test_unpaired_cells_weigh_alike_however_many_trials_they_have(tmp_path: Path
     """More trials where a run is good must not look like being better."""
     easy = [row(f"e{t}", depth=0.0, trial=t, score=1.0) for t in range(40)]
     hard = [row(f"h{t}", depth=100.0, trial=t, score=0.0) for t in range(4)]
-    even = [{**r, "id": r["id"] + "x"} for r in [*easy[:4], *hard]]
+    even = [replace(r, id=r.id + "x") for r in [*easy[:4], *hard]]
     a, b = make_run(tmp_path / "a", [*easy, *hard], model="x"), make_run(tmp_path / "b", even, model="y")
     (found,) = compared(a, b)
     assert found.overall["passkey"].value == 0 and found.overall["passkey"].n == 8
 
 
 def test_several_tasks_are_never_pooled(tmp_path: Path) -> None:
-    made = [*rows(1.0), *({**r, "id": f"f{r['id']}", "task": "fact"} for r in rows(0.0))]
+    made = [*rows(1.0), *(replace(r, id=f"f{r.id}", task="fact") for r in rows(0.0))]
     tasks = [{"name": "passkey", "score": "contains"}, {"name": "fact", "score": "contains"}]
     (found,) = compared(
         run(tmp_path / "a", made, "x", tasks=tasks), run(tmp_path / "b", made, "y", tasks=tasks)
@@ -155,7 +157,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, two: list[Path
     with pytest.raises(UsageError, match=r"`contains` in .* by `exact` in .*--score contains"):
         compared(two[0], exact)
     with pytest.raises(UsageError, match="is a run folder"):
-        compare.write(two, out=two[1])
+        compare.compare(two, out=two[1])
     assert not (two[1] / "comparison.md").exists()
 
 
@@ -169,29 +171,29 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, two: list[Path
     ],
 )
 def test_labels_tell_runs_apart(tmp_path: Path, models: list[str], expected: list[str]) -> None:
-    runs = [store.StoredRun(tmp_path / f"run{i}", {"model": m}, []) for i, m in enumerate(models)]
+    runs = [StoredRun(tmp_path / f"run{i}", Manifest({"model": m}), ()) for i, m in enumerate(models)]
     assert compare.labels(runs) == expected
     assert compare.labels([runs[0], runs[0]])[0] != compare.labels([runs[0], runs[0]])[1]
 
 
 def test_the_same_runs_write_the_same_files(two: list[Path], tmp_path: Path) -> None:
-    folder, _ = compare.write(two, tmp_path / "out")
+    folder, _ = compare.compare(two, tmp_path / "out")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sorted(first) == MADE
-    compare.write(two, tmp_path / "again")
+    compare.compare(two, tmp_path / "again")
     assert {name: (tmp_path / "again" / name).read_bytes() for name in first} == first
     assert ElementTree.fromstring(first["differences.svg"]).tag.endswith("svg")
 
 
 def test_csv_and_markdown_hold_every_cell_and_length(two: list[Path], tmp_path: Path) -> None:
-    folder, _ = compare.write(two, tmp_path / "out")
+    folder, _ = compare.compare(two, tmp_path / "out")
     cells = pd.read_csv(folder / "cells.csv")
     assert tuple(cells.columns) == compare.COLUMNS and len(cells) == 2 * 6
     assert cells[cells["run"] == "mamba"]["difference"].isna().all()
     (found,) = compared(*two)
     theirs = cells[cells["run"] == "rwkv"]
     for line in theirs.to_dict("records"):
-        d = found.cells[line["task"], line["length"], line["depth"]]
+        d = found.cells[line["task"], Cell(line["length"], line["depth"])]
         assert (
             line["difference"] == round(d.value, 4) and line["compared"] == d.n and line["method"] == "tango"
         )
@@ -208,15 +210,16 @@ def test_csv_and_markdown_hold_every_cell_and_length(two: list[Path], tmp_path: 
     assert "| length | mamba | rwkv | rwkv − mamba |" in text
 
 
+def written(views: list[RunView]) -> str:
+    """comparison.md of these runs."""
+    return compare.files(views, compare.differences(views))["comparison.md"].decode()
+
+
 def test_names_cannot_break_the_markdown_table(tmp_path: Path) -> None:
     paths = [run(tmp_path / "a", rows(0.9), "a|b<script>\x1b"), run(tmp_path / "b", rows(0.3), "c\n| d")]
-    text = compare.markdown(
-        shown := compare.aligned([on_page(p, label=str(i)) for i, p in enumerate(paths)]),
-        compare.compare(shown),
-    )
+    text = written(compare.aligned([view(path, str(i)) for i, path in enumerate(paths)]))
     assert text.count("\n| ") == 5
-    named = [on_page(p, label=store.read(p).manifest["model"]) for p in paths]
-    text = compare.markdown(named, compare.compare(named))
+    text = written([view(path) for path in paths])
     assert "<script>" not in text and "\x1b" not in text and text.count("\n| ") == 5
     assert "a\\|b&lt;script&gt;\\\\x1b" in text
 
@@ -241,10 +244,10 @@ def test_an_adaptive_run_is_named_and_keeps_its_own_means(two: list[Path], tmp_p
     path = run(tmp_path / "c", rows(0.5), "mamba2", adaptive={"half_width": 0.1, "threshold": 0.856})
     (found,) = compared(two[0], path)
     assert found.notes[-1].startswith("mamba2 is adaptive") and "too narrow" in found.notes[-1]
-    shown = [on_page(two[0]), on_page(path)]
-    _, lengths = compare.tables(shown, compare.compare(shown))
+    shown = [view(two[0]), view(path)]
+    _, lengths = compare.tables(shown, compare.differences(shown))
     whole = lengths[(lengths["run"] == "mamba2") & lengths["length"].isna()].iloc[0]
-    expected = stats.overall(shown[1].run.manifest, shown[1].run.rows)
+    expected = shown[1].results.overall
     assert (whole["accuracy"], whole["ci_low"], whole["ci_high"]) == (
         expected.accuracy,
         *expected.interval[:2],

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.errors import StoreError
-from nih.report import compare, page
-from nih.report import tasks as suite_report
-from nih.report import write as report
-from nih.store import run as store
+from nih.report import compare, page, tables
+from nih.report.tables import results_for
+from nih.report.write import report
 from nih.text import sanitize
 from tests.support.journal_rows import grid, make_run, row
 
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def written(path: Path) -> Page:
-    report.write(path)
+    report(path)
     return Page((path / "report.html").read_text(encoding="utf-8"))
 
 
@@ -82,9 +82,9 @@ def scripts() -> dict[str, str]:
 
 def test_hostile_text_stays_inside_the_data(tmp_path: Path) -> None:
     fields = dict.fromkeys(("answer", "question", "around", "needle", "answer_prefix"), BAD)
-    rows = [row(BAD, expected=[BAD], **fields), row("x", trial=1, status="error", error=BAD)]
+    rows = [row(BAD, expected=(BAD,), **fields), row("x", trial=1, status="error", error=BAD)]
     path = make_run(tmp_path, rows, model=BAD, note={BAD: [BAD]})
-    report.write(path)
+    report(path)
     html = (path / "report.html").read_bytes().decode("utf-8")
     found = Page(html)
     assert [(tag, a.get("type")) for tag, a in found.elements if tag == "script"] == [
@@ -186,10 +186,10 @@ def test_the_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
         for depth in (0.0, 100.0)
         for trial in range(3)
     ]
-    rows[0] |= {"status": "oom", "score": None, "nll": None}
+    rows[0] = replace(rows[0], status="oom", score=None, nll=None)
     path = make_run(tmp_path, rows, grid=grid([1024, 2048, 4096], [0.0, 100.0], 3))
     data = written(path).data
-    found, table = data["runs"][0], report.cells(path)
+    found, table = data["runs"][0], tables.cells(path)
     shown = pd.DataFrame(found["maps"][0]["cells"])
     for name in ("length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors"):
         assert shown[name].astype(float).equals(table[name].astype(float)), name
@@ -200,7 +200,7 @@ def test_the_numbers_are_those_of_the_tables(tmp_path: Path) -> None:
         (4096, 0, 0),
     ]
     assert found["lengths"][0]["accuracy"] == 3 / 5 and found["lengths"][1]["seconds"] == 1.5
-    assert [s["id"] for s in samples(found)] == report.samples(path)["id"].tolist()
+    assert [s["id"] for s in samples(found)] == tables.samples(path)["id"].tolist()
     assert found["cost"] is None and data["compared"] == []
 
 
@@ -227,12 +227,13 @@ def test_a_suite_has_a_table_of_tasks_and_one_task_has_none(tmp_path: Path) -> N
     tasks = [{"name": name, "score": "contains"} for name in names]
     path = make_run(tmp_path / "two", rows, tasks=tasks, grid=grid([1024, 2048], [50.0]))
     found = written(path).data["tasks"]
-    table = suite_report.table(store.read(path))
+    table = results_for(path).tasks
     assert found["columns"] == ["1k", "2k", "all lengths", "effective length at accuracy >= 0.856"]
     assert [line["task"] for line in found["rows"]] == ["passkey", VISIBLE, "average"]
-    for line, record in zip(found["rows"], table.to_dict("records"), strict=True):
-        for cell, name in zip(line["values"], ("1k", "2k", "all lengths"), strict=False):
-            assert cell == {"text": str(record[name]), "share": record[name].accuracy}
+    for line, (_, part) in zip(found["rows"], table.groupby("task", sort=False), strict=True):
+        for cell, record in zip(line["values"], part.to_dict("records"), strict=False):
+            words = f"{record['accuracy']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"
+            assert cell == {"text": words, "share": record["accuracy"]}
     assert [line["values"][-1]["text"].split(" [")[0] for line in found["rows"]] == [
         "below 1k",
         "at least 2k",
@@ -246,7 +247,7 @@ def test_cost_is_read_where_it_was_measured(tmp_path: Path) -> None:
 
     def cost(text: str) -> Any:
         (path / page.COST).write_text(text)
-        return Page(page.render([report.on_page(path)]).decode()).data["runs"][0]["cost"]
+        return Page(page.render([page.RunView.of(results_for(path))]).decode()).data["runs"][0]["cost"]
 
     found = cost("model,length,prefill_seconds,peak_bytes,device\necho,1024,0.25,,cpu\n")
     assert found == [
@@ -259,7 +260,7 @@ def test_cost_is_read_where_it_was_measured(tmp_path: Path) -> None:
 def test_a_comparison_holds_its_differences(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", [row("s")], model="x")
     b = make_run(tmp_path / "b", [row("s", score=0.0)], model="y")
-    folder, notes = compare.write([a, b], tmp_path / "out")
+    folder, notes = compare.compare([a, b], tmp_path / "out")
     data = Page((folder / "report.html").read_text()).data
     assert [run["name"] for run in data["runs"]] == ["x", "y"]
     (found,) = data["compared"]

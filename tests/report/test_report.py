@@ -9,6 +9,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,9 +28,14 @@ from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from nih.errors import StoreError, UnknownName, UsageError
-from nih.report import terminal
-from nih.report import write as report
+from nih.report import tables, terminal
+from nih.report.heatmap import heatmap
+from nih.report.tables import results_for
+from nih.report.write import report, write
 from nih.stats.intervals import wilson
+from nih.stats.results import Results
+from nih.store.journal import Row
+from nih.store.manifest import Manifest
 from nih.store.run import StoredRun, read
 from nih.text import length_label, sanitize
 from tests.support.journal_rows import grid, make_run, row
@@ -51,7 +57,7 @@ OUTPUTS = [
 ]
 
 
-def cell(length: int, depth: float, *statuses: str, **changes: Any) -> list[dict[str, Any]]:
+def cell(length: int, depth: float, *statuses: str, **changes: Any) -> list[Row]:
     """Rows of one cell; the status "wrong" is an answer that scores 0."""
     return [
         row(
@@ -66,7 +72,7 @@ def cell(length: int, depth: float, *statuses: str, **changes: Any) -> list[dict
     ]
 
 
-def mixed_rows() -> list[dict[str, Any]]:
+def mixed_rows() -> list[Row]:
     """All kinds of cells: scored, failed, mixed, over the limit; (4096, 100) and the depths 50 of 1024 have no sample."""
     return [
         *cell(1024, 0.0, "ok", "ok", "wrong"),
@@ -98,7 +104,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_cells_tell_every_status_apart(mixed: Path) -> None:
-    table = report.cells(mixed)
+    table = tables.cells(mixed)
     assert list(table.columns) == COLUMNS.split(",")
     assert list(zip(table["length"], table["depth"], strict=True)) == list(itertools.product(LENGTHS, DEPTHS))
     lines: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
@@ -129,7 +135,7 @@ def test_cells_tell_every_status_apart(mixed: Path) -> None:
         (4096, 100),
     }
     assert (table["seconds"].isna() == missing).all()
-    assert table["prefill_tokens"].sum() == sum(r["prefill_tokens"] for r in mixed_rows())
+    assert table["prefill_tokens"].sum() == sum(r.prefill_tokens for r in mixed_rows())
 
 
 def test_nll_is_the_mean_over_rated_samples(tmp_path: Path) -> None:
@@ -138,7 +144,7 @@ def test_nll_is_the_mean_over_rated_samples(tmp_path: Path) -> None:
         for i, nll in enumerate([0.5, 1.5])
     ]
     path = make_run(tmp_path, [*rated, row("2", trial=2, status="oom", nll=99.0)])
-    table = report.cells(path, score="likelihood")
+    table = tables.cells(path, score="likelihood")
     assert (
         table["nll"].tolist() == [1.0] and table["correct"].tolist() == [1.0] and table["n"].tolist() == [2]
     )
@@ -146,7 +152,7 @@ def test_nll_is_the_mean_over_rated_samples(tmp_path: Path) -> None:
 
 def test_an_empty_run_is_a_whole_grid_of_missing_cells(tmp_path: Path) -> None:
     path = make_run(tmp_path, [], grid=grid(LENGTHS, DEPTHS))
-    report.write(path)
+    report(path)
     assert (path / "samples.csv").read_text().count("\n") == 1
     lines = (path / "cells.csv").read_text().splitlines()
     assert lines[0] == COLUMNS and lines[1] == "echo,passkey,1024,0,0,0,,,,0,,," and len(lines) == 13
@@ -156,29 +162,26 @@ def test_an_empty_run_is_a_whole_grid_of_missing_cells(tmp_path: Path) -> None:
 @settings(max_examples=15, deadline=None)
 def test_cells_do_not_depend_on_the_order_of_the_journal(chance: random.Random) -> None:
     rows = [
-        r | {"score": 0.1 * (i % 11), "nll": 1 / (i + 1)} if r["status"] == "ok" else r
+        replace(r, score=0.1 * (i % 11), nll=1 / (i + 1)) if r.status == "ok" else r
         for i, r in enumerate(mixed_rows())
     ]
-    manifest = {
-        "model": "m",
-        "tasks": [{"name": "passkey", "score": "contains"}],
-        "grid": grid(LENGTHS, DEPTHS, 3),
-    }
-    straight = StoredRun(Path("x"), manifest, rows)
-    shuffled = StoredRun(Path("x"), manifest, chance.sample(rows, len(rows)))
-    pd.testing.assert_frame_equal(report.cells(straight), report.cells(shuffled), check_exact=True)
-    pd.testing.assert_frame_equal(report.samples(straight), report.samples(shuffled), check_exact=True)
+    tasks = [{"name": "passkey", "score": "contains"}]
+    manifest = Manifest({"model": "m", "tasks": tasks, "grid": grid(LENGTHS, DEPTHS, 3)})
+    straight = StoredRun(Path("x"), manifest, tuple(rows))
+    shuffled = straight.with_rows(chance.sample(rows, len(rows)))
+    pd.testing.assert_frame_equal(tables.cells(straight), tables.cells(shuffled), check_exact=True)
+    pd.testing.assert_frame_equal(tables.samples(straight), tables.samples(shuffled), check_exact=True)
 
 
 def test_a_resumed_run_writes_the_tables_of_an_undisturbed_one(tmp_path: Path) -> None:
     rows = mixed_rows()
     whole = make_run(tmp_path / "whole", rows, grid=grid(LENGTHS, DEPTHS, 3))
-    failed = [r | {"status": "oom", "score": None, "seconds": 9.0} for r in rows[5:10]]
-    again = [r | {"attempt": 2, "seconds": 7.0} for r in rows[5:10]]
+    failed = [replace(r, status="oom", score=None, seconds=9.0) for r in rows[5:10]]
+    again = [replace(r, attempt=2, seconds=7.0) for r in rows[5:10]]
     first = make_run(tmp_path / "resumed", [*rows[20:], *failed], grid=grid(LENGTHS, DEPTHS, 3))
     make_run(first, [*rows[10:20], *again, *rows[:5]], grid=grid(LENGTHS, DEPTHS, 3))
     for path in (whole, first):
-        report.write(path)
+        report(path)
     cut = [
         [line.rsplit(",", 1)[0] for line in (p / "cells.csv").read_text().splitlines()]
         for p in (whole, first)
@@ -187,7 +190,7 @@ def test_a_resumed_run_writes_the_tables_of_an_undisturbed_one(tmp_path: Path) -
 
 
 def test_csv_of_cells_is_plain_numbers(mixed: Path) -> None:
-    report.write(mixed)
+    report(mixed)
     lines = (mixed / "cells.csv").read_text().splitlines()
     assert lines[0] == COLUMNS
     assert lines[1] == "echo,passkey,1024,0,3,2,0.6667,0.2077,0.9385,0,,300,1.5"
@@ -195,13 +198,13 @@ def test_csv_of_cells_is_plain_numbers(mixed: Path) -> None:
     assert lines[4] == "echo,passkey,2048,0,0,0,,,,3,,300,1.5"
     assert lines[10] == "echo,passkey,8192,0,0,0,,,,0,,0,0"
     again = pd.read_csv(mixed / "cells.csv")
-    assert again["n"].tolist() == report.cells(mixed)["n"].tolist()
+    assert again["n"].tolist() == tables.cells(mixed)["n"].tolist()
 
 
 def test_csv_of_samples_keeps_hostile_text_on_one_line(tmp_path: Path) -> None:
     hostile = 'a,"b"\r\n\x1b[31m\x00\u2028\ud800é'
-    path = make_run(tmp_path, [row("0", answer=hostile), row("1", trial=1, expected=["1", "2,3"])])
-    report.write(path)
+    path = make_run(tmp_path, [row("0", answer=hostile), row("1", trial=1, expected=("1", "2,3"))])
+    report(path)
     data = (path / "samples.csv").read_bytes()
     assert data.count(b"\n") == 3 and b"\x1b" not in data and b"\x00" not in data
     table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
@@ -214,24 +217,26 @@ def test_csv_of_samples_keeps_hostile_text_on_one_line(tmp_path: Path) -> None:
 def test_rescoring_leaves_the_journal_alone_and_says_its_name(tmp_path: Path) -> None:
     path = make_run(tmp_path, [row("0", answer="it is 12345"), row("1", trial=1, answer="12345")])
     before = (path / "samples.jsonl").read_bytes()
-    assert report.write(path) == {"score": "contains", "interval": "wilson"}
+    assert report(path).run.score_name == "contains"
+    assert read(path).manifest.values["report"] == {"score": "contains", "interval": "wilson"}
     assert pd.read_csv(path / "cells.csv")["correct"].tolist() == [2]
-    assert report.write(path, score="exact") == {"score": "exact", "interval": "wilson"}
+    assert report(path, score="exact").run.score_name == "exact"
+    assert read(path).manifest.values["report"] == {"score": "exact", "interval": "wilson"}
     assert pd.read_csv(path / "cells.csv")["correct"].tolist() == [1]
     assert pd.read_csv(path / "samples.csv")["score_name"].tolist() == ["exact", "exact"]
     assert "score exact" in (path / "heatmap.svg").read_text()
     assert '["score","exact"]' in (path / "report.html").read_text()
     assert (path / "samples.jsonl").read_bytes() == before
     with pytest.raises(UnknownName, match="score `exakt`"):
-        report.write(path, score="exakt")
+        report(path, score="exakt")
     with pytest.raises(UsageError, match="kept no likelihoods"):
-        report.write(path, score="likelihood")
+        report(path, score="likelihood")
 
 
-def test_fractional_scores_get_a_bootstrap(tmp_path: Path) -> None:
+def test_fractional_scores_get_an_interval_of_their_own(tmp_path: Path) -> None:
     path = make_run(tmp_path, [row(str(i), trial=i, score=s) for i, s in enumerate([0.5, 1.0, 0.25, 0.5])])
-    assert report.write(path)["interval"] == "gaffke"
-    total = report.overall(path)
+    total = report(path).overall
+    assert read(path).manifest.values["report"]["interval"] == total.interval.method == "gaffke"
     assert total.n == 4 and total.accuracy == 0.5625 and total.interval.low < 0.5625 < total.interval.high
 
 
@@ -239,24 +244,24 @@ def test_several_tasks_have_their_own_cells_and_panels(tmp_path: Path) -> None:
     rows = [row("a"), row("b", task="fact", score=0.0)]
     tasks = [{"name": "passkey", "score": "contains"}, {"name": "fact", "score": "exact"}]
     path = make_run(tmp_path, rows, tasks=tasks)
-    table = report.cells(path)
+    table = tables.cells(path)
     assert table["task"].tolist() == ["passkey", "fact"] and table["correct"].tolist() == [1, 0]
-    report.write(path)
+    report(path)
     assert (
         "echo · passkey" in (path / "heatmap.svg").read_text()
         and "echo · fact" in (path / "heatmap.svg").read_text()
     )
     with pytest.raises(UsageError, match="several tasks"):
-        report.heatmap(path)
-    assert "fact" in report.heatmap(path, task="fact").get_title(loc="left")
+        heatmap(path)
+    assert "fact" in heatmap(path, task="fact").get_title(loc="left")
     with pytest.raises(UnknownName, match="did you mean `fact`"):
-        report.heatmap(path, task="fakt")
+        heatmap(path, task="fakt")
 
 
 def test_the_stored_run_of_schema_1_still_makes_all_outputs(tmp_path: Path) -> None:
     for file in (Path(__file__).parents[1] / "data" / "run-v1").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    report.write(tmp_path)
+    report(tmp_path)
     assert (tmp_path / "cells.csv").read_text() == (
         f"{COLUMNS}\n"
         "smollm2,passkey,512,0,1,1,1,0.2065,1,0,,480,0.41\n"
@@ -272,16 +277,16 @@ def test_the_stored_run_of_schema_1_still_makes_all_outputs(tmp_path: Path) -> N
 
 
 def test_the_same_journal_gives_the_same_bytes(mixed: Path, tmp_path: Path) -> None:
-    report.write(mixed)
+    write(results_for(mixed))
     first = {name: (mixed / name).read_bytes() for name in OUTPUTS}
-    report.write(mixed)
+    write(results_for(mixed))
     assert {name: (mixed / name).read_bytes() for name in OUTPUTS} == first
     assert first["heatmap.png"].startswith(b"\x89PNG")
     assert ElementTree.fromstring(first["heatmap.svg"]).tag.endswith("svg")
 
 
 def test_files_are_replaced_in_one_step(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report.write(mixed)
+    report(mixed)
     before = {name: (mixed / name).read_bytes() for name in OUTPUTS}
     real = os.replace
     allowed = [2]
@@ -293,8 +298,8 @@ def test_files_are_replaced_in_one_step(mixed: Path, monkeypatch: pytest.MonkeyP
         real(source, target)
 
     monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(StoreError, match=r"heatmap\.png.*No space left"):
-        report.write(mixed, score="exact")
+    with pytest.raises(StoreError, match=r"lengths\.csv.*No space left"):
+        report(mixed, score="exact")
     for name in OUTPUTS[2:]:
         assert (mixed / name).read_bytes() == before[name]
     assert not list(mixed.glob(".*tmp"))
@@ -324,7 +329,7 @@ def words(ax: Axes) -> dict[tuple[float, float], str]:
 
 
 def test_each_kind_of_cell_has_its_own_mark(mixed: Path) -> None:
-    ax = report.heatmap(mixed)
+    ax = heatmap(mixed)
     assert squares(ax, "////", "#ffffff") == {(0, 1), (2, 2)}
     assert squares(ax, "----", "#e0e0e0") == {(3, 0), (3, 1), (3, 2)}
     assert squares(ax, None, "#f4c7c3") == {(1, 0)}
@@ -342,7 +347,7 @@ def test_each_kind_of_cell_has_its_own_mark(mixed: Path) -> None:
 
 
 def test_the_scale_is_fixed_and_depth_runs_down(mixed: Path) -> None:
-    ax = report.heatmap(mixed)
+    ax = heatmap(mixed)
     mesh = next(c for c in ax.collections if isinstance(c, QuadMesh))
     assert mesh.get_clim() == (0, 1) and mesh.get_cmap().name == "viridis"
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1k", "2k", "4k", "8k"]
@@ -358,22 +363,22 @@ def test_the_scale_is_fixed_and_depth_runs_down(mixed: Path) -> None:
 
 @pytest.mark.parametrize(("trained", "x"), [(500, 0), (1024, 1), (1500, 1), (2048, 2), (8191, 3), (8192, 4)])
 def test_the_line_parts_lengths_seen_in_training_from_longer_ones(mixed: Path, trained: int, x: int) -> None:
-    ax = report.heatmap(report.cells(mixed), training_length=trained)
+    ax = heatmap(tables.cells(mixed), training_length=trained)
     assert {tuple(np.asarray(line.get_xdata()).tolist()) for line in ax.lines} == {(x, x)}
     label = next(t for t in ax.texts if t.get_text().startswith("trained at"))
     assert label.xy[0] == x  # type: ignore[attr-defined]
 
 
 def test_a_training_length_beyond_the_map_is_said_in_words(mixed: Path) -> None:
-    ax = report.heatmap(report.cells(mixed), training_length=131072)
+    ax = heatmap(tables.cells(mixed), training_length=131072)
     assert not ax.lines
     legend = ax.get_legend()
     assert legend and "trained at 128k, right of the map" in [t.get_text() for t in legend.get_texts()]
 
 
 def test_a_frame_read_from_cells_csv_draws_the_same_map(mixed: Path) -> None:
-    report.write(mixed)
-    ours, theirs = report.heatmap(mixed), report.heatmap(pd.read_csv(mixed / "cells.csv"))
+    report(mixed)
+    ours, theirs = heatmap(mixed), heatmap(pd.read_csv(mixed / "cells.csv"))
     for hatch, color in (("////", "#ffffff"), ("----", "#e0e0e0"), (None, "#f4c7c3")):
         assert squares(ours, hatch, color) == squares(theirs, hatch, color)
     assert words(ours) == words(theirs)
@@ -382,7 +387,7 @@ def test_a_frame_read_from_cells_csv_draws_the_same_map(mixed: Path) -> None:
 def test_the_caller_may_bring_an_axes(mixed: Path) -> None:
     figure = Figure()
     ax = figure.add_subplot()
-    assert report.heatmap(read(mixed), ax) is ax
+    assert heatmap(read(mixed), ax) is ax
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (8, 11), (35, 35)])
@@ -390,10 +395,10 @@ def test_no_label_touches_another_or_leaves_its_square(tmp_path: Path, columns: 
     lengths = [1024 + 3800 * i for i in range(columns)]
     depths = [round(100 * i / max(rows - 1, 1), 6) for i in range(rows)]
     made = [r for length in lengths for depth in depths for r in cell(length, depth, *["ok", "wrong"] * 10)]
-    run = StoredRun(
-        tmp_path, {"model": "m", "grid": grid(lengths, depths), "tasks": [{"name": "passkey"}]}, made
-    )
-    ax = report.heatmap(run)
+    tasks = [{"name": "passkey", "score": "contains"}]
+    manifest = Manifest({"model": "m", "grid": grid(lengths, depths), "tasks": tasks})
+    run = StoredRun(tmp_path, manifest, tuple(made))
+    ax = heatmap(run)
     ax.figure.canvas.figure.draw_without_rendering()
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         boxes = [label.get_window_extent() for label in labels]
@@ -406,7 +411,7 @@ def test_no_label_touches_another_or_leaves_its_square(tmp_path: Path, columns: 
 def test_names_are_never_read_as_mathematics_or_markup(tmp_path: Path) -> None:
     name = "$\\frac{1}{0}$ <b>&\x1b"
     path = make_run(tmp_path, [row()], model=name)
-    report.write(path)
+    report(path)
     root = ElementTree.fromstring((path / "heatmap.svg").read_bytes())
     assert any(
         "$\\frac{1}{0}$ <b>&\\x1b" in (text.text or "") for text in root.iter() if text.tag.endswith("text")
@@ -416,18 +421,18 @@ def test_names_are_never_read_as_mathematics_or_markup(tmp_path: Path) -> None:
 # The terminal
 
 
-def printed(table: pd.DataFrame, width: int = 80, color: bool = False, encoding: str = "utf-8") -> list[str]:
+def printed(results: Results, width: int = 80, color: bool = False, encoding: str = "utf-8") -> list[str]:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     console = Console(
         file=stream, width=width, force_terminal=color, color_system="truecolor" if color else None
     )
-    console.print(terminal.heatmap(table))
+    console.print(terminal.heatmap(results))
     stream.seek(0)
     return stream.read().splitlines()
 
 
 def test_the_terminal_map_says_the_same_without_colour(mixed: Path) -> None:
-    lines = printed(report.cells(mixed))
+    lines = printed(results_for(mixed))
     assert [line.split() for line in lines] == [
         ["passkey:", "accuracy", "in", "%,", "depth", "by", "length"],
         ["0%", "67", "×3", "0", "–"],
@@ -437,12 +442,12 @@ def test_the_terminal_map_says_the_same_without_colour(mixed: Path) -> None:
         ["·", "no", "sample", "×", "failed", "samples", "–", "over", "the", "model's", "limit"],
     ]
     assert not any("\x1b" in line for line in lines)
-    assert printed(report.cells(mixed), encoding="ascii")[2].split() == ["50%", ".", "50", "50x", "-"]
+    assert printed(results_for(mixed), encoding="ascii")[2].split() == ["50%", ".", "50", "50x", "-"]
 
 
 def test_colour_on_the_terminal_only_adds_colour(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    table = report.cells(mixed)
+    table = results_for(mixed)
     coloured = printed(table, color=True)
     assert "\x1b[" in coloured[1]
     assert [re.sub(r"\x1b\[[\d;]*m", "", line) for line in coloured] == printed(table)
@@ -454,8 +459,8 @@ def test_colour_on_the_terminal_only_adds_colour(mixed: Path, monkeypatch: pytes
 @settings(max_examples=25, deadline=None)
 def test_a_wide_map_is_split_and_loses_no_cell(columns: int, width: int) -> None:
     rows = [r for i in range(columns) for r in cell(1024 + 3800 * i, 50.0, "ok")]
-    run = StoredRun(Path("x"), {"model": "m"}, rows)
-    lines = printed(report.cells(run), width)
+    run = StoredRun(Path("x"), Manifest({"model": "m"}), tuple(rows))
+    lines = printed(results_for(run), width)
     assert all(len(line) <= width for line in lines)
     assert sum(line.split().count("100") for line in lines if "%" in line) == columns
 
@@ -492,6 +497,6 @@ def test_length_labels(tokens: int, label: str) -> None:
 def test_answers_in_the_table_are_not_changed_for_spreadsheets(tmp_path: Path, answer: str) -> None:
     """What README says of samples.csv; a tab or a carriage return, which also begin formulas, is an escape."""
     path = make_run(tmp_path, [row("a", answer=answer), row("b", trial=1, answer=f"\t\r{answer}")])
-    report.write(path)
+    report(path)
     found = pd.read_csv(path / "samples.csv", dtype=str).set_index("id")["answer"]
     assert found["a"] == answer and found["b"] == f"\\t\\r{answer}"

@@ -43,7 +43,7 @@ def go(out: str | Path, lines: list[str] | None = None, **more: Any) -> store.St
 
 
 def table(stored: store.StoredRun) -> Any:
-    from nih.report.write import cells
+    from nih.report.tables import cells
 
     return cells(stored).drop(columns="seconds")
 

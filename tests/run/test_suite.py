@@ -15,7 +15,9 @@ import pytest
 from nih.errors import NihError, SettingsDiffer, UsageError
 from nih.gate.rules import Limits, gate
 from nih.options import RunOptions
-from nih.report import tasks as suite_report
+from nih.report.page import RunView
+from nih.report.tables import results_for
+from nih.report.tasks import task_comparison
 from nih.run import suite
 from nih.run.evaluate import Run, evaluate
 from nih.run.job import prepare
@@ -136,18 +138,21 @@ def test_the_table_is_what_the_journal_says(done: Run) -> None:
         replace(row, score=0.0) if row.task == "passkey" and row.length == 1024 else row
         for row in stored.rows
     ]
-    found = suite_report.table(stored.with_rows(wrong))
-    by_task = {record["task"]: record for record in found.to_dict("records")}
-    assert by_task["passkey"]["512"].accuracy == 1 and by_task["passkey"]["1k"].accuracy == 0
-    assert by_task["passkey"]["all lengths"].accuracy == 0.5
-    assert by_task["heads"]["512"].n == 0 and math.isnan(by_task["heads"]["512"].accuracy)
+    results = results_for(stored.with_rows(wrong))
+    found = task_comparison([RunView.of(results)])
+    assert found
+    by_task = {row.task: {n: row.entries[n, 0] for n in (512, 1024, None)} for row in found.rows}
+    assert by_task["passkey"][512].accuracy == 1 and by_task["passkey"][1024].accuracy == 0
+    assert by_task["passkey"][None].accuracy == 0.5
+    assert by_task["heads"][512].n == 0 and math.isnan(by_task["heads"][512].accuracy)
     average = by_task["average"]
-    assert average["512"].accuracy == 1
-    assert average["1k"].accuracy == pytest.approx(2 / 3)
-    assert average["all lengths"].accuracy == pytest.approx((0.5 + 1 + 1) / 3)
-    for entry in (average["512"], average["1k"], average["all lengths"]):
-        assert 0 <= entry.low <= entry.accuracy <= entry.high <= 1 and entry.low < entry.high
-    assert by_task["passkey"]["effective_length"].length == 512
+    assert average[512].accuracy == 1
+    assert average[1024].accuracy == pytest.approx(2 / 3)
+    assert average[None].accuracy == pytest.approx((0.5 + 1 + 1) / 3)
+    for entry in average.values():
+        low, high, _ = entry.interval
+        assert 0 <= low <= entry.accuracy <= high <= 1 and low < high
+    assert results.effective["passkey"].length == 512
 
 
 def test_the_tables_are_files(done: Run) -> None:

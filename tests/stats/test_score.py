@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.stats import binomtest
 
 from nih.errors import UnknownName, UsageError
 from nih.registry import names
-from nih.scores import find, rescore, score_answer
+from nih.scores import find, score_answer
 from nih.scores.contains import score as contains
 from nih.scores.exact import score as exact
 from nih.scores.first_number import score as first_number
@@ -153,7 +154,7 @@ def test_the_expected_text_itself_is_right(text: str) -> None:
 def test_unknown_scores_are_named() -> None:
     calls: tuple[Callable[[], object], ...] = (
         lambda: find("exakt"),
-        lambda: rescore(row(), "exakt"),
+        lambda: row().rescored("exakt"),
         lambda: score_answer(Answer("a", "ok"), ["1"], "exakt"),
     )
     for call in calls:
@@ -167,13 +168,13 @@ def test_unknown_scores_are_named() -> None:
 @pytest.mark.parametrize("name", names("scores"))
 @pytest.mark.parametrize("status", ["over_limit", "oom", "timeout", "error"])
 def test_only_ok_has_a_score(name: str, status: Any) -> None:
-    assert rescore(row(status=status), name) is None
+    assert row(status=status).rescored(name).score is None
     assert score_answer(Answer("a", status), ["12345"], name) is None
 
 
 def test_rescoring_uses_the_stored_answer() -> None:
     stored = row(answer="the key is 12345", score=1.0)
-    assert {name: rescore(stored, name) for name in ("exact", "contains", "first_number")} == {
+    assert {name: stored.rescored(name).score for name in ("exact", "contains", "first_number")} == {
         "exact": 0.0,
         "contains": 1.0,
         "first_number": 1.0,
@@ -182,12 +183,13 @@ def test_rescoring_uses_the_stored_answer() -> None:
 
 def test_likelihood_comes_from_greedy_and_is_never_made_up() -> None:
     rated = row(answer="", score=1.0, score_name="likelihood", nll=0.1, greedy=True)
-    assert rescore(rated, "likelihood") == 1.0 and rescore(rated | {"greedy": False}, "likelihood") == 0.0
+    assert rated.rescored("likelihood").score == 1.0
+    assert replace(rated, greedy=False).rescored("likelihood").score == 0.0
     assert score_answer(Answer("a", "ok", nll=0.1, greedy=True), ["1"], "likelihood") == 1.0
     with pytest.raises(UsageError, match="decoded no answers"):
-        rescore(rated, "contains")
+        rated.rescored("contains")
     with pytest.raises(UsageError, match="kept no likelihoods"):
-        rescore(row(), "likelihood")
+        row().rescored("likelihood")
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])

@@ -20,9 +20,15 @@ from scipy.stats import beta, binom
 
 from nih.options import RunOptions
 from nih.report import write as report
-from nih.stats import results as stats
+from nih.report.terminal import headline
+from nih.stats.effective_length import effective_length, quantiles
 from nih.stats.intervals import wilson
-from nih.stats.results import LOOKS, THRESHOLD, Stopping, effective_length, mean, repeated, unbiased
+from nih.stats.mean import Mean, average, mean
+from nih.stats.results import COLUMNS, Results, cell_state, results_of
+from nih.stats.sequential import LOOKS, repeated, stop_reason, unbiased
+from nih.store.journal import Row
+from nih.store.manifest import THRESHOLD, Manifest, Stopping
+from nih.store.run import StoredRun, read
 from nih.types import Cell
 from tests.support.adaptive_rounds import Rule, replay
 from tests.support.journal_rows import TASKS, grid, make_run, row
@@ -143,7 +149,7 @@ def test_unbiased_is_right_on_average_and_the_mean_of_stopped_cells_is_not(
     rule = Stopping(half_width, THRESHOLD)
     plain = ours = total = 0.0
     for look, state in ways(p):
-        ends = np.array([rule.reason(right, look) is not None for right in range(look + 1)])
+        ends = np.array([stop_reason(rule, right, look) is not None for right in range(look + 1)])
         for right in np.flatnonzero(ends & (state > 0)):
             plain += state[right] * right / look
             ours += state[right] * unbiased(float(right), look, rule)
@@ -188,7 +194,7 @@ def test_no_scores_are_no_accuracy() -> None:
 
 
 def columns(right: Sequence[int], n: int) -> dict[int, list[list[float]]]:
-    """One cell a length."""
+    """One cell per length."""
     return {length: [[1.0] * k + [0.0] * (n - k)] for length, k in zip(LENGTHS, right, strict=False)}
 
 
@@ -231,12 +237,12 @@ def test_effective_length_in_words() -> None:
 
 
 def test_scores_of_0_and_1_need_no_draws_and_fractions_agree_with_them() -> None:
-    whole = stats._bootstrap(mean([[1.0] * 30 + [0.0] * 10]), [1.0] * 30 + [0.0] * 10, False, (0.025, 0.975))
+    whole = quantiles(mean([[1.0] * 30 + [0.0] * 10]), [1.0] * 30 + [0.0] * 10, False, (0.025, 0.975))
     assert whole == pytest.approx(beta.ppf([0.025, 0.975], 30.5, 10.5))
     nearly = [1.0 - 1e-9] * 30 + [1e-9] * 10
-    drawn = stats._bootstrap(mean([nearly]), nearly, False, (0.025, 0.975))
+    drawn = quantiles(mean([nearly]), nearly, False, (0.025, 0.975))
     assert drawn == pytest.approx(whole, abs=0.01)
-    equal = stats._bootstrap(mean([[0.9] * 5]), [0.9] * 5, False, (0.025, 0.975))
+    equal = quantiles(mean([[0.9] * 5]), [0.9] * 5, False, (0.025, 0.975))
     assert equal[1] - equal[0] > 0.1, "five equal fractions are not certain"
 
 
@@ -324,7 +330,7 @@ def share(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-def holds(found: stats.Mean, p: float) -> bool:
+def holds(found: Mean, p: float) -> bool:
     """Whether an interval has p in it."""
     return found.interval.low - 1e-9 <= p <= found.interval.high + 1e-9
 
@@ -332,7 +338,7 @@ def holds(found: stats.Mean, p: float) -> bool:
 # Tables of a run
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     """Two lengths by two depths: a failed sample, and one length over the limit."""
     return [
         row("a", length=1024, depth=0.0, tokens=1000, needle_at=5),
@@ -346,40 +352,105 @@ def rows() -> list[dict[str, Any]]:
 MANIFEST = {"grid": grid([1024, 2048, 4096, 8192], [0.0, 100.0]), "tasks": TASKS}
 
 
+def results(rows: list[Row], **manifest: Any) -> Results:
+    return results_of(StoredRun(Path("run"), Manifest(MANIFEST | manifest), tuple(rows)))
+
+
 def test_lengths_and_depths_hold_the_whole_grid() -> None:
-    lengths = stats.by_length(MANIFEST, rows())
-    assert [(r["length"], r["n"], r["accuracy"], r["errors"]) for r in lengths] == [
-        (1024, 2, 0.5, 0),
-        (2048, 1, 1.0, 1),
-        (4096, 0, None, 0),
-        (8192, 0, None, 0),
-    ]
-    depths = stats.by_depth(MANIFEST, rows())
-    assert [(r["depth"], r["n"], r["correct"], r["errors"]) for r in depths] == [
+    found = results(rows())
+    lengths = found.lengths.to_dict("records")
+    assert [(r["length"], r["n"], r["errors"]) for r in lengths] == [
+        (1024, 2, 0), (2048, 1, 1), (4096, 0, 0), (8192, 0, 0),
+    ]  # fmt: skip
+    assert found.lengths["accuracy"].tolist()[:2] == [0.5, 1.0] and found.lengths["accuracy"][2:].isna().all()
+    assert [(r["depth"], r["n"], r["correct"], r["errors"]) for r in found.depths.to_dict("records")] == [
         (0.0, 2, 2.0, 0),
         (100.0, 1, 0.0, 1),
     ]
-    assert (lengths[0]["ci_low"], lengths[0]["ci_high"]) == wilson(1, 2)
+    assert (lengths[0]["low"], lengths[0]["high"]) == wilson(1, 2)
+    assert found.cells["state"].tolist() == [
+        "scored", "scored", "scored", "error", "over_limit", "missing", "missing", "missing",
+    ]  # fmt: skip
+    for table in (found.cells, found.lengths, found.depths):
+        assert list(table.columns)[: len(COLUMNS)] == list(COLUMNS)
 
 
 def test_distance_is_from_the_needle_to_the_end_in_doubling_bins() -> None:
-    found = stats.by_distance(MANIFEST, rows())
+    found = results(rows()).distances.to_dict("records")
     assert [(r["from"], r["below"], r["n"], r["errors"]) for r in found] == [
         (0, 64, 1, 1),
         (512, 1024, 1, 0),
         (1024, 2048, 1, 0),
     ]
-    assert stats.distance({"tokens": 1000, "needle_at": 400}) == 600
-    old = {"tokens": 1000, "actual_depth": 75.0, "depth": 70.0}
-    assert stats.distance(old) == 250 and stats.distance(old | {"actual_depth": None}) == 300
+    assert row(tokens=1000, needle_at=400).distance == 600
+    assert row(tokens=1000, actual_depth=75.0, depth=70.0).distance == 250
+    assert row(tokens=1000, actual_depth=None, depth=70.0).distance == 300
 
 
 @given(st.integers(0, 5000))
 @settings(deadline=None)
 def test_every_distance_lies_in_its_bin(distance: int) -> None:
     here = row("a", tokens=6000, needle_at=6000 - distance)
-    (found,) = stats.by_distance(MANIFEST, [here])
+    (found,) = results([here]).distances.to_dict("records")
     assert found["from"] <= distance < found["below"]
+
+
+ROWS = st.lists(
+    st.builds(
+        lambda task, length, depth, score: (task, length, depth, score),
+        st.sampled_from(["passkey", "fact"]),
+        st.sampled_from([1024, 2048, 4096]),
+        st.sampled_from([0.0, 100.0]),
+        st.sampled_from([0.0, 0.5, 1.0, "oom", "over_limit"]),
+    ),
+    max_size=25,
+)
+
+
+@given(ROWS, st.randoms(use_true_random=False), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_every_table_counts_every_sample_once_and_order_does_not_matter(
+    drawn: list[tuple[str, int, float, Any]], chance: random.Random, adaptive: bool
+) -> None:
+    made = [
+        row(
+            str(i), task=task, length=n, depth=d, trial=i,
+            **({"score": score} if isinstance(score, float) else {"status": score}),
+        )
+        for i, (task, n, d, score) in enumerate(drawn)
+    ]  # fmt: skip
+    facts: dict[str, Any] = {"tasks": [*TASKS, {**TASKS[0], "name": "fact"}]}
+    facts |= {"adaptive": {"half_width": 0.2, "threshold": 0.8}} if adaptive else {}
+    found = results(made, **facts)
+    scored = [r for r in made if r.score is not None]
+    for table in (found.cells, found.lengths, found.depths, found.distances):
+        assert table["n"].sum() == len(scored) == found.overall.n
+        assert table["correct"].sum() == sum(r.score or 0 for r in scored) == found.overall.correct
+        assert table["errors"].sum() == sum(r.failed for r in made)
+        known = table[table["n"] > 0]
+        assert ((known["low"] <= known["accuracy"]) & (known["accuracy"] <= known["high"])).all()
+    assert sum(total.n for total in found.by_task.values()) == len(scored)
+    assert sorted(found.scores_of("fact")) == sorted(r.score or 0 for r in scored if r.task == "fact")
+    assert sorted(found.rows, key=lambda r: r.id) == sorted(made, key=lambda r: r.id)
+    chance.shuffle(made)
+    again = results(made, **facts)
+    for name in ("cells", "lengths", "depths", "distances"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name))
+    assert json.dumps(again.summary()) == json.dumps(found.summary()) and again.rows == found.rows
+
+
+def test_tasks_weigh_alike_in_the_average_and_samples_do_not() -> None:
+    few, many = [1.0], [0.0] * 9
+    found = average([few, many, []])
+    assert found.accuracy == 0.5 and mean([few, many]).accuracy == 0.1
+    assert found.n == 10 and found.interval.low < 0.5 < found.interval.high
+    assert average([many]) == mean([many]) and average([[], []]).n == 0
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_what_a_cell_shows(n: int, errors: int, measured: bool) -> None:
+    want = "scored" if n else "error" if errors else "over_limit" if measured else "missing"
+    assert cell_state(n, errors, measured) == want
 
 
 def test_the_files_are_made_from_the_journal_and_a_manifest_that_says_adaptive(tmp_path: Path) -> None:
@@ -387,7 +458,8 @@ def test_the_files_are_made_from_the_journal_and_a_manifest_that_says_adaptive(t
     rule = {"half_width": 0.2, "threshold": 0.5, "budget": 9}
     other = make_run(tmp_path / "adaptive", rows(), **MANIFEST, adaptive=rule, options={"threshold": 0.5})
     for path, method, threshold in ((fixed, "wilson", THRESHOLD), (other, "repeated", 0.5)):
-        assert report.write(path)["interval"] == method
+        found = results_of(read(path))
+        assert report.write(found)["interval"] == method
         summary = json.loads((path / "statistics.json").read_text())
         assert summary["overall"]["method"] == method
         assert summary["tasks"]["passkey"]["effective_length"]["threshold"] == threshold
@@ -397,16 +469,17 @@ def test_the_files_are_made_from_the_journal_and_a_manifest_that_says_adaptive(t
         cells = pd.read_csv(path / "cells.csv").query("n == 1 and correct == 1")
         bounds = wilson(1, 1) if method == "wilson" else repeated(1, 1)
         assert cells["ci_low"].tolist() == pytest.approx([bounds[0]] * 2, abs=1e-4)
-        accuracy, length = report.headline(path)
+        accuracy, length = headline(found)
         assert accuracy.startswith("accuracy 0.") and length.startswith("effective length ")
 
 
 def test_old_manifests_have_the_default_threshold_and_one_constant_holds_it(tmp_path: Path) -> None:
-    assert stats.threshold({}) == THRESHOLD == RunOptions.of(model="echo").threshold
+    assert Manifest({}).threshold == THRESHOLD == RunOptions.of(model="echo").threshold
 
 
 def test_a_run_without_any_row_has_statistics(tmp_path: Path) -> None:
     path = make_run(tmp_path / "r", [], **MANIFEST)
-    report.write(path)
+    found = results_of(read(path))
+    report.write(found)
     assert json.loads((path / "statistics.json").read_text())["overall"]["accuracy"] is None
-    assert report.headline(path)[1] == "effective length unknown, no scored samples"
+    assert headline(found)[1] == "effective length unknown, no scored samples"

@@ -29,8 +29,13 @@ def config(name: str) -> Any:
 
 @cache
 def model(name: str) -> Any:
-    """A tiny model by name, made once: random, with large matrices, slow decays, and nothing constant."""
-    torch.manual_seed(0)
+    """A tiny model by name, made once."""
+    return random_model(name, 0)
+
+
+def random_model(name: str, seed: int) -> Any:
+    """A fresh tiny model: random, with large matrices, slow decays, and nothing constant."""
+    torch.manual_seed(seed)
     made = auto_class(config(name)).from_config(config(name), dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter_name, parameter in made.named_parameters():

@@ -67,7 +67,7 @@ function scale(colors) {
 
 const css = ([red, green, blue]) => `rgb(${red},${green},${blue})`;
 
-// The colour at a position from 0 to 1 of a scale, and the ink that stands out on it: black where black has more contrast
+// The colour at a position from 0 to 1 of a scale, and the ink that stands out on it: black if black has more contrast
 // than white (WCAG 2.2, relative luminance). One of the two always reaches 4.5.
 function shade(colors, position) {
   const at = Math.min(Math.max(position, 0), 1) * (colors.length - 1);

@@ -1,0 +1,121 @@
+"""Many answers at once: marks of a recurrent session are decoded together, one forward call per token for all of them.
+
+A forward call of a small model costs what reading its weights costs, however many rows it has. Letters: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nih.models._session import ForwardSession, Mark
+from nih.types import Generation
+
+SIZES = (4, 16, 40)
+"""Rows of a forward call. A batch is padded to one of these sizes and keeps it to its end, so that what a row computes
+depends neither on how many others there are nor on when they end."""
+
+TIES = {torch.float32: 1e-4, torch.float16: 8 * 2.0**-10, torch.bfloat16: 8 * 2.0**-7}
+"""Distance of the two largest logits, in units of the largest absolute one, below which rounding might exchange them."""
+
+RowState = tuple[tuple[Tensor, ...], ...]
+"""One tuple per layer; every tensor has the rows in front."""
+
+
+class _Row(NamedTuple):
+    """What became of a row."""
+
+    ids: tuple[int, ...]
+    margin: float
+    """The smallest distance of the two largest logits at its tokens, in units of the largest absolute one."""
+
+
+class RowSession(ForwardSession):
+    """A session whose snapshots are recurrent states of one row each, which can be stacked into rows of one batch.
+
+    A row whose two best tokens come so close that products of another shape might exchange them is decoded again alone. So
+    the texts are those of `generate`, whatever marks are decoded together.
+    """
+
+    most_rows = SIZES[-1]
+    """The most marks of one call of `generate_rows`."""
+    decoded_alone = 0
+    """Rows that were decoded again alone because of a near-tie."""
+
+    def _forward_rows(self, ids: Tensor, state: RowState) -> tuple[Tensor, RowState]:
+        """Read ids (R, 1) with the state of R rows. Returns the logits (R, V) and the state after them."""
+        raise NotImplementedError
+
+    def generate_rows(
+        self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+    ) -> list[Generation]:
+        """Continue each mark greedily, as `generate` would, for at most `new_tokens` tokens of its own.
+
+        The marks and the present state stay as they are. Raises OutOfMemory, after which `reset` is the only legal call.
+        """
+        rows = self._guarded(lambda: self._decode(marks, new_tokens, stops))
+        found = []
+        for mark, row, most, stop in zip(marks, rows, new_tokens, stops, strict=True):
+            if row.margin <= TIES[_logits(mark).dtype]:
+                self.decoded_alone += 1
+                found.append(self._generate_from(mark, most, stop))
+            else:
+                found.append(self._generation(row.ids, stop))
+        return found
+
+    def _generate_from(self, mark: Mark, most: int, stop: Sequence[str]) -> Generation:
+        def work() -> Generation:
+            self.rewind(mark)
+            return self._greedy(most, stop)
+
+        return self._guarded(lambda: self._restoring(work))
+
+    def _decode(
+        self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+    ) -> list[_Row]:
+        size = next(size for size in SIZES if size >= len(marks))
+        padded = [*marks, *[marks[-1]] * (size - len(marks))]
+        state = _stacked(padded)
+        logits = torch.stack([_logits(mark) for mark in padded])
+        ids: list[list[int]] = [[] for _ in marks]
+        margins = [np.inf] * len(marks)
+        unfinished = {row for row, most in enumerate(new_tokens) if most > 0}
+        while unfinished:
+            best, lead = _best(logits)
+            for row in sorted(unfinished):
+                margins[row] = min(margins[row], lead[row])
+                if best[row] in self._eos:
+                    unfinished.discard(row)
+                    continue
+                ids[row].append(best[row])
+                if len(ids[row]) >= new_tokens[row] or self._stopped(ids[row], stops[row]):
+                    unfinished.discard(row)
+            if unfinished:
+                token = torch.tensor(best, device=logits.device)[:, None]
+                logits, state = self._forward_rows(token, state)
+        return [_Row(tuple(row), margin) for row, margin in zip(ids, margins, strict=True)]
+
+
+def _stacked(marks: Sequence[Mark]) -> RowState:
+    """The states of the marks as rows of one state."""
+    return tuple(
+        tuple(torch.cat(tensors) for tensors in zip(*layers, strict=True))
+        for layers in zip(*(mark.state for mark in marks), strict=True)
+    )
+
+
+def _logits(mark: Mark) -> Tensor:
+    assert mark.logits is not None, "a mark before any token was read has no next token"
+    return mark.logits
+
+
+def _best(logits: Tensor) -> tuple[list[int], list[float]]:
+    """The id of the largest logit of each row (the lowest id where several are equal), and by how much it leads."""
+    wide = logits.float()
+    two = wide.topk(2, -1).values
+    scale = wide.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny)
+    return wide.argmax(-1).tolist(), ((two[:, 0] - two[:, 1]) / scale).tolist()
