@@ -20,7 +20,7 @@ from nih.prompts.grid import places, shares
 from nih.run.evaluate import evaluate
 from nih.run.job import prepare
 from nih.run.like import like
-from nih.store import run as store
+from nih.store.settings import settings_hash
 from nih.types import Grid, Trials
 
 HARBOUR = """needle: The harbour master of {city} keeps a {animal}.
@@ -214,7 +214,7 @@ def _files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("options", "settings", "ids"), RECORDED, ids=[str(i) for i in range(len(RECORDED))])
 def test_settings_and_ids_are_as_recorded(options: dict[str, Any], settings: str, ids: str) -> None:
     job = prepare(RunOptions.of(**options))
-    assert store.settings_hash(job.settings)[:16] == settings
+    assert settings_hash(job.settings)[:16] == settings
     joined = " ".join(sample.id for sample in job.samples)
     assert hashlib.sha256(joined.encode()).hexdigest()[:16] == ids
 

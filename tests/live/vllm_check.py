@@ -30,6 +30,7 @@ from nih.models.engines.vllm import VllmEngine
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.scores import score_answer
+from nih.store.journal import Row
 from nih.store.run import read
 from nih.types import Answer, Sample
 
@@ -45,7 +46,7 @@ NATS = 1e-3
 SHORT = "512"
 """Lengths of the grid where a session answers in this process."""
 
-Rows = dict[str, dict[str, Any]]
+Rows = dict[str, Row]
 
 
 def run(folder: Path, model: str, *arguments: str) -> Rows:
@@ -60,16 +61,16 @@ def run(folder: Path, model: str, *arguments: str) -> Rows:
 def agree(what: str, ours: Rows, theirs: Rows) -> bool:
     """Say whether two runs have the same samples and scores."""
     same = ours.keys() == theirs.keys()
-    scores = sum(ours[i]["score"] != theirs[i]["score"] for i in ours) if same else len(ours)
-    answers = sum(ours[i]["answer"] != theirs[i]["answer"] for i in ours) if same else len(ours)
+    scores = sum(ours[i].score != theirs[i].score for i in ours) if same else len(ours)
+    answers = sum(ours[i].answer != theirs[i].answer for i in ours) if same else len(ours)
     print(f"{what}: {len(ours)} samples, {scores} scores and {answers} answers differ", flush=True)
     return same and not scores
 
 
 def rated_alike(what: str, ours: Rows, theirs: Rows) -> bool:
     """Say whether two runs rate the expected answers alike."""
-    worst = max(abs(ours[i]["nll"] - theirs[i]["nll"]) for i in ours)
-    greedy = sum(ours[i]["greedy"] != theirs[i]["greedy"] for i in ours)
+    worst = max(abs((ours[i].nll or 0.0) - (theirs[i].nll or 0.0)) for i in ours)
+    greedy = sum(ours[i].greedy != theirs[i].greedy for i in ours)
     print(f"{what}: likelihoods differ by at most {worst:.2g} nats, {greedy} greedy flags differ", flush=True)
     return worst < NATS and not greedy
 
