@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,15 @@ NATS = 1e-3
 SHORT = "512"
 """Lengths of the grid where a session answers in this process."""
 
-Rows = dict[str, Row]
+
+class Said(NamedTuple):
+    """What was answered without a run folder."""
+
+    answer: str
+    score: float | None
+
+
+Rows = Mapping[str, Row]
 
 
 def run(folder: Path, model: str, *arguments: str) -> Rows:
@@ -58,7 +66,7 @@ def run(folder: Path, model: str, *arguments: str) -> Rows:
     return {row.id: row for row in read(folder).rows}
 
 
-def agree(what: str, ours: Rows, theirs: Rows) -> bool:
+def agree(what: str, ours: Rows, theirs: Mapping[str, Row | Said]) -> bool:
     """Say whether two runs have the same samples and scores."""
     same = ours.keys() == theirs.keys()
     scores = sum(ours[i].score != theirs[i].score for i in ours) if same else len(ours)
@@ -237,7 +245,7 @@ def behind_a_server(folder: Path) -> Iterator[bool]:
         yield agree(told, hosted, counted(url, source))
 
 
-def counted(url: str, source: str) -> Rows:
+def counted(url: str, source: str) -> dict[str, Said]:
     """What a session answers to the prompts whose tokens `--engine openai --chat` counts, where the server lays them out itself.
 
     No `nih run` of a session is like it: a session begins the assistant's turn with the answer prefix.
@@ -249,10 +257,7 @@ def counted(url: str, source: str) -> Rows:
     walk = Walk(Asker(model.session(), model.tokenizer, likelihood=False, timeout=None))
     samples = {sample.id: sample for sample in job.samples}
     return {
-        a.sample_id: {
-            "answer": a.text,
-            "score": score_answer(a, samples[a.sample_id].expected, job.tasks[0].score),
-        }
+        a.sample_id: Said(a.text, score_answer(a, samples[a.sample_id].expected, job.tasks[0].score))
         for a in walk.shared(job.plan.samples)
         if isinstance(a, Answer)
     }
