@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
+from nih.errors import AnswerFailure, AnswerTimeout, NotFinite, OutOfMemory, UsageError
 from nih.protocols import Session, Tokenizer
 from nih.types import Answer, Sample, TokenIds
 
@@ -40,7 +41,10 @@ class Asker:
             return Answer(sample.id, "ok", text), np.array(said, np.int32)
         ids = self.tokenizer.encode(sample.continuation)
         rated = self.session.likelihood(ids)
-        return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy), ids
+        nll = float(np.mean(rated.nll))
+        if not math.isfinite(nll):
+            raise NotFinite("logits are not finite: the expected answer has no log-probability")
+        return Answer(sample.id, "ok", nll=nll, greedy=rated.greedy), ids
 
 
 def answerless(error: Exception) -> Exception:
@@ -61,4 +65,5 @@ def failed(sample: Sample, error: Exception, seconds: float = 0.0) -> Answer:
         return Answer(sample.id, "oom", error=str(error), seconds=seconds)
     if isinstance(error, AnswerTimeout):
         return Answer(sample.id, "timeout", error=str(error), seconds=seconds)
-    return Answer(sample.id, "error", error=f"{type(error).__name__}: {error}", seconds=seconds)
+    said = str(error) if isinstance(error, NotFinite) else f"{type(error).__name__}: {error}"
+    return Answer(sample.id, "error", error=said, seconds=seconds)
