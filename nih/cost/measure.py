@@ -20,13 +20,10 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -36,6 +33,7 @@ from nih.cost.memory import RESOLUTION, Gauge, gauge
 from nih.errors import AnswerFailure, NihError, UsageError
 from nih.prompts.grid import format_length
 from nih.protocols import Engine, Model, Oracle, Session
+from nih.store.environment import cpu_name
 from nih.types import Sample, Status, TokenIds
 
 FILE = "cost.csv"
@@ -117,7 +115,7 @@ def machine(model: Model, watch: Gauge) -> Machine:
     """Describe where the session of a loaded model runs."""
     identity = model.identity()
     on_gpu = str(identity.get("device", "cpu")).startswith("cuda")
-    device = str(identity["device_name"]) if on_gpu else _processor()
+    device = str(identity["device_name"]) if on_gpu else cpu_name()
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1
     return Machine(device, threads, watch.method)
 
@@ -379,11 +377,3 @@ _SLACK = 1.1
 
 def _slope(tokens: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(tokens), np.log(values), 1)[0])
-
-
-def _processor() -> str:
-    """The processor's own name where Linux tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if os.access(info, os.R_OK) else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.machine()
