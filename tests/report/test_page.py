@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from nih.errors import StoreError
 from nih.report import compare, page, tables
 from nih.report.tables import results_for
+from nih.report.tasks import task_comparison
 from nih.report.write import report
 from nih.text import sanitize
 from tests.support.journal_rows import grid, make_run, row
@@ -227,13 +228,15 @@ def test_a_suite_has_a_table_of_tasks_and_one_task_has_none(tmp_path: Path) -> N
     tasks = [{"name": name, "score": "contains"} for name in names]
     path = make_run(tmp_path / "two", rows, tasks=tasks, grid=grid([1024, 2048], [50.0]))
     found = written(path).data["tasks"]
-    table = results_for(path).tasks
+    table = task_comparison([page.RunView.of(results_for(path))])
+    assert table
     assert found["columns"] == ["1k", "2k", "all lengths", "effective length at accuracy >= 0.856"]
     assert [line["task"] for line in found["rows"]] == ["passkey", VISIBLE, "average"]
-    for line, (_, part) in zip(found["rows"], table.groupby("task", sort=False), strict=True):
-        for cell, record in zip(line["values"], part.to_dict("records"), strict=False):
-            words = f"{record['accuracy']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"
-            assert cell == {"text": words, "share": record["accuracy"]}
+    for line, own in zip(found["rows"], table.rows, strict=True):
+        for cell, length in zip(line["values"], (1024, 2048, None), strict=False):
+            entry = own.entries[length, 0]
+            words = f"{entry.accuracy:.2f} [{entry.interval.low:.2f}, {entry.interval.high:.2f}]"
+            assert cell == {"text": words, "share": entry.accuracy}
     assert [line["values"][-1]["text"].split(" [")[0] for line in found["rows"]] == [
         "below 1k",
         "at least 2k",
