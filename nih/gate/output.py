@@ -1,7 +1,7 @@
 """A gate's outcome for people and machines: lines, JUnit XML, Markdown.
 
-Names of models and tasks and the words of errors are not ours: in XML they are escaped, in Markdown each character that could mean
-something is a numeric reference, and control characters are escapes like `\\x1b`.
+Names of models and tasks and the words of errors are not ours: in XML and Markdown they are escaped, and control characters are
+escapes like `\\x1b`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from pathlib import Path
 
 from nih.errors import UsageError
 from nih.gate.rules import Outcome
-from nih.text import sanitize
+from nih.text import markdown_table, markdown_text, sanitize
 
 _WIDTH = 9
-_PLAIN = " ,()="
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -75,16 +74,14 @@ def junit(outcome: Outcome) -> bytes:
 
 def markdown(outcome: Outcome) -> str:
     """A heading, a table with a row a rule, and the notes; GitHub's flavour."""
-    rows = [f"| {_word(v.rule)} | {_MARKS[v.state]} | {_inert(v.detail)} |" for v in outcome.verdicts]
+    rows = [[_word(v.rule), _MARKS[v.state], markdown_text(v.detail)] for v in outcome.verdicts]
     facts = [f"- {name}: {_word(value)}" for name, value in _facts(outcome)]
-    notes = [f"- note: {_inert(note)}" for note in outcome.notes]
+    notes = [f"- note: {markdown_text(note)}" for note in outcome.notes]
     return "\n".join(
         [
-            f"### {_inert(headline(outcome))}",
+            f"### {markdown_text(headline(outcome))}",
             "",
-            "| rule | outcome | what was found |",
-            "|---|---|---|",
-            *rows,
+            *markdown_table(["rule", "outcome", "what was found"], rows),
             "",
             *facts,
             *notes,
@@ -113,14 +110,9 @@ def _clean(text: str) -> str:
     return sanitize(text, lines=False)
 
 
-def _inert(text: str) -> str:
-    """Text that Markdown shows as it stands: entities are never structure."""
-    return "".join(c if c.isalnum() or c in _PLAIN else f"&#{ord(c)};" for c in sanitize(text, lines=False))
-
-
 def _word(text: str) -> str:
     """A name, set as code: GitHub makes no mention or link of what stands there."""
-    return f"<code>{_inert(text)}</code>"
+    return f"<code>{markdown_text(text)}</code>"
 
 
 def write(path: Path, content: str | bytes, option: str) -> None:

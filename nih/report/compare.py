@@ -239,7 +239,7 @@ def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[
     elif same:
         how = f"unpaired where a part holds any of the {len(pairs.shared) - len(same)} cells whose samples differ; {trials} samples pair"
     else:
-        how = "unpaired, because the two runs answered different samples (other tokeniser, haystack, seed or task options)"
+        how = "unpaired, because the two runs answered different samples (other tokenizer, haystack, seed or task options)"
     notes = [f"{names}: {how}."]
     if len(pairs.shared) < cells:
         notes.append(
