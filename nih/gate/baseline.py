@@ -88,7 +88,7 @@ def _same_prompts(run: StoredRun, baseline: StoredRun) -> bool:
         if run.is_adaptive or baseline.is_adaptive:
             raise SettingsDiffer(
                 f"`{run.path}` and `{baseline.path}` have different tokenizers, and adaptive runs are comparable only sample by "
-                "sample; run both again without `--adaptive`"
+                "sample; run both again, with `--trials` in place of `--adaptive`"
             )
         return False
     task, cell, trial = places[0]
