@@ -78,7 +78,7 @@ def files(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> dict[
     cells, lengths = tables(views, compared)
     found = tasks.task_comparison(views)
     made = {
-        "report.html": render(views, compared, found and tasks.comparison_table(found)),
+        "report.html": render(views, compared, tasks.comparison_table(found) if found else None),
         "comparison.md": markdown(views, compared, lengths).encode(),
         "cells.csv": rounded_csv(cells),
         "lengths.csv": rounded_csv(lengths),

@@ -391,9 +391,9 @@ def test_the_gate_wants_the_same_limit_on_both_sides(tmp_path: Path) -> None:
     )
     assert not gate(some.path, same.path, Limits()).failed
     assert len(some.samples) == 7 and len(some.cells) == 5
-    with pytest.raises(SettingsDiffer, match="without `--limit`"):
+    with pytest.raises(SettingsDiffer, match="limit is `7` here and `null` there"):
         gate(some.path, full.path, Limits())
-    with pytest.raises(SettingsDiffer, match="with `--limit 7`"):
+    with pytest.raises(SettingsDiffer, match="limit is `null` here and `7` there"):
         gate(full.path, some.path, Limits())
 
 
@@ -431,6 +431,18 @@ def test_like_takes_all_options_but_those_that_are_typed(tmp_path: Path) -> None
         **before.settings, "seed": 5, "task_options": {**before.settings["task_options"], "keys": 8},
     }  # fmt: skip
     assert like(run.path, {"suite": "quick"}).task is None
+
+
+def test_like_of_a_suite_wants_the_suite_as_it_was(tmp_path: Path) -> None:
+    run = evaluate(model="echo", suite="mixed.yaml", out=tmp_path / "run", quiet=True, tell=lambda _: None)
+    again = prepare(like(run.path, {}))
+    assert [s.id for s in again.samples] == [
+        s.id for s in prepare(RunOptions.of(model="echo", suite="mixed.yaml")).samples
+    ]
+    Path("mixed.yaml").write_text(MIXED.replace("keys: 8", "keys: 7"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"`mixed.yaml` is no longer what"):
+        like(run.path, {})
+    assert like(run.path, {"task": "fact"}).task == "fact"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""What a report holds does not change unnoticed: two small runs, and what the version that made them wrote of them.
+
+The journals and the expected files are those of commit 1649562. Text is compared byte for byte; figures by their hashes, if the
+libraries that draw them are those of that time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nih.report.compare import compare
+from nih.report.write import report
+from tests.report.test_page import Page
+
+DATA = Path(__file__).parents[1] / "data" / "report"
+EXPECTED = DATA / "expected"
+FIGURES: dict[str, str] = json.loads((EXPECTED / "figures.json").read_text())
+TEXTS = sorted(str(path.relative_to(EXPECTED)) for path in EXPECTED.glob("*/*") if path.name != "page.json")
+SAME_LIBRARIES = FIGURES.pop("matplotlib") == version("matplotlib") and FIGURES.pop("seaborn") == version(
+    "seaborn"
+)
+RUNS = {"first": ("first", None), "second": ("second", None), "exact": ("first", "exact")}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reports of the runs, one also under another score, and the comparison of the two."""
+    folder = tmp_path_factory.mktemp("made")
+    for name, (source, score) in RUNS.items():
+        report(Path(shutil.copytree(DATA / source, folder / name)), score)
+    compare([folder / "first", folder / "second"], folder / "comparison")
+    return folder
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_tables_are_those_of_before(made: Path, name: str) -> None:
+    assert (made / name).read_bytes() == (EXPECTED / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", [*RUNS, "comparison"])
+def test_the_pages_data_is_that_of_before(made: Path, name: str) -> None:
+    assert data(made / name) == json.loads((EXPECTED / name / "page.json").read_text())
+
+
+def data(folder: Path) -> dict[str, Any]:
+    """What the page of a folder is given."""
+    return Page((folder / "report.html").read_text(encoding="utf-8")).data
+
+
+def test_no_file_is_missing_and_none_is_new(made: Path) -> None:
+    given = {"run.json", "samples.jsonl", "cost.csv", ".lock"}
+    found = {str(path.relative_to(made)) for path in made.glob("*/*") if path.name not in given}
+    assert found == {*TEXTS, *FIGURES, *(f"{name}/report.html" for name in (*RUNS, "comparison"))}
+
+
+@pytest.mark.skipif(not SAME_LIBRARIES, reason="other versions of matplotlib or seaborn draw other pixels")
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figures_are_those_of_before(made: Path, name: str) -> None:
+    assert hashlib.sha256(named_in_order((made / name).read_bytes())).hexdigest() == FIGURES[name]
+
+
+def named_in_order(content: bytes) -> bytes:
+    """Number the ids of an SVG's parts: matplotlib's own depend on what else the process has drawn."""
+    order: dict[bytes, bytes] = {}
+    return re.sub(
+        rb"\b[hmp][0-9a-f]{10}\b", lambda found: order.setdefault(found[0], b"id%d" % len(order)), content
+    )
