@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nih.errors import AnswerFailure
-from nih.inference.verify import Kept, Verifier, teacher_forced
+from nih.inference.verify import FACTOR, Kept, Verifier, teacher_forced
 from nih.models import mamba, rwkv, transformer
 from nih.models._recurrent import Options
 from nih.models.transformer import CachedSession
@@ -120,7 +120,7 @@ def test_a_tie_that_falls_the_other_way_passes_and_is_counted() -> None:
     lead = float(logits[best] - logits[second])
     verifier = Verifier(_asker(session), "float32", {sample.id: sample})
     for factor, state in ((0.6, True), (0.4, False)):
-        verifier.noise = factor * lead / 10 / float(np.abs(logits).max())
+        verifier.noise = factor * lead / FACTOR["float32"] / float(np.abs(logits).max())
         verifier.probed = 10**6
         from nih.types import Answer
 
