@@ -130,7 +130,7 @@ def grows_only(cache: DynamicCache) -> bool:
 
 
 def sharing(cache: Any) -> Sharing:
-    """What a mark on this cache costs."""
+    """Return what a mark on this cache costs."""
     if not isinstance(cache, DynamicCache):
         return "copy-all"
     cropped = all(type(layer) in (*_CROPPED, _EMPTY) for layer in cache.layers)
@@ -142,7 +142,7 @@ def _beside(cache: Any) -> dict[str, Any]:
 
 
 def unknown_layers(cache: Any) -> list[str]:
-    """Names of the classes that can only be copied deeply."""
+    """Return the names of the classes that can only be copied deeply."""
     if not isinstance(cache, DynamicCache):
         return [type(cache).__name__]
     known = (*_CROPPED, *_WINDOWED, *_COPIED, LinearAttentionAndFullAttentionLayer, _EMPTY)
@@ -158,12 +158,12 @@ class Footprint(NamedTuple):
     """Most tokens it keeps; None keeps all."""
 
     def at(self, tokens: int) -> int:
-        """Bytes after `tokens` tokens."""
+        """Return the bytes after `tokens` tokens."""
         return self.constant + self.per_token * (tokens if self.window is None else min(tokens, self.window))
 
 
 def footprints(once: Any, twice: Any, tokens: int) -> list[Footprint]:
-    """Footprints of a cache's layers, from one cache that has read `tokens` tokens and one that has read twice as many.
+    """Return the footprints of a cache's layers, from one cache that has read `tokens` tokens and one that has read twice as many.
 
     A cache that cannot be taken apart counts as one layer, as does what is kept beside the layers.
     """
@@ -182,7 +182,7 @@ def _footprint(once: Any, twice: Any, tokens: int) -> Footprint:
 
 
 def held_bytes(state: Any) -> int:
-    """Bytes of all tensors in a cache, layer, list or dict; the room in growing buffers does not count."""
+    """Return the bytes of all tensors in a cache, layer, list or dict; the room in growing buffers does not count."""
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, Mapping):
@@ -193,7 +193,7 @@ def held_bytes(state: Any) -> int:
 
 
 def snapshot(cache: Any) -> CacheMark | None:
-    """A mark on the cache that all later work leaves intact."""
+    """Take a mark on the cache that all later work leaves intact."""
     if cache is None:
         return None
     if not isinstance(cache, DynamicCache):
@@ -202,7 +202,7 @@ def snapshot(cache: Any) -> CacheMark | None:
 
 
 def snapshot_at(cache: DynamicCache, tokens: int) -> CacheMark:
-    """A mark on a cache as it was after `tokens` tokens; only for caches whose `sharing` is "crop"."""
+    """Take a mark on a cache as it was after `tokens` tokens; only for caches whose `sharing` is "crop"."""
     return CacheMark(tuple(_LayerMark(min(tokens, _length(layer)), {}) for layer in cache.layers), {}, None)
 
 
@@ -211,7 +211,7 @@ def _length(layer: Any) -> int:
 
 
 def restore(cache: Any, mark: CacheMark | None) -> Any:
-    """The cache as it was at the mark: the same object changed in place, or a copy. The mark stays valid."""
+    """Return the cache as it was at the mark: the same object changed in place, or a copy. The mark stays valid."""
     if mark is None:
         return None
     if mark.whole is not None:
@@ -259,7 +259,7 @@ def _restore_layer(layer: Any, mark: _LayerMark) -> None:
 
 
 def _become(layer: Any, values: Mapping[str, Any]) -> None:
-    """Attributes that a layer got since then are gone, too."""
+    """Give a layer these attributes and no others."""
     vars(layer).clear()
     vars(layer).update(values)
 
@@ -271,7 +271,7 @@ def _crop(layer: Any, length: int) -> None:
 
 
 def copied(state: Any) -> Any:
-    """Dicts and lists anew, with clones of their tensors."""
+    """Copy dicts and lists, and clone their tensors."""
     if isinstance(state, torch.Tensor):
         return state.clone()
     if isinstance(state, Mapping):

@@ -82,14 +82,14 @@ def _refuse_what_cannot_continue_text(source: str, config: Any) -> None:
 
 
 def auto_class(config: Any) -> Any:
-    """The class of transformers that makes a config's model: a causal language model where there is one, else what reads
-    images too (GLM-5-Next, Inkling), which is then given text only."""
+    """Return the class of transformers that makes a config's model: a causal language model where there is one, else what
+    reads images too (GLM-5-Next, Inkling), which is then given text only."""
     images = not _causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
 
 
 def architecture(config: Any) -> str | None:
-    """Name of the class of the model that continues a text; None if there is none."""
+    """Return the name of the class of the model that continues a text; None if there is none."""
     return _causal(config) or MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
 
 
@@ -115,7 +115,7 @@ def shortened(config: Any) -> Any:
 
 
 def position_limit(config: Any) -> int | None:
-    """Most positions a text config allows; None if it names none (recurrent models, ALiBi without a bound).
+    """Return the most positions a text config allows; None if it names none (recurrent models, ALiBi without a bound).
 
     RoPE scaled by YaRN or linearly reaches `factor` times its original positions, where these are given; `dynamic` is
     computed from `max_position_embeddings` as the original (transformers' RopeParameters). Every other kind is already in
@@ -166,7 +166,7 @@ def original_positions(config: Any) -> int | None:
 
 
 def extrapolates(config: Any) -> bool:
-    """Whether positions are computed (RoPE, ALiBi, none) rather than looked up in a table that ends."""
+    """Return whether positions are computed (RoPE, ALiBi, none) rather than looked up in a table that ends."""
     return (
         bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False))
         or positions(config) is None

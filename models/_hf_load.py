@@ -94,7 +94,7 @@ def load(
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars and report: errors and unused tensors are told in our own words."""
+    """Keep transformers from printing progress bars and reports: we report errors and unused tensors ourselves."""
     bars, verbosity = _library_log.is_progress_bar_enabled(), _library_log.get_verbosity()
     bar = _gguf.tqdm
     _library_log.disable_progress_bar()
@@ -110,7 +110,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads: safetensors where there are any."""
+    """Return the files that transformers loads: safetensors where there are any."""
     for pattern in _WEIGHT_FILES:
         if files := sorted(folder.glob(pattern)):
             return files

@@ -1,4 +1,4 @@
-"""What adapters with a forward pass of their own share before the first token: files, tensors, device, dtype, tokeniser.
+"""Files, tensors and tokenizer of a model whose forward pass is our own.
 
 A source is a folder, a file inside one, or a hub id. Tensors are read one by one, so that a model whose weights fit the
 device once is never held twice.
@@ -29,10 +29,10 @@ from nih.tokenizers.rwkv_world import WORLD_FILE, WorldTokenizer
 REFERENCE = Path(__file__).parent / "reference"
 """Folder of the models that ship with the package, one folder each."""
 NEOX_FILE = "20B_tokenizer.json"
-"""GPT-NeoX's tokeniser under the name that RWKV-4's releases give it."""
+"""GPT-NeoX's tokenizer under the name that RWKV-4's releases give it."""
 
 _BYTES = 256
-"""Vocabulary of a model that reads bytes and ships no tokeniser files."""
+"""Vocabulary of a model that reads bytes and ships no tokenizer files."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "*.model")
 _DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", "tokenizer*")
 _SAFETENSORS = ("model*.safetensors",)
@@ -48,14 +48,14 @@ class Source:
     """What the user typed: a folder, a file or a hub id."""
     folder: Path
     revision: str | None = None
-    """Commit of the hub's snapshot; None for what is no snapshot."""
+    """Commit of the hub's snapshot; None where the files are not a snapshot."""
 
     def config(self) -> dict[str, Any]:
-        """config.json. Raises ModelError."""
+        """Read config.json. Raises ModelError."""
         return read_json(self.folder / "config.json")
 
     def weight_files(self) -> list[Path]:
-        """safetensors where there are any, else pytorch_model files; fetched from the hub now. Raises ModelError."""
+        """Return the safetensors files where there are any, else pytorch_model files; fetch them from the hub. Raises ModelError."""
         for patterns in (_SAFETENSORS, _BIN):
             if self.revision is not None:
                 _snapshot(self.name, self.revision, patterns)
@@ -67,7 +67,7 @@ class Source:
 
 
 def locate(name: str, revision: str | None) -> Source:
-    """The folder of a source; a hub id's description is fetched, its weights are not. Raises ModelError."""
+    """Return the folder of a source; fetch a hub id's description, but not its weights. Raises ModelError."""
     path = Path(name).expanduser()
     if path.exists():
         return Source(name, path if path.is_dir() else path.parent)
@@ -76,12 +76,12 @@ def locate(name: str, revision: str | None) -> Source:
 
 
 def is_reference(name: str, adapter: str) -> bool:
-    """Whether a name stands for a model in the box: `mamba`, or `mamba-mix`."""
+    """Return whether a name stands for a model in the box: `mamba`, or `mamba-mix`."""
     return name in (adapter, f"{adapter}-mix")
 
 
 def reference(name: str) -> Source:
-    """A model that ships with the package. Raises ModelError if this installation lacks it."""
+    """Return a model that ships with the package. Raises ModelError if this installation lacks it."""
     folder = REFERENCE / name
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -121,7 +121,7 @@ def _shards(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError."""
+    """Read a JSON object. Raises ModelError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -132,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 of one weight file, or of the list of several files' hashes."""
+    """Return the SHA-256 of one weight file, or of the list of several files' hashes."""
     digests = []
     for path in files:
         with path.open("rb") as file:
@@ -156,26 +156,26 @@ class Tensors:
         return name in self._readers
 
     def names(self) -> frozenset[str]:
-        """Every name in the files."""
+        """Return every name in the files."""
         return frozenset(self._readers)
 
     def renamed(self, rename: Callable[[str], str]) -> Tensors:
-        """The same tensors under other names."""
+        """Return the same tensors under other names."""
         return Tensors(self._whose, {rename(name): reader for name, reader in self._readers.items()})
 
     def matrix(self, name: str) -> tuple[int, int]:
-        """Rows and columns of a tensor, which does not count as taken. Raises ModelError if there is no such matrix."""
+        """Return rows and columns of a tensor, which does not count as taken. Raises ModelError if there is no such matrix."""
         shape = self._read(name).shape
         if len(shape) != 2:
             raise ModelError(f"`{name}` of `{self._whose}` has shape {tuple(shape)}, not two dimensions")
         return shape[0], shape[1]
 
     def dtype(self, name: str) -> torch.dtype:
-        """Storage type of a tensor, which does not count as taken. Raises ModelError."""
+        """Return the storage type of a tensor, which does not count as taken. Raises ModelError."""
         return self._read(name).dtype
 
     def is_tied(self, head: str, embedding: str, tied: bool) -> bool:
-        """Whether the output matrix is the embedding: it then does not count as a tensor of its own. Raises ModelError.
+        """Return whether the output matrix is the embedding: it then does not count as a tensor of its own. Raises ModelError.
 
         As in transformers, a head in the files that differs from the embedding is used even where the config ties them.
         """
@@ -185,8 +185,8 @@ class Tensors:
         return tied and head not in self
 
     def take(self, name: str, *shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """A tensor by name, on a device, in memory of its own. Raises ModelError if it is not there, is no float, or has
-        another shape.
+        """Return a tensor by name, on a device, in memory of its own. Raises ModelError if it is not there, does not hold floats,
+        or has another shape.
         """
         tensor = self._read(name)
         self._left.discard(name)
@@ -206,7 +206,7 @@ class Tensors:
         return tensor.to(device, dtype, copy=True)
 
     def finish(self) -> int:
-        """Numbers in all that was taken. Raises ModelError if a tensor was not: the files then describe another model."""
+        """Return how many numbers were taken. Raises ModelError if a tensor was not: the files then describe another model."""
         if unknown := sorted(self._left):
             raise ModelError(
                 f"the weights of `{self._whose}` hold {len(unknown)} tensors that this architecture does not have "
@@ -241,7 +241,7 @@ def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
 
 def _pickled(path: Path) -> dict[str, Callable[[], Tensor]]:
     try:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        # Files from before torch 1.6 are not zip archives and cannot be mapped.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ModelError(
@@ -255,9 +255,9 @@ def _pickled(path: Path) -> dict[str, Callable[[], Tensor]]:
 def find_tokenizer(
     source: Source, asked: str | None, name: str, vocabulary: int, trust_remote_code: bool
 ) -> Tokenizer:
-    """The tokeniser that `--tokenizer` names, else the one that lies beside the weights.
+    """Open the tokenizer that `--tokenizer` names, else the one that lies beside the weights.
 
-    `vocabulary` is the embedding's number of rows: 256 without tokeniser files means bytes. Raises ModelError.
+    `vocabulary` is the embedding's number of rows: 256 without tokenizer files means bytes. Raises ModelError.
     """
     if asked is not None:
         return _asked_tokenizer(asked, trust_remote_code)
@@ -274,7 +274,7 @@ def find_tokenizer(
     if vocabulary == _BYTES:
         return ByteTokenizer()
     raise ModelError(
-        f"no tokeniser beside the weights of `{source.name}`; name one with `--tokenizer`: {NEOX_FILE} (the Pile models, "
+        f"no tokenizer beside the weights of `{source.name}`; name one with `--tokenizer`: {NEOX_FILE} (the Pile models, "
         f"and state-spaces' Mamba), {WORLD_FILE} (the World models), a folder or a hub id"
     )
 
@@ -298,4 +298,4 @@ def _tokenizer_file(path: Path) -> Tokenizer:
         return HubTokenizer(fast(tokenizer_file=str(path)), str(path))
     # The Rust library raises plain Exception.
     except Exception as error:
-        raise ModelError(f"`{path}` is no tokeniser of the `tokenizers` library ({reason(error)})") from error
+        raise ModelError(f"`{path}` is no tokenizer of the `tokenizers` library ({reason(error)})") from error

@@ -1,4 +1,4 @@
-"""What the recurrent models with a forward pass of their own share: options, the Model, and a Session whose marks are small.
+"""Recurrent models with a forward pass of our own: their options, the Model, and a Session whose marks are small.
 
 Letters: B batch, T tokens of one call, C width of the model, V vocabulary.
 """
@@ -23,7 +23,7 @@ from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
 
 State = tuple[tuple[Tensor, ...], ...]
-"""One tuple a layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
+"""One tuple per layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
 
 _MIXED_PRODUCTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 """Whether torch multiplies half-precision matrices into float32 on a GPU."""
@@ -39,16 +39,16 @@ class Options:
     device: str = "auto"
     """`auto` is cuda where there is one, else cpu."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and activations; the recurrent state is float32. `auto` is float32 on a CPU; on a GPU float16 where
-    the weights are, else bfloat16."""
+    """Type of weights and activations; the recurrent state is float32. `auto` is float32 on a CPU; on a GPU float32 for small
+    models that are stored so, else float16 where the weights are, else bfloat16."""
     tokenizer: str | None = None
     """A `20B_tokenizer.json`, a `rwkv_vocab_v20230424.txt`, a folder, a hub id, or `byte`; None takes the model's own."""
     chunk: int | None = None
-    """Most tokens a forward call during prefill; None is 1024 on a CPU, 8192 on a GPU."""
+    """Most tokens per forward call during prefill; None is 1024 on a CPU, 8192 on a GPU."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the tokeniser."""
+    """Run Python code that comes with the tokenizer."""
 
 
 class Shape(Protocol):
@@ -71,7 +71,7 @@ class Shape(Protocol):
         """Ids that end an answer."""
 
     def state_bytes(self, dtype: torch.dtype) -> int:
-        """Memory of the state of one row."""
+        """Return the bytes of one row's state."""
 
 
 class Network(Protocol):
@@ -109,7 +109,7 @@ class Checkpoint:
 
 
 def open_recurrent(checkpoint: Checkpoint, name: str, options: Options) -> RecurrentModel:
-    """Choose device, dtype and tokeniser; the weights wait for `session`. Raises ModelError."""
+    """Choose device, dtype and tokenizer; the weights wait for `session`. Raises ModelError."""
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)
@@ -164,11 +164,11 @@ class RecurrentModel:
         return self._shape.training_length
 
     def state_bytes(self, tokens: int) -> int:
-        """The same for any number of tokens but none."""
+        """Return the bytes of the state: 0 before the first token, then always the same."""
         return self._shape.state_bytes(self._dtype) if tokens else 0
 
     def identity(self) -> Mapping[str, Any]:
-        """What decides the answers, for the manifest. Reads local weight files once, to hash them."""
+        """Describe what decides the answers, for the manifest. Reads local weight files once, to hash them."""
         own = {
             "model": self._name,
             "model_type": self._shape.model_type,
@@ -262,13 +262,13 @@ class RecurrentSession(ForwardSession):
 
 
 def tiles(tokens: int) -> Iterator[slice]:
-    """Consecutive stretches of at most TILE tokens."""
+    """Yield consecutive stretches of at most TILE tokens."""
     for start in range(0, tokens, TILE):
         yield slice(start, min(start + TILE, tokens))
 
 
 def tiled(tokens: int, make: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What `make` returns for each stretch, tensors (B, t, ...), joined along time; one stretch passes without a copy."""
+    """Join along time what `make` returns for each stretch, tensors (B, t, ...); one stretch passes without a copy."""
     if tokens <= TILE:
         return make(slice(0, tokens))
     joined: Sequence[Tensor] = ()
@@ -281,7 +281,7 @@ def tiled(tokens: int, make: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Ten
 
 
 def last_places(hidden: Tensor, keep: int, lengths: Tensor | None) -> Tensor:
-    """The last `keep` of T places (B, T, C), or of each row's own length, which must be at least `keep`."""
+    """Return the last `keep` of T places (B, T, C), or of each row's own length, which must be at least `keep`."""
     if lengths is None:
         return hidden[:, -keep:]
     at = lengths[:, None] + torch.arange(-keep, 0, device=hidden.device)
@@ -306,7 +306,7 @@ class Head:
 
 
 def end_tokens(source: Source, config: Mapping[str, Any], default: int | None) -> frozenset[int]:
-    """Ids that end an answer: those of generation_config.json, else of config.json, else the architecture's own."""
+    """Return the ids that end an answer: those of generation_config.json, else of config.json, else the architecture's own."""
     path = source.folder / "generation_config.json"
     asked = read_json(path).get("eos_token_id") if path.is_file() else None
     eos = config.get("eos_token_id", default) if asked is None else asked

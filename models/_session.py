@@ -25,7 +25,7 @@ JUDGED_CHUNK = 64
 """Most tokens per forward call of a session that verification judges on a short prompt."""
 
 _CPU_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
-"""How torch's allocators other than CUDA's say it: in a plain RuntimeError."""
+"""Words of the plain RuntimeError that torch's allocators other than CUDA's raise."""
 
 
 class Mark(NamedTuple):
@@ -64,11 +64,11 @@ class ForwardSession:
         raise NotImplementedError
 
     def _snapshot(self) -> Any:
-        """A handle on the state that all later work leaves intact."""
+        """Return a handle on the state that all later work leaves intact."""
         raise NotImplementedError
 
     def _snapshot_at(self, tokens: int) -> Any:
-        """A handle on the state as it was after `tokens` tokens; only where `crops` is true."""
+        """Return a handle on the state as it was after `tokens` tokens; only where `crops` is true."""
         raise NotImplementedError
 
     def _restore(self, state: Any) -> None:
@@ -137,7 +137,7 @@ class ForwardSession:
         self._guarded(read)
 
     def mark(self, at: int | None = None) -> Mark:
-        """A handle on the present state, or where the session `crops` on that after `at` tokens, which has no logits.
+        """Return a handle on the present state, or where the session `crops` on that after `at` tokens, which has no logits.
 
         Raises OutOfMemory where the state must be copied.
         """
@@ -147,17 +147,17 @@ class ForwardSession:
         return Mark(at, None, self._snapshot_at(at))
 
     def rewind(self, mark: Mark) -> None:
-        """Back to the marked state. Raises OutOfMemory where the state must be copied."""
+        """Return to the marked state. Raises OutOfMemory where the state must be copied."""
         self._guarded(lambda: self._restore(mark.state))
         self._position, self._logits = mark.position, mark.logits
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """Logits (V,) of the next token; at least one token must have been read."""
+        """Return the logits (V,) of the next token; at least one token must have been read."""
         values: npt.NDArray[np.float32] = self._next().float().cpu().numpy()
         return values
 
     def generate(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
-        """Greedy continuation; the state is left as it was.
+        """Continue the text greedily; the state is left as it was.
 
         The text ends before the first stop string; the ids are all that were generated, without the end-of-text token.
         Raises OutOfMemory, AnswerTimeout.
@@ -165,7 +165,7 @@ class ForwardSession:
         return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, stop)))
 
     def likelihood(self, ids: TokenIds) -> Likelihood:
-        """Teacher-forced rating of ids (T,) as the continuation; the state is left as it was.
+        """Rate ids (T,) as the continuation, teacher-forced; the state is left as it was.
 
         Raises OutOfMemory, AnswerTimeout, ModelError.
         """
@@ -209,7 +209,7 @@ class ForwardSession:
         return Generation(text[: _first_of(text, stop)], tuple(ids))
 
     def _stopped(self, ids: list[int], stop: Sequence[str]) -> bool:
-        """Whether a stop string stands in the text; looks at the tail first, so that long answers stay linear."""
+        """Return whether a stop string is in the text; looks at the tail first, so that long answers stay linear."""
         if not stop:
             return False
         # A character takes at most four tokens of a byte-level vocabulary.
@@ -230,7 +230,7 @@ class ForwardSession:
         return Likelihood(tuple(nll), greedy)
 
     def _teacher_forced(self, ids: TokenIds) -> Iterator[tuple[torch.Tensor, TokenIds]]:
-        """Logits (T, V) and the tokens (T,) that they are asked for."""
+        """Yield logits (T, V) and the tokens (T,) whose places they predict."""
         if len(ids):
             yield self._next()[None], ids[:1]
         whole = self._on_device(ids)
@@ -304,5 +304,5 @@ class ForwardSession:
 
 
 def _first_of(text: str, stop: Sequence[str]) -> int:
-    """Where the first stop string begins; the text's length if there is none."""
+    """Return where the first stop string begins; the text's length if there is none."""
     return min((at for at in map(text.find, stop) if at >= 0), default=len(text))

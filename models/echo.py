@@ -162,7 +162,7 @@ class Echo:
 
 
 def open_model(source: str, name: str, options: Options) -> Echo:
-    """Open the echo model; `source` is its name. Counts in bytes unless a tokeniser is named."""
+    """Open the echo model; `source` is its name. Counts in bytes unless a tokenizer is named."""
     if options.device not in ("auto", "cpu"):
         raise ModelError(f"model `echo` has no device `{options.device}`; leave --device out")
     if options.tokenizer is None:

@@ -45,7 +45,7 @@ _SILU = ("silu", "swish")
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read config and tokeniser of a folder or hub id; `mamba` and `mamba-mix` are in the box. Raises ModelError."""
+    """Read config and tokenizer of a folder or hub id; `mamba` and `mamba-mix` are in the box. Raises ModelError."""
     place = reference(source) if is_reference(source, "mamba") else locate(source, options.revision)
     config = place.config()
     state_spaces = "model_type" not in config and "ssm_cfg" in config
@@ -92,7 +92,7 @@ class MambaShape:
     eos: frozenset[int]
 
     def state_bytes(self, dtype: torch.dtype) -> int:
-        """Last inputs of the convolution and the scan's states, float32 whatever `dtype` is."""
+        """Return the bytes of the convolution's last inputs and the scan's states, float32 whatever `dtype` is."""
         return 4 * self.layers * self.channels * (self.taps - 1 + self.states)
 
 
@@ -229,7 +229,7 @@ class MambaNetwork:
         scan: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Adds to h in place; returns the states of convolution and scan."""
+        """Add to h in place; return the states of convolution and scan."""
         shape, tokens = self._shape, h.shape[1]
 
         def project(tile: slice) -> tuple[Tensor, ...]:
@@ -313,7 +313,7 @@ class MambaNetwork:
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor] | None:
-    """None for SiLU, which the convolution's kernel brings along. Raises ModelError."""
+    """Return a function by name; None for SiLU, which the convolution's kernel computes itself. Raises ModelError."""
     if name in _SILU:
         return None
     from transformers.activations import ACT2FN

@@ -59,7 +59,7 @@ _TO_BLINKDL = (
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read config and tokeniser of a folder, hub id or .pth file; `rwkv` and `rwkv-mix` are in the box. Raises ModelError."""
+    """Read config and tokenizer of a folder, hub id or .pth file; `rwkv` and `rwkv-mix` are in the box. Raises ModelError."""
     path = Path(source).expanduser()
     if path.suffix == ".pth":
         checkpoint = _blinkdl(source, path)
@@ -89,7 +89,7 @@ class RwkvShape:
     model_type: str = "rwkv"
 
     def state_bytes(self, dtype: torch.dtype) -> int:
-        """Two shifted tokens in `dtype` and three float32 planes a layer."""
+        """Return the bytes of two shifted tokens in `dtype` and three float32 planes per layer."""
         return self.layers * (2 * self.width * dtype.itemsize + 3 * self.attention * 4)
 
 
@@ -235,7 +235,7 @@ class RwkvNetwork:
     def _time_mix(
         self, layer: _Layer, h: Tensor, last: Tensor, wkv: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Adds to h in place; returns the last token seen and WKV's state."""
+        """Add to h in place; return the last token seen and WKV's state."""
 
         def project(tile: slice) -> tuple[Tensor, ...]:
             nonlocal last
@@ -256,7 +256,7 @@ class RwkvNetwork:
         return last, wkv
 
     def _channel_mix(self, layer: _Layer, h: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
-        """Adds to h in place; returns the last token seen."""
+        """Add to h in place; return the last token seen."""
         for tile in tiles(h.shape[1]):
             x = F.layer_norm(h[:, tile], self._width, *layer.ln2, self._shape.epsilon)
             before, last = _shifted(x, last, tile, lengths)
@@ -303,7 +303,7 @@ def _layer(tensors: Tensors, shape: RwkvShape, i: int, device: torch.device, dty
 
 
 def _shifted(x: Tensor, last: Tensor, tile: slice, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of tokens x (B, t, C): the token before each, and the one (B, C) before what follows; `last` is the one before x."""
+    """Return for tokens x (B, t, C) the token before each, and the one (B, C) before what follows; `last` is the one before x."""
     seen = torch.cat((last[:, None], x), 1)
     if lengths is None:
         # A copy, so that the state does not keep the whole stretch in memory.

@@ -145,11 +145,11 @@ class TransformerModel:
         return own or original_positions(self._text) or positions(self._text)
 
     def state_bytes(self, tokens: int) -> int:
-        """Cache after `tokens` tokens, in bytes, found without weights; growing buffers may hold a quarter more."""
+        """Return the bytes of the cache after `tokens` tokens, found without weights; growing buffers may hold a quarter more."""
         return sum(layer.at(tokens) for layer in self._shape.layers)
 
     def identity(self) -> Mapping[str, Any]:
-        """What decides the answers, for the manifest. Reads the weight files once, to hash them."""
+        """Describe what decides the answers, for the manifest. Reads the weight files once, to hash them."""
         own = {
             "model": self._name,
             "class": type(self._loaded).__name__ if "_loaded" in vars(self) else architecture(self._config),
@@ -325,7 +325,7 @@ class CachedSession(ForwardSession):
         self._reserved = tokens
 
     def _lengths(self, tokens: int) -> Sequence[int]:
-        # Equal to one token: a forward call reads all weights, and a short last one would do so for a few tokens.
+        # Equal but for one token: every call reads all weights, and a short last one would do so for a few tokens.
         calls = -(-tokens // self._stride)
         return [tokens // calls + (i < tokens % calls) for i in range(calls)]
 
@@ -396,7 +396,7 @@ class StateShape(NamedTuple):
 
 
 def _everything_counts_as_nonzero() -> AbstractContextManager[Any]:
-    """Lets models that pick what is not zero run without numbers (sparse attention, routed experts); from torch 2.7 on."""
+    """Let models that pick what is not zero run without numbers (sparse attention, routed experts); from torch 2.7 on."""
     setting = "meta_nonzero_assume_all_nonzero"
     config: Any = _torch_config
     return config.patch(**{setting: True}) if hasattr(config, setting) else nullcontext()
@@ -422,7 +422,7 @@ def _read_zeros(model: Any, tokenizer: Tokenizer, count: int) -> CachedSession:
 
 
 def _estimated_shape(config: Any, item: int) -> StateShape:
-    """As if every layer kept keys and values of all tokens."""
+    """Estimate as if every layer kept the keys and values of all tokens."""
     attending = getattr(config, "num_attention_heads", None)
     if not attending:
         return StateShape("copy-all", [])

@@ -43,7 +43,7 @@ _FACT = 320
 """Bytes that leave room for a fact, its question and some haystack."""
 _SAID = re.compile(rb"The ((?:number|code) of [^.]*?) is (\d+)\.")
 _FRESH = ("induction", "needles")
-"""Tasks with a new haystack in each text, for it could be learnt by heart; prose is slow to make, so texts share some of it."""
+"""Tasks with a new haystack in each text, because one could be learnt by heart; prose is slow to make, so texts share some of it."""
 
 _WORDS, _PROBES = 1, 3
 """A probe stays short three times as long: nothing is learnt from a long one before a short one is answered."""

@@ -29,15 +29,15 @@ class ByteTokenizer:
         return np.empty(0, np.int32)
 
     def encode(self, text: str) -> TokenIds:
-        """UTF-8 bytes of `text` (T,); a lone surrogate becomes `?`."""
+        """Return the UTF-8 bytes of `text` (T,); a lone surrogate becomes `?`."""
         return np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """`encode` of each text."""
+        """Encode each text."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Text of bytes; ids beyond 255 and invalid sequences become U+FFFD."""
+        """Return the text of bytes; ids beyond 255 and invalid sequences become U+FFFD."""
         values = np.asarray(ids, np.int64).reshape(-1)
         # 0xFF occurs in no valid UTF-8 text.
         return (
@@ -48,5 +48,10 @@ class ByteTokenizer:
         )
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
-        """Raises ModelError: bytes have no chat template."""
-        raise ModelError("the byte tokeniser has no chat template; leave out --chat")
+        """Raise ModelError, because bytes have no chat template."""
+        raise ModelError("the byte tokenizer has no chat template; leave out --chat")
+
+
+def valid(text: str) -> str:
+    """Return the text with `?` for lone surrogates, which have no UTF-8 and cannot be passed to Rust."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

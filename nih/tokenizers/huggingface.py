@@ -17,18 +17,18 @@ import numpy.typing as npt
 
 from nih.errors import ModelError, reason
 from nih.protocols import Tokenizer
-from nih.tokenizers.byte import BYTE, ByteTokenizer
+from nih.tokenizers.byte import BYTE, ByteTokenizer, valid
 from nih.tokenizers.tiktoken import names_encoding, open_encoding
 from nih.types import TokenIds
 
 _ANCHOR = "\n"
-"""Text that a piece is put behind where a tokeniser treats the beginning of a text in its own way."""
+"""Text that a piece is put behind where a tokenizer treats the beginning of a text in its own way."""
 _MARKER = "XnihXuserXwordsX"
 """Stands for the user's words while a chat template is rendered: letters only, so that no template alters it."""
 
 
 class HubTokenizer:
-    """A tokeniser of transformers.
+    """A tokenizer of transformers.
 
     With a backend of the `tokenizers` library (all but a few old or remote ones), pieces go through a copy of it whose
     rules for the beginning of a text are taken out; without one, behind an anchor whose ids are then cut off.
@@ -54,7 +54,7 @@ class HubTokenizer:
 
     @property
     def opening(self) -> TokenIds:
-        """What the tokeniser itself puts before a text; what it appends (T5's `</s>`) is left out."""
+        """What the tokenizer itself puts before a text; what it appends (T5's `</s>`) is left out."""
         return self._opening
 
     @property
@@ -63,15 +63,15 @@ class HubTokenizer:
         return self._special
 
     def encode(self, text: str) -> TokenIds:
-        """Ids (T,) in mid-text. Raises ModelError if the tokeniser cannot encode without its rules for beginnings."""
+        """Return ids (T,) in mid-text. Raises ModelError if the tokenizer cannot encode without its rules for beginnings."""
         return self._coder.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """`encode` of each text, in one threaded call of the backend."""
+        """Encode each text, in one threaded call of the backend."""
         return self._coder.encode_batch(texts)
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Text of ids without clean-up of spaces; special tokens are left out."""
+        """Return the text of ids without clean-up of spaces; special tokens are left out."""
         values = np.asarray(ids, np.int64).reshape(-1)
         return self._coder.decode(values[~np.isin(values, self._special_array)].tolist())
 
@@ -80,7 +80,7 @@ class HubTokenizer:
         return self._coder.decode(np.asarray(ids, np.int64).reshape(-1).tolist())
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
-        """Ids before and after the user's words; `options` are variables of the template (`enable_thinking`).
+        """Return the ids before and after the user's words; `options` are variables of the template (`enable_thinking`).
 
         Raises ModelError if there is no template, or if it refuses the system message or does not show the user's
         words exactly once.
@@ -92,7 +92,7 @@ class HubTokenizer:
                 "not once; leave out --chat"
             )
         before, _, after = text.partition(_MARKER)
-        # The first half begins the text, so the tokeniser's own rules hold; the second stands in mid-text.
+        # The first half begins the text, so the tokenizer's own rules hold; the second stands in mid-text.
         head = _ids(self._tokenizer(before, add_special_tokens=False)["input_ids"]) if before else _ids([])
         return head, self._coder.encode_template(after)
 
@@ -100,7 +100,7 @@ class HubTokenizer:
 def open_tokenizer(
     source: str, name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
 ) -> Tokenizer:
-    """The tokeniser of a folder, hub id or .gguf file, `byte`, or an encoding of tiktoken; `name` is what the manifest calls it.
+    """Open the tokenizer of a folder, hub id or .gguf file, `byte`, or an encoding of tiktoken; `name` is what the manifest calls it.
 
     Raises ModelError.
     """
@@ -118,14 +118,14 @@ def open_tokenizer(
     # transformers raises nearly every built-in class for files that are missing or broken.
     except Exception as error:
         raise ModelError(
-            f"no tokeniser in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
+            f"no tokenizer in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
             "for a byte-level model"
         ) from error
     return HubTokenizer(tokenizer, name or source)
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:
-    """What transformers' `from_pretrained` takes for a source: a folder or hub id, and the name of the .gguf file in it."""
+    """Return what transformers' `from_pretrained` takes for a source: a folder or hub id, and the name of the .gguf file in it."""
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
@@ -141,7 +141,7 @@ class _Coder:
         raise NotImplementedError
 
     def encode_template(self, text: str) -> TokenIds:
-        """Ids of text in mid-text whose special tokens are parsed."""
+        """Return the ids of text in mid-text whose special tokens are parsed."""
         raise NotImplementedError
 
     def decode(self, ids: list[int]) -> str:
@@ -164,7 +164,7 @@ class _Backend(_Coder):
         self._plain.encode_special_tokens = True
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        encodings = self._plain.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        encodings = self._plain.encode_batch_fast([valid(text) for text in texts], add_special_tokens=False)
         return [_ids(encoding.ids) for encoding in encodings]
 
     def encode_template(self, text: str) -> TokenIds:
@@ -188,7 +188,7 @@ class _Slow(_Coder):
         self.fingerprint = hashlib.sha256(repr(rules).encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        return [self._behind_anchor(_valid(text), split_special_tokens=True) for text in texts]
+        return [self._behind_anchor(valid(text), split_special_tokens=True) for text in texts]
 
     def encode_template(self, text: str) -> TokenIds:
         return self._behind_anchor(text, split_special_tokens=False)
@@ -205,7 +205,7 @@ class _Slow(_Coder):
         if self._text(alone) == text:
             return _ids(alone)
         raise ModelError(
-            f"the tokeniser {type(self._tokenizer).__name__} cannot encode a piece of text by itself: what "
+            f"the tokenizer {type(self._tokenizer).__name__} cannot encode a piece of text by itself: what "
             f"stands before changes it ({text[:20]!r}); name another with `--tokenizer`"
         )
 
@@ -222,11 +222,6 @@ class _Slow(_Coder):
 
 def _ids(ids: Iterable[int]) -> TokenIds:
     return np.array(ids, np.int32)
-
-
-def _valid(text: str) -> str:
-    """Lone surrogates cannot cross into Rust or UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _backend_of(tokenizer: Any) -> Any:
@@ -247,13 +242,13 @@ def _opening(tokenizer: Any) -> TokenIds:
         if full[start : start + len(bare)] == bare:
             return _ids(full[:start])
     raise ModelError(
-        f"the tokeniser {type(tokenizer).__name__} encodes {probe!r} as {bare} and with special tokens as {full}, "
+        f"the tokenizer {type(tokenizer).__name__} encodes {probe!r} as {bare} and with special tokens as {full}, "
         "so what it puts before a text is unclear; name another with `--tokenizer`"
     )
 
 
 def _mid_text(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules of a `tokenizers` JSON without those for the two ends of a text.
+    """Return the rules of a `tokenizers` JSON without those for the two ends of a text.
 
     These are sentencepiece's dummy prefix (Metaspace, a Prepend normaliser, and ByteLevel's add_prefix_space), its
     counterpart in the decoder (which would drop a leading space), and stripping.
@@ -283,7 +278,7 @@ def _middle(rule: Any, part: str) -> Any:
 
 
 def _without_special_words(rules: dict[str, Any], special: set[int]) -> dict[str, Any]:
-    """Rules whose vocabulary holds special tokens under names that no text spells.
+    """Return rules whose vocabulary holds special tokens under names that no text spells.
 
     `encode_special_tokens` keeps them from being looked for before the model runs; but a Unigram or word model finds
     `</s>` among its own pieces all the same. BPE does not: no merge leads there.
@@ -312,7 +307,7 @@ def _unspelt(token: int) -> str:
 def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
-            f"the tokeniser `{name}` has no chat template; leave out --chat, or name one that has with `--tokenizer`"
+            f"the tokenizer `{name}` has no chat template; leave out --chat, or name one that has with `--tokenizer`"
         )
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _MARKER})

@@ -74,7 +74,7 @@ class WorldTokenizer:
         return np.empty(0, np.int32)
 
     def encode(self, text: str) -> TokenIds:
-        """Ids (T,): at each place the longest token that fits; a lone surrogate becomes `?`."""
+        """Return ids (T,): at each place the longest token that fits; a lone surrogate becomes `?`."""
         raw = text.encode("utf-8", "replace")
         ids, sizes, found = self._ids, self._sizes, []
         at = 0
@@ -89,23 +89,23 @@ class WorldTokenizer:
         return np.array(found, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """`encode` of each text."""
+        """Encode each text."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Text of ids; the end of a text is left out, invalid bytes and ids without a token become U+FFFD."""
+        """Return the text of ids; the end of a text is left out, invalid bytes and ids without a token become U+FFFD."""
         values = np.asarray(ids, np.int64).reshape(-1).tolist()
         # 0xFF occurs in no valid UTF-8 text.
         raw = b"".join(self._pieces.get(token, b"\xff") for token in values if token != END)
         return raw.decode("utf-8", "replace")
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
-        """Raises ModelError: the file holds no chat template."""
+        """Raise ModelError, because the file has no chat template."""
         raise ModelError(f"the vocabulary `{self._name}` has no chat template; leave out --chat")
 
 
 def _sizes(ids: Mapping[bytes, int]) -> dict[bytes, tuple[int, ...]]:
-    """First two bytes -> lengths of the tokens that begin so, longest first; one byte alone always fits."""
+    """Map first two bytes -> lengths of the tokens that begin so, longest first; one byte alone always fits."""
     found: dict[bytes, set[int]] = {}
     for piece in ids:
         if len(piece) > 1:

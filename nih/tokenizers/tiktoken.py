@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import ModelError
+from nih.tokenizers.byte import valid
 from nih.types import TokenIds
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ _CHAT = {"cl100k_base": 100264, "o200k_base": 200264}
 
 
 def names_encoding(source: str) -> bool:
-    """Whether `--tokenizer` means an encoding: `tiktoken:cl100k_base`, `tiktoken:gpt-4o`, `o200k_base`."""
+    """Return whether `--tokenizer` means an encoding: `tiktoken:cl100k_base`, `tiktoken:gpt-4o`, `o200k_base`."""
     return source.startswith(PREFIX) or _BARE.fullmatch(source) is not None
 
 
 def open_encoding(source: str) -> TiktokenTokenizer:
-    """The encoding of that name, or of the OpenAI model of that name. Raises ModelError."""
+    """Open the encoding of that name, or of the OpenAI model of that name. Raises ModelError."""
     name = source.removeprefix(PREFIX)
     try:
         import tiktoken
@@ -88,21 +89,21 @@ class TiktokenTokenizer:
         return frozenset({coder.encode_single_token(t) for t in coder.special_tokens_set} | {*chat})
 
     def encode(self, text: str) -> TokenIds:
-        """Ids (T,); text that spells a special token is encoded as plain characters."""
-        return np.array(self._encoding.encode_ordinary(_valid(text)), np.int32)
+        """Return ids (T,); text that spells a special token is encoded as plain characters."""
+        return np.array(self._encoding.encode_ordinary(valid(text)), np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """`encode` of each text, in threads."""
-        batch = self._encoding.encode_ordinary_batch([_valid(text) for text in texts])
+        """Encode each text, in threads."""
+        batch = self._encoding.encode_ordinary_batch([valid(text) for text in texts])
         return [np.array(ids, np.int32) for ids in batch]
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Text of ids without special tokens; invalid bytes become U+FFFD."""
+        """Return the text of ids without special tokens; invalid bytes become U+FFFD."""
         values = np.asarray(ids, np.int64).reshape(-1)
         return self._encoding.decode(values[~np.isin(values, sorted(self.special_ids))].tolist())
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
-        """Ids around the user's words as OpenAI's chat models count them: three for each turn's head, one for its end.
+        """Return the ids around the user's words as OpenAI's chat models count them: three for each turn's head, one for its end.
 
         Raises ModelError for an encoding whose chat format is not public.
         """
@@ -116,8 +117,3 @@ class TiktokenTokenizer:
 
         first = [*head("system"), *self.encode(system).tolist(), end] if system else []
         return np.array([*first, *head("user")], np.int32), np.array([end, *head("assistant")], np.int32)
-
-
-def _valid(text: str) -> str:
-    """Lone surrogates have no bytes."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -70,10 +70,10 @@ def counts_agree(what: str, folder: Path) -> bool:
 def cache_holds(folder: Path) -> bool:
     """Say what the slot, empty at first, held of what the plan says that prompts share."""
     manifest = read(folder).manifest
-    shared = manifest.values["naive_tokens"] - manifest.values["planned_tokens"]
+    shared = manifest.naive_tokens - manifest.values["planned_tokens"]
     cached = _told(folder)["cached_tokens"]
     print(
-        f"prefix cache: {cached:,} of {manifest['naive_tokens']:,} prompt tokens, {shared:,} planned",
+        f"prefix cache: {cached:,} of {manifest.naive_tokens:,} prompt tokens, {shared:,} planned",
         flush=True,
     )
     return bool(cached >= shared > 0)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,10 @@ def run(folder: Path, *arguments: str) -> StoredRun:
 def _told(folder: Path, start: float) -> StoredRun:
     """Read a finished run, and say how long it took and how much its sittings with workers planned."""
     stored = read(folder)
-    sittings: list[dict[str, Any]] = stored.manifest.get("workers", [])
+    sittings: list[Mapping[str, Any]] = list(stored.manifest.worker_reports)
     parts = [
         f"{time.monotonic() - start:.0f} s",
-        f"{stored.manifest['planned_tokens']:,} tokens planned at once",
+        f"{stored.manifest.values['planned_tokens']:,} tokens planned at once",
     ]
     for sitting in sittings:
         answered = " and ".join(str(member["answered"]) for member in sitting["members"])

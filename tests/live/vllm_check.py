@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from nih.models.engines.vllm import VllmEngine
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.scores import score_answer
+from nih.store.journal import Row
 from nih.store.run import read
 from nih.types import Answer, Sample
 
@@ -45,7 +46,15 @@ NATS = 1e-3
 SHORT = "512"
 """Lengths of the grid where a session answers in this process."""
 
-Rows = dict[str, dict[str, Any]]
+
+class Said(NamedTuple):
+    """What was answered without a run folder."""
+
+    answer: str
+    score: float | None
+
+
+Rows = Mapping[str, Row]
 
 
 def run(folder: Path, model: str, *arguments: str) -> Rows:
@@ -57,19 +66,19 @@ def run(folder: Path, model: str, *arguments: str) -> Rows:
     return {row.id: row for row in read(folder).rows}
 
 
-def agree(what: str, ours: Rows, theirs: Rows) -> bool:
+def agree(what: str, ours: Rows, theirs: Mapping[str, Row | Said]) -> bool:
     """Say whether two runs have the same samples and scores."""
     same = ours.keys() == theirs.keys()
-    scores = sum(ours[i]["score"] != theirs[i]["score"] for i in ours) if same else len(ours)
-    answers = sum(ours[i]["answer"] != theirs[i]["answer"] for i in ours) if same else len(ours)
+    scores = sum(ours[i].score != theirs[i].score for i in ours) if same else len(ours)
+    answers = sum(ours[i].answer != theirs[i].answer for i in ours) if same else len(ours)
     print(f"{what}: {len(ours)} samples, {scores} scores and {answers} answers differ", flush=True)
     return same and not scores
 
 
 def rated_alike(what: str, ours: Rows, theirs: Rows) -> bool:
     """Say whether two runs rate the expected answers alike."""
-    worst = max(abs(ours[i]["nll"] - theirs[i]["nll"]) for i in ours)
-    greedy = sum(ours[i]["greedy"] != theirs[i]["greedy"] for i in ours)
+    worst = max(abs((ours[i].nll or 0.0) - (theirs[i].nll or 0.0)) for i in ours)
+    greedy = sum(ours[i].greedy != theirs[i].greedy for i in ours)
     print(f"{what}: likelihoods differ by at most {worst:.2g} nats, {greedy} greedy flags differ", flush=True)
     return worst < NATS and not greedy
 
@@ -236,7 +245,7 @@ def behind_a_server(folder: Path) -> Iterator[bool]:
         yield agree(told, hosted, counted(url, source))
 
 
-def counted(url: str, source: str) -> Rows:
+def counted(url: str, source: str) -> dict[str, Said]:
     """What a session answers to the prompts whose tokens `--engine openai --chat` counts, where the server lays them out itself.
 
     No `nih run` of a session is like it: a session begins the assistant's turn with the answer prefix.
@@ -248,10 +257,7 @@ def counted(url: str, source: str) -> Rows:
     walk = Walk(Asker(model.session(), model.tokenizer, likelihood=False, timeout=None))
     samples = {sample.id: sample for sample in job.samples}
     return {
-        a.sample_id: {
-            "answer": a.text,
-            "score": score_answer(a, samples[a.sample_id].expected, job.tasks[0].score),
-        }
+        a.sample_id: Said(a.text, score_answer(a, samples[a.sample_id].expected, job.tasks[0].score))
         for a in walk.shared(job.plan.samples)
         if isinstance(a, Answer)
     }

@@ -133,7 +133,7 @@ def test_state_spaces_of_another_kind(changes: dict[str, Any], tmp_path: Path) -
         open_(tmp_path / "other")
 
 
-def test_state_spaces_needs_a_tokeniser(tmp_path: Path) -> None:
+def test_state_spaces_needs_a_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "model"
     recurrent.write_state_spaces(path, "mamba", pad_vocab_size_multiple=1)
     with pytest.raises(ModelError, match=f"--tokenizer.*{NEOX_FILE}"):

@@ -73,7 +73,7 @@ def test_a_good_server_is_asked_once_a_sample_and_what_it_says_is_kept(
 ) -> None:
     stored = go(server, tmp_path / "r")
     assert {r.score for r in stored.rows} == {1.0} and {r.answer for r in stored.rows} == {
-        f" {r['expected'][0]}" for r in stored.rows
+        f" {r.expected[0]}" for r in stored.rows
     }
     assert Counter(server.prompts) == Counter(set(server.prompts)) and len(server.prompts) == SAMPLES
     for row in stored.rows:
@@ -497,9 +497,7 @@ def test_a_server_that_takes_other_parameters_is_spoken_to_as_it_wants(
     server.fault = picky({"max_tokens": "Use 'max_completion_tokens'.", "temperature": "", "stop": ""})
     stored = go(server, tmp_path / "r")
     assert {r.score for r in stored.rows} == {1.0} and len(server.requests) == SAMPLES + 3
-    assert {r.answer for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}, (
-        "cut here instead"
-    )
+    assert {r.answer for r in stored.rows} == {f" {r.expected[0]}" for r in stored.rows}, "cut here instead"
     assert server.requests[-1].body["max_completion_tokens"] == 8
     assert report_of(stored)["not_taken"] == ["max_tokens", "temperature", "stop"]
     assert any("not greedy" in line for line in report_of(stored)["warnings"])
@@ -706,7 +704,7 @@ def test_what_was_begun_of_the_assistants_turn_is_no_part_of_the_answer(
         r, {"message": {"role": "assistant", "content": f"{repeated} {key_of(r.prompt)}"}}
     )
     stored = go(llama, tmp_path / "r", tokenizer=chat_tokenizer, chat=True, set={"prefix": "assistant"})
-    assert {r.answer for r in stored.rows} == {f" {r['expected'][0]}" for r in stored.rows}
+    assert {r.answer for r in stored.rows} == {f" {r.expected[0]}" for r in stored.rows}
 
 
 def test_llama_cpp_rates_only_what_it_generates(llama: FakeServer, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_other_versions_are_named(tensor: str, version: str, tmp_path: Path) -> 
         open_(tmp_path / "new.pth")
 
 
-def test_tokenisers_beside_the_file(pth: Path) -> None:
+def test_tokenizers_beside_the_file(pth: Path) -> None:
     with pytest.raises(ModelError, match="--tokenizer"):
         _open_with_vocabulary_of(pth, 250)
     recurrent.neox_tokenizer_file(pth.with_name(NEOX_FILE))

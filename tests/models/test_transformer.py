@@ -256,7 +256,7 @@ def test_learned_positions_cannot_be_exceeded() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama as `save_pretrained` writes it, without tokeniser files."""
+    """A tiny Llama as `save_pretrained` writes it, without tokenizer files."""
     path = tmp_path_factory.mktemp("models") / "llama"
     tiny.model("llama").save_pretrained(path)
     return path
@@ -413,9 +413,9 @@ def test_tensors_that_are_not_the_models_are_told(
     assert "9 tensors in the weights of" in caplog.text
 
 
-def test_a_vocabulary_of_bytes_needs_no_tokeniser_but_others_do(folder: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_of_bytes_needs_no_tokenizer_but_others_do(folder: Path, tmp_path: Path) -> None:
     source = altered(folder, tmp_path / "copy", vocab_size=300)
-    with pytest.raises(ModelError, match="no tokeniser in"):
+    with pytest.raises(ModelError, match="no tokenizer in"):
         open_model(source, "x", Options())
     assert open_model(source, "x", Options(tokenizer="byte")).tokenizer.name == "byte"
 

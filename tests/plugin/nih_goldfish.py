@@ -74,15 +74,23 @@ class Pond:
         """Numbers (256,) that depend on the whole state; the next byte of the answer has the greatest."""
         rng = np.random.default_rng(zlib.crc32(self.held))
         drawn = rng.standard_normal(256).astype(np.float32)
-        drawn[list(self.generate(1, ()).ids)] = 10.0
+        drawn[self._next()] = 10.0
         return drawn
 
     def generate(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
-        """What followed the answer's beginning when it was read before; nothing if that is forgotten."""
-        begun = self.held.rpartition(b"? ")[2]
-        found = re.search(re.escape(begun) + rb"([^.\n]*)\.", self.held)
-        said = found[1][:max_new_tokens] if found else b""
+        """Say byte by byte what followed the answer's beginning, up to a full stop; nothing if that is forgotten."""
+        before, said = self.mark(), bytearray()
+        while len(said) < max_new_tokens and (byte := self._next()) != ord("."):
+            said.append(byte)
+            self.extend([np.array([byte], np.int32)])
+        self.rewind(before)
         return Generation(said.decode("utf-8", "replace"), tuple(said))
+
+    def _next(self) -> int:
+        """The byte that followed what is said of the answer when that was read before; a full stop if it is forgotten."""
+        begun = self.held.rpartition(b"? ")[2]
+        found = re.search(re.escape(begun) + rb"([^\n])", self.held)
+        return found[1][0] if found else ord(".")
 
     def likelihood(self, ids: TokenIds) -> Likelihood:
         """Sure of what it would say, and of nothing else."""

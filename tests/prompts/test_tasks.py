@@ -344,7 +344,7 @@ def test_packed_runs_plan_a_fifth_of_the_tokens_and_are_labelled_in_every_output
     from nih.run.show import show
 
     row, text = show(packed.path, packed.rows[5].id)
-    assert row.id == packed.rows[5].id and all(n[0] in text for n in row.needles)
+    assert row["id"] == packed.rows[5].id and all(n[0] in text for n in row["needles"])
 
 
 def test_the_place_of_the_question_is_part_of_the_settings_unless_it_is_the_end(tmp_path: Path) -> None:

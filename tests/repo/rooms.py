@@ -6,7 +6,7 @@ modules lie side by side, each module is a room.
 files, lines        Python files of the package (links followed once), and their lines
 arrows              pairs of rooms of which one imports the other, at top level, in functions or for type checkers
 upward arrows       arrows that run up when the rooms stand on floors such that few do; none if there is no circle
-look-ups            `row["x"]`, `manifest.get("x")` and the like, outside `store`
+look-ups            `row["id"]`, `manifest.get("grid")` and the like, outside `store` and `bench` (whose rows are measurements)
 row schemas         displays, classes and calls outside docstrings that name at least eight columns of a journal row
 longest             class and function, in lines
 duplicated blocks   pairs of places that share at least six consecutive lines, imports and single brackets apart
@@ -27,6 +27,12 @@ COLUMNS = frozenset(
     "id attempt task length depth actual_depth trial tokens needle around question expected answer score status error "
     "nll greedy prefill_tokens seconds".split()
 )
+KEYS = COLUMNS.union(
+    "score_name answer_prefix needle_at needles target schema settings settings_hash nih command python packages platform machine "
+    "started ended exit_state options model tasks grid suite seed identity naive_tokens planned_tokens prefill verification seconds "
+    "times training_length threshold adaptive tokenizer engine workers report cost".split()
+)
+"""Columns of a row and keys of a manifest."""
 LOOKED_UP = {"row", "rows", "manifest", "m", "r", "first", "other", "baseline", "candidate"}
 """Names under which rows and manifests go."""
 WINDOW = 6
@@ -110,7 +116,7 @@ def look_ups(tree: ast.Module) -> Iterator[str]:
             case _:
                 continue
         name = held.attr if isinstance(held, ast.Attribute) else held.id if isinstance(held, ast.Name) else ""
-        if name in LOOKED_UP or name.endswith(("_row", "manifest")):
+        if key in KEYS and (name in LOOKED_UP or name.endswith(("_row", "manifest"))):
             yield key
 
 
@@ -171,7 +177,7 @@ def count(root: Path) -> dict[str, str]:
     trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in known.items()}
     graph = arrows(trees, known)
     back = upward(graph)
-    outside = {module: tree for module, tree in trees.items() if room(module) != "store"}
+    outside = {m: tree for m, tree in trees.items() if not room(m).startswith(("store", "bench"))}
     where = [(module, key) for module, tree in outside.items() for key in look_ups(tree)]
     schemas = sorted(m for m, tree in trees.items() for node in ast.walk(tree) if names_columns(node))
     lines = {m: len(path.read_text(encoding="utf-8").splitlines()) for m, path in known.items()}

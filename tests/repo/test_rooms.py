@@ -41,8 +41,8 @@ def test_a_ring_of_rooms_has_one_arrow_up(size: int) -> None:
 
 
 def test_look_ups_and_schemas_are_seen_as_they_are_written() -> None:
-    code = 'row["id"]; run.manifest.get("grid", {}); other["x"]; table["id"]; row[key]; sample_row["task"]'
-    assert list(look_ups(ast.parse(code))) == ["id", "grid", "x", "task"]
+    code = 'row["id"]; run.manifest.get("grid", {}); other["y"]; table["id"]; row[key]; sample_row["task"]'
+    assert list(look_ups(ast.parse(code))) == ["id", "grid", "task"]
     names = sorted(COLUMNS)[:8]
     for text in (repr(names), repr(dict.fromkeys(names)), f"f({', '.join(f'{n}=1' for n in names)})"):
         assert names_columns(ast.parse(text, mode="eval").body)

@@ -194,7 +194,7 @@ def test_the_gate_judges_each_task(done: Run, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(SMALL.replace("depths: 50", "depths: 0"), encoding="utf-8")
     run = evaluate(model="echo", suite=str(other), out=tmp_path / "other", tell=quiet)
-    with pytest.raises(SettingsDiffer, match="--suite"):
+    with pytest.raises(SettingsDiffer, match=r"grids of the suite.*type `nih run --like"):
         gate(run.path, done.path, Limits())
 
 

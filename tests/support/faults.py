@@ -47,7 +47,7 @@ class Doubled(_Faulty):
 
     def spoil(self: Any, ids: TokenIds) -> TokenIds:
         position = self._position
-        super(_Faulty, self).extend([ids[:1]])
+        super(_Faulty, self).extend([ids[:1]])  # type: ignore[misc]
         self._position = position
         return ids
 
@@ -79,7 +79,7 @@ class Subject:
     """Loads the float32 copy; None in float32."""
 
 
-def samples(ids: TokenIds, ends: Sequence[TokenIds], room: int = 4) -> list[Sample]:
+def samples(ids: TokenIds, ends: Sequence[TokenIds], room: int = 2) -> list[Sample]:
     """Prompts that all begin with `ids`, one for each end."""
     return [
         Sample(

@@ -1,4 +1,4 @@
-"""Real tokenisers of three kinds: bytes, SmolLM2's byte-level BPE, and one like sentencepiece (unigram, metaspace, byte fallback)."""
+"""Real tokenizers of three kinds: bytes, SmolLM2's byte-level BPE, and one like sentencepiece (unigram, metaspace, byte fallback)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAT = "{{ bos_token }}[INST]{% for m in messages %}{{ m['content'] }}{% endfor 
 
 @cache
 def tokenizer(name: str) -> Tokenizer:
-    """A tokeniser by name, made once."""
+    """A tokenizer by name, made once."""
     makers: dict[str, Callable[[], Tokenizer]] = {
         "byte": ByteTokenizer,
         "unigram": _unigram,

@@ -31,7 +31,7 @@ TEXT = [
 
 @cache
 def named(name: str) -> Tokenizer:
-    """A tokeniser of each kind, made once."""
+    """A tokenizer of each kind, made once."""
     match name:
         case "byte":
             return ByteTokenizer()
@@ -79,7 +79,7 @@ def _hub(backend: Any) -> Any:
 
 
 def _llama() -> HubTokenizer:
-    """BPE as older Llama files have it: a Prepend normaliser, no pre-tokeniser, a decoder that strips a space."""
+    """BPE as older Llama files have it: a Prepend normaliser, no pre-tokenizer, a decoder that strips a space."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, processors, trainers
 
@@ -102,7 +102,7 @@ def _llama() -> HubTokenizer:
 
 
 def _slow() -> HubTokenizer:
-    """A tokeniser in pure Python, which appends </s>."""
+    """A tokenizer in pure Python, which appends </s>."""
     from transformers import ByT5Tokenizer
 
     return HubTokenizer(ByT5Tokenizer(), "slow")
@@ -194,7 +194,7 @@ def test_a_piece_encodes_as_inside_a_longer_text(name: str, words: list[str]) ->
 
 
 @pytest.mark.parametrize(("name", "opening"), [("byte", []), ("unigram", [1]), ("llama", [1]), ("slow", [])])
-def test_opening_is_what_the_tokeniser_puts_before_a_text(name: str, opening: list[int]) -> None:
+def test_opening_is_what_the_tokenizer_puts_before_a_text(name: str, opening: list[int]) -> None:
     assert named(name).opening.tolist() == opening
 
 
@@ -238,7 +238,7 @@ def test_wrapping_leaves_the_original_alone() -> None:
     assert (original.backend_tokenizer.to_str(), original("Hello </s>")["input_ids"]) == before
 
 
-def test_a_saved_tokeniser_opens_again(tmp_path: Path) -> None:
+def test_a_saved_tokenizer_opens_again(tmp_path: Path) -> None:
     _unigram("first").save_pretrained(tmp_path)
     opened = open_tokenizer(str(tmp_path))
     assert opened.fingerprint == named("unigram").fingerprint
@@ -246,8 +246,8 @@ def test_a_saved_tokeniser_opens_again(tmp_path: Path) -> None:
     assert open_tokenizer(str(tmp_path), "short").name == "short"
 
 
-def test_a_folder_without_tokeniser_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no tokeniser in .*`--tokenizer byte`") as caught:
+def test_a_folder_without_tokenizer_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no tokenizer in .*`--tokenizer byte`") as caught:
         open_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""tiktoken's encodings as tokenisers: a small vocabulary stands for the real ones, which are fetched from the network."""
+"""tiktoken's encodings as tokenizers: a small vocabulary stands for the real ones, which are fetched from the network."""
 
 from __future__ import annotations
 
