@@ -17,7 +17,7 @@ _WIDTH = 9
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """One line a rule: how it ended, its name, what was found."""
+    """Return one line per rule: how it ended, its name, what was found."""
     width = max([_WIDTH, *(len(v.rule) for v in outcome.verdicts)])
     return [
         sanitize(
@@ -29,7 +29,7 @@ def lines(outcome: Outcome) -> list[str]:
 
 
 def headline(outcome: Outcome) -> str:
-    """The outcome in one line."""
+    """Return the outcome in one line."""
     failed = [v.rule for v in outcome.failed]
     if not failed:
         return f"gate passed: {len(outcome.verdicts)} rules"
@@ -39,7 +39,7 @@ def headline(outcome: Outcome) -> str:
 
 
 def junit(outcome: Outcome) -> bytes:
-    """JUnit XML: one suite, one test case a rule, what was found as its output, failure or reason for skipping."""
+    """Return JUnit XML: one suite, one test case per rule, what was found as its output, failure or reason for skipping."""
     count = {state: str(sum(v.state == state for v in outcome.verdicts)) for state in ("fail", "skip")}
     totals = {
         "tests": str(len(outcome.verdicts)),
@@ -73,7 +73,7 @@ def junit(outcome: Outcome) -> bytes:
 
 
 def markdown(outcome: Outcome) -> str:
-    """A heading, a table with a row a rule, and the notes; GitHub's flavour."""
+    """Return Markdown of GitHub's flavour: a heading, a table with a row per rule, and the notes."""
     rows = [[_word(v.rule), _MARKS[v.state], markdown_text(v.detail)] for v in outcome.verdicts]
     facts = [f"- {name}: {_word(value)}" for name, value in _facts(outcome)]
     notes = [f"- note: {markdown_text(note)}" for note in outcome.notes]
@@ -106,12 +106,12 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that no XML may hold."""
+    """Return the text without the characters that XML forbids."""
     return sanitize(text, lines=False)
 
 
 def _word(text: str) -> str:
-    """A name, set as code: GitHub makes no mention or link of what stands there."""
+    """Return a name as code, where GitHub turns nothing into a mention or a link."""
     return f"<code>{markdown_text(text)}</code>"
 
 

@@ -324,7 +324,7 @@ def _scoreless(found: TaskComparison, place: int) -> dict[tuple[int, int], CellS
         if not part["n"].any():
             measured = bool(part["prefill_tokens"].notna().any())
             state = cell_state(0, int(part["errors"].sum()), measured)
-            lacking[found.lengths.index(length), rows.index(task)] = state
+            lacking[found.lengths.index(length), rows.index(str(task))] = state
     return lacking
 
 
