@@ -41,7 +41,7 @@ HUB = "hf:"
 """Begins the name of a haystack that is a dataset of Hugging Face."""
 
 _BATCH = 2048
-_WORD = "thequickbrownfoxjumps"
+_LETTERS = "thequickbrownfoxTHEQUICK.|$"
 _ENDINGS = (".txt", ".md", ".jsonl")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 
@@ -173,8 +173,10 @@ def build(source: HaystackSource, stream: int, tokenizer: Tokenizer, tokens: int
 
 
 def _need_single_tokens(source: HaystackSource, tokenizer: Tokenizer) -> None:
-    """Raise HaystackError for a tokenizer that joins characters, as all do that have learnt words."""
-    if len(tokenizer.encode(_WORD)) != len(_WORD):
+    """Raise HaystackError for a tokenizer that joins characters, as all do that have learnt words, or does not tell letters apart."""
+    alone = [tokenizer.encode(letter).tolist() for letter in _LETTERS]
+    together = tokenizer.encode(_LETTERS).tolist()
+    if [[token] for token in together] != alone or len(set(together)) < len(set(_LETTERS)):
         raise HaystackError(
             f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
             "`--model rwkv`, `mamba` or `transformer`"
