@@ -70,7 +70,10 @@ def test_a_model_that_raises_goes_on_with_the_next_repeat(
 ) -> None:
     heavy.install(tmp_path / "plugin", monkeypatch, "heavy", oom=700)
     points = measure(Request(("heavy",), "512,1k", repeats=2, new_tokens=4), lambda _: None)
-    assert [(p.status, len(p.measurements), p.error) for p in points] == [("ok", 2, ""), ("oom", 0, "told to")]
+    assert [(p.status, len(p.measurements), p.error) for p in points] == [
+        ("ok", 2, ""),
+        ("oom", 0, "told to"),
+    ]
 
 
 @pytest.mark.parametrize(
