@@ -322,7 +322,7 @@ def _scoreless(found: TaskComparison, place: int) -> dict[tuple[int, int], CellS
     for (task, length), part in cells.groupby(["task", "length"], sort=False):
         if not part["n"].any():
             measured = bool(part["prefill_tokens"].notna().any())
-            state = cell_state(0, int(part["errors"].sum()), measured)
+            state = cell_state(0, int(part["errors"].sum()), int(part["no_answer"].sum()), measured)
             lacking[found.lengths.index(length), rows.index(task)] = state
     return lacking
 

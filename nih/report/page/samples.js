@@ -22,8 +22,8 @@ function allSamples({ runs, several }) {
 }
 
 function searched(sample) {
-  const { answer, needle, question, error, id, before, after, expected } = sample;
-  sample.folded ??= [answer, needle, question, error, id, before, after, ...expected].join("\n").toLowerCase();
+  const { answer, thinking, needle, question, error, id, before, after, expected } = sample;
+  sample.folded ??= [answer, thinking, needle, question, error, id, before, after, ...expected].join("\n").toLowerCase();
   return sample.folded;
 }
 
@@ -37,7 +37,7 @@ function filterOf(asked) {
 }
 
 function verdict({ score, status }) {
-  if (score == null) return ["none", `× ${status === "ok" ? "no score" : status.replace("_", " ")}`];
+  if (score == null) return ["none", `${MARKS[status] || "×"} ${status === "ok" ? "no score" : status.replace("_", " ")}`];
   if (score === 1) return ["right", "✓ right"];
   return score === 0 ? ["wrong", "✗ wrong"] : ["between", `◐ ${fraction(score)}`];
 }
@@ -66,6 +66,7 @@ function sampleBody(s) {
     s.answer_prefix && ["answer begins", text(s.answer_prefix)],
     ["expected", s.expected.map((words) => text(words, " expected"))],
     ["answer", s.answer ? text(s.answer, " answer") : el("em", {}, "empty")],
+    s.thinking && ["thinking", el("details", { class: "thinking" }, el("summary", {}, "what it thought"), text(s.thinking))],
     s.error && ["error", text(s.error)],
     ["status", s.status + (s.attempt > 1 ? `, attempt ${s.attempt}` : "")],
     ["score", s.score == null ? "none" : `${NUMBER.format(s.score)} (${s.score_name})`],
