@@ -164,14 +164,17 @@ def pairing(first: StoredRun, second: StoredRun) -> Pairing:
                 f"task `{task}` is scored by `{', '.join(sorted(ours))}` in `{first.path}` and by `{', '.join(sorted(theirs))}` in "
                 f"`{second.path}`, and such scores do not compare; type one score for both, for example `--score contains`"
             )
-    return Pairing(_by_cell(first.rows), _by_cell(second.rows))
+    return Pairing(_by_cell(first), _by_cell(second))
 
 
-def _by_cell(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:
+def _by_cell(run: StoredRun) -> dict[Key, dict[int, Row]]:
+    """Return the rows that count, each with the score that it counts by."""
     cells: dict[Key, dict[int, Row]] = {}
-    for row in rows:
-        if row.score is not None:
-            cells.setdefault((row.task, row.cell), {})[row.trial] = row
+    for row in run.rows:
+        score = run.score_of(row)
+        if score is not None:
+            counted = row if score == row.score else replace(row, status="ok", score=score)
+            cells.setdefault((row.task, row.cell), {})[row.trial] = counted
     return cells
 
 

@@ -180,8 +180,10 @@ def _counted_otherwise(pool: _Pool, tasks: Iterable[str]) -> dict[str, Mean]:
         return {}
     other = _Pool(replace(pool.run, no_answer_wrong=not pool.run.no_answer_wrong))
     pairs = ((task, pool.mean(pool.keys(task)), other.mean(other.keys(task))) for task in tasks)
-    # NaN, where all answers are none, differs from 0.
-    return {task: there for task, here, there in pairs if here.accuracy != there.accuracy}
+    # An accuracy that is unknown, where all answers are none, differs from 0.
+    return {
+        task: there for task, here, there in pairs if here.n != there.n and here.accuracy != there.accuracy
+    }
 
 
 class _Pool:
