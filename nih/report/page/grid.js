@@ -1,7 +1,12 @@
 // Maps of cells: depth (rows) x length (columns), coloured by accuracy or by difference.
 
 const MOST_ANNOTATED = 16; // columns; a map of narrower ones reads better by colour alone
-const STATES = { missing: "no sample", error: "failed samples", no_answer: "no answer", over_limit: "over the model's limit" };
+const STATES = {
+  missing: "no sample",
+  error: "failed samples",
+  no_answer: "no answer",
+  over_limit: "over the model's limit",
+};
 const MARKS = { missing: "", error: "×", no_answer: "?", over_limit: "–" };
 
 // A grid of cells: one cell at a time takes part in the tab order, arrows move it.
