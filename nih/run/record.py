@@ -17,7 +17,8 @@ Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 def describe(job: Job) -> dict[str, Any]:
     """Describe a run for its manifest."""
     sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
-    notes = [note for task in job.tasks for note in task.prompts.notes]
+    # Notes tell of prompts that were built.
+    notes = [note for task in job.tasks for note in task.prompts.notes] if job.samples else []
     return {
         "options": asdict(job.options),
         "model": job.options.model,

@@ -1,7 +1,7 @@
 """How texts are compared.
 
-Text is compared after folding: Unicode NFKC (full-width digits become plain ones), case folding, and every run of white space as one
-space.
+Text is compared after folding: Unicode NFKC (full-width digits become plain ones), case folding, every run of white space as one space,
+and no space between Chinese or Japanese characters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+
+from nih.han import join_han
 
 _QUOTES = r"""\s"'`‘’“”„«»*_()\[\]"""
 _AROUND = rf"[{_QUOTES}]*"
@@ -18,7 +20,7 @@ _AFTER = rf"[{_QUOTES}.,;:!?]*"
 def fold(text: str) -> str:
     """Return text as it is compared."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return re.sub(r"\s+", " ", folded)
+    return join_han(re.sub(r"\s+", " ", folded))
 
 
 def share(expected: Sequence[str], found: Callable[[str], bool]) -> float:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nih.han import join_han
+
 
 def score(answer: str, expected: Sequence[str]) -> float:
     """Return 1 if one of the expected texts stands in the answer, else 0."""
-    lowered = answer.lower()
-    return float(any(text.lower() in lowered for text in expected))
+    lowered = join_han(answer.lower())
+    return float(any(join_han(text.lower()) in lowered for text in expected))

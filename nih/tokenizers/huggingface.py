@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import ModelError, reason
+from nih.han import join_han
 from nih.protocols import Tokenizer
 from nih.tokenizers.byte import BYTE, ByteTokenizer, valid
 from nih.tokenizers.tiktoken import names_encoding, open_encoding
@@ -78,6 +79,32 @@ class HubTokenizer:
     def spell(self, ids: npt.ArrayLike) -> str:
         """Text of ids as `decode` gives it, with special tokens as they are written."""
         return self._coder.decode(np.asarray(ids, np.int64).reshape(-1).tolist())
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id that stands for text without a token; None for a vocabulary that spells every text."""
+        unknown = self._tokenizer.unk_token_id
+        return None if unknown is None else int(unknown)
+
+    @property
+    def special_words(self) -> Sequence[str]:
+        """How the special tokens are written, but for the one of unknown text."""
+        words = self._tokenizer.convert_ids_to_tokens(sorted(self._special - {self.unknown_id}))
+        return [word for word in words if word]
+
+    def encode_spelled(self, text: str) -> TokenIds:
+        """Encode text whose special tokens are read as the tokens they are: ids (T,) in mid-text."""
+        return self._coder.encode_template(valid(text))
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> TokenIds:
+        """Return the ids (T,) of a whole conversation up to where the assistant speaks next.
+
+        Raises ModelError if there is no template, or if it refuses these messages.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ModelError(f"the tokenizer `{self._name}` has no chat template")
+        text = _filled(self._tokenizer, self._name, messages, options, "")
+        return _ids(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
         """Return the ids before and after the user's words; `options` are variables of the template (`enable_thinking`).
@@ -162,6 +189,7 @@ class _Backend(_Coder):
         plain = _without_special_words(rules, _special_ids(tokenizer))
         self._plain = RustTokenizer.from_str(json.dumps(plain, ensure_ascii=False))
         self._plain.encode_special_tokens = True
+        self._spaced = rules["model"]["type"] == "WordPiece"
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         encodings = self._plain.encode_batch_fast([valid(text) for text in texts], add_special_tokens=False)
@@ -172,7 +200,8 @@ class _Backend(_Coder):
 
     def decode(self, ids: list[int]) -> str:
         text: str = self._plain.decode(ids, skip_special_tokens=False)
-        return text
+        # WordPiece has no token for white space: what stands between Han characters was put there by decoding.
+        return join_han(text) if self._spaced else text
 
 
 class _Slow(_Coder):
@@ -311,6 +340,14 @@ def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) 
         )
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _MARKER})
+    advice = "; leave out --system if it takes no system message" if system else ""
+    return _filled(tokenizer, name, messages, options, advice)
+
+
+def _filled(
+    tokenizer: Any, name: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], advice: str
+) -> str:
+    """Return the text of a chat template up to where the assistant speaks. Raises ModelError, whose sentence ends with `advice`."""
     try:
         text: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **options
@@ -318,7 +355,6 @@ def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) 
     # A template is a program: it raises what its author wrote, or any of Jinja's errors.
     except Exception as error:
         raise ModelError(
-            f"the chat template of `{name}` cannot be filled in ({reason(error)})"
-            + ("; leave out --system if it takes no system message" if system else "")
+            f"the chat template of `{name}` cannot be filled in ({reason(error)}){advice}"
         ) from error
     return text

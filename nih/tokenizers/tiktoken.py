@@ -92,6 +92,15 @@ class TiktokenTokenizer:
         """Return ids (T,); text that spells a special token is encoded as plain characters."""
         return np.array(self._encoding.encode_ordinary(valid(text)), np.int32)
 
+    @property
+    def special_words(self) -> Sequence[str]:
+        """How the special tokens are written."""
+        return sorted(self._encoding.special_tokens_set)
+
+    def encode_spelled(self, text: str) -> TokenIds:
+        """Encode text whose special tokens are read as the tokens they are: ids (T,)."""
+        return np.array(self._encoding.encode(valid(text), allowed_special="all"), np.int32)
+
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Encode each text, in threads."""
         batch = self._encoding.encode_ordinary_batch([valid(text) for text in texts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from nih.errors import AnswerFailure
-from nih.inference.verify import Kept, Verifier, teacher_forced
+from nih.inference.verify import FACTOR, Kept, Verifier, teacher_forced
 from nih.models import mamba, rwkv, transformer
 from nih.models._recurrent import Options
 from nih.models.transformer import CachedSession
@@ -22,7 +23,8 @@ from tests.support.faults import FAULTS, Subject, samples, verdict, with_fault
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-SEEDS = 20
+SEEDS = int(os.environ.get("NIH_SEEDS", "4"))
+"""Random models per family and fault; CI has time for a few, `NIH_SEEDS=20` for more."""
 
 
 def of_family(name: str, seed: int, dtype: str, fault: type | None = None) -> Subject:
@@ -52,14 +54,14 @@ def in_the_box(name: str, dtype: str) -> Subject:
 def questions(seed: int, length: int = 150) -> list[Sample]:
     """Random prompts with a common beginning and short ends."""
     rng = np.random.default_rng([seed, length])
-    ends = [rng.integers(0, 256, n).astype(np.int32) for n in (9, 11, 14)]
+    ends = [rng.integers(0, 256, n).astype(np.int32) for n in (9, 14)]
     return samples(rng.integers(0, 256, length).astype(np.int32), ends)
 
 
 def told(name: str, seed: int, length: int) -> list[Sample]:
     """Prompts that a trained model knows: a key in noise, asked for."""
     ids = recurrent.prompt_of(f"{name}-trained", seed, length)
-    return samples(ids[:-40], [ids[-40:], ids[-39:], ids[-37:]])
+    return samples(ids[:-40], [ids[-40:], ids[-37:]])
 
 
 @pytest.mark.slow
@@ -105,7 +107,11 @@ def test_right_random_models_pass(name: str, dtype: str) -> None:
 def test_right_trained_models_pass(name: str, dtype: str) -> None:
     subject = in_the_box(name, dtype)
     lengths = (64, 300, 1000, 4000) + (() if "transformer" in name else (8192,))
-    found = [verdict(subject, told(name, seed, length)) for length in lengths for seed in range(2)]
+    found = [
+        verdict(subject, told(name, seed, length))
+        for length in lengths
+        for seed in range(2 if length < 4000 else 1)
+    ]
     assert {f.state for f in found} == {"passed"}
 
 
@@ -120,7 +126,7 @@ def test_a_tie_that_falls_the_other_way_passes_and_is_counted() -> None:
     lead = float(logits[best] - logits[second])
     verifier = Verifier(_asker(session), "float32", {sample.id: sample})
     for factor, state in ((0.6, True), (0.4, False)):
-        verifier.noise = factor * lead / 10 / float(np.abs(logits).max())
+        verifier.noise = factor * lead / FACTOR["float32"] / float(np.abs(logits).max())
         verifier.probed = 10**6
         from nih.types import Answer
 

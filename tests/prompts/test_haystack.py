@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.errors import HaystackError
-from nih.prompts.haystack import NOISE, build, open_source, split_sentences, stream_number
+from nih.prompts.haystack import NOISE, build, open_source, stream_number
+from nih.prompts.sentences import split_sentences
 from nih.tokenizers.byte import ByteTokenizer
 
 BYTES = ByteTokenizer()

@@ -38,8 +38,8 @@ function filterOf(asked) {
 }
 
 function verdict({ score, status }) {
-  const unscored = status === "ok" ? "no score" : status.replace("_", " ");
-  if (score == null) return ["none", `${MARKS[status] || "×"} ${unscored}`];
+  const words = status === "ok" ? "no score" : status.replace("_", " ");
+  if (score == null) return ["none", `${MARKS[status] || "×"} ${words}`];
   if (score === 1) return ["right", "✓ right"];
   return score === 0 ? ["wrong", "✗ wrong"] : ["between", `◐ ${fraction(score)}`];
 }
