@@ -98,6 +98,7 @@ baselines: $(VENV)/nih
 bench: $(VENV)/nih $(VENV)/smollm2
 	$(BIN)/nih bench startup
 	$(BIN)/nih bench kernels
+	$(BIN)/nih bench threads
 	$(BIN)/nih bench sweep --model smollm2
 	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
 	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11

@@ -71,6 +71,7 @@ def _in_two_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | No
     before = key.shape[2] - tokens
     each = query.shape[1] // groups
     own_key, own_value = (x[:, :, before:].repeat_interleave(each, 1) for x in (key, value))
+    own: Tensor
     own, own_sum = _flash_on_cpu(query, own_key, own_value, 0.0, True, scale=scaling)
     if not before:
         return own
@@ -128,7 +129,7 @@ def _is_plain(
 @contextmanager
 def without_cudnn() -> Iterator[None]:
     """Keep cuDNN's attention off: on a growing cache it spends longer on planning than on attending."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before = bool(torch.backends.cuda.cudnn_sdp_enabled())  # type: ignore[no-untyped-call]  # torch annotates it not at all
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         yield

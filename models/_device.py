@@ -66,7 +66,9 @@ def is_lost(error: BaseException) -> bool:
     Running out of memory is not such an error. torch raises AcceleratorError from 2.8 on, a RuntimeError before.
     """
     said = str(error).lower().replace("_", " ")
-    if "out of memory" in said or not isinstance(error, RuntimeError | KernelError):
+    if any(words in said for words in ("out of memory", "alloc failed")) or not isinstance(
+        error, RuntimeError | KernelError
+    ):
         return False
     accelerator: Any = getattr(torch, "AcceleratorError", ())
     return isinstance(error, accelerator) or any(words in said for words in _STICKY_WORDS)

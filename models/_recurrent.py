@@ -19,7 +19,8 @@ from nih.errors import ModelError
 from nih.kernels import backend
 from nih.models._device import pick_device, pick_dtype
 from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
-from nih.models._session import JUDGED_CHUNK, ForwardSession
+from nih.models._rows import RowSession, tie_of
+from nih.models._session import JUDGED_CHUNK
 from nih.protocols import Tokenizer
 
 State = tuple[tuple[Tensor, ...], ...]
@@ -187,9 +188,11 @@ class RecurrentModel:
 
     def session(self) -> RecurrentSession:
         """Load the weights (once) and start at position 0. Raises ModelError, KernelError."""
-        return RecurrentSession(
+        session = RecurrentSession(
             self._network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, self._chunk
         )
+        session.tie = tie_of(self._dtype)
+        return session
 
     def judge(self) -> RecurrentSession | None:
         """Load a float32 copy of the weights, with which verification judges what half precision hides; None in float32."""
@@ -220,7 +223,7 @@ class RecurrentModel:
         return self._options.chunk or _CHUNK.get(self._device.type, 1024)
 
 
-class RecurrentSession(ForwardSession):
+class RecurrentSession(RowSession):
     """A Session over a Network. A mark is a reference: no call changes a state it was given."""
 
     def __init__(
@@ -250,6 +253,10 @@ class RecurrentSession(ForwardSession):
     def _forward(self, ids: Tensor, keep: int) -> Tensor:
         logits, self._state = self._network(ids[None], self._state, keep)
         return logits[0]
+
+    def _forward_rows(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        logits, after = self._network(ids, state, 1)
+        return logits[:, -1], after
 
     def _snapshot(self) -> State | None:
         return self._state

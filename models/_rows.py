@@ -19,8 +19,17 @@ SIZES = (4, 16, 40)
 """Rows of a forward call. A batch is padded to one of these sizes and keeps it to its end, so that what a row computes
 depends neither on how many others there are nor on when they end."""
 
-TIES = {torch.float32: 1e-4, torch.float16: 8 * 2.0**-10, torch.bfloat16: 8 * 2.0**-7}
-"""Distance of the two largest logits, in units of the largest absolute one, below which rounding might exchange them."""
+_MOST_BYTES = 1 << 30
+"""Memory that the states of one batch may take."""
+
+_UNITS = {torch.float16: 8 * 2.0**-10, torch.bfloat16: 8 * 2.0**-7}
+
+
+def tie_of(dtype: torch.dtype) -> float:
+    """Return the distance of the two largest logits, in units of the largest absolute one, below which rounding in `dtype`
+    might exchange them."""
+    return _UNITS.get(dtype, 1e-4)
+
 
 RowState = tuple[tuple[Tensor, ...], ...]
 """One tuple per layer; every tensor has the rows in front."""
@@ -41,10 +50,15 @@ class RowSession(ForwardSession):
     the texts are those of `generate`, whatever marks are decoded together.
     """
 
-    most_rows = SIZES[-1]
-    """The most marks of one call of `generate_rows`."""
+    tie = tie_of(torch.float32)
+    """See `tie_of`."""
     decoded_alone = 0
     """Rows that were decoded again alone because of a near-tie."""
+
+    def most_rows(self, mark: Mark) -> int:
+        """Return the most marks of one call of `generate_rows` that are as large as this one."""
+        held = sum(tensor.nbytes for layer in mark.state for tensor in layer)
+        return next((size for size in reversed(SIZES) if size * held <= _MOST_BYTES), 1)
 
     def _forward_rows(self, ids: Tensor, state: RowState) -> tuple[Tensor, RowState]:
         """Read ids (R, 1) with the state of R rows. Returns the logits (R, V) and the state after them."""
@@ -60,7 +74,7 @@ class RowSession(ForwardSession):
         rows = self._guarded(lambda: self._decode(marks, new_tokens, stops))
         found = []
         for mark, row, most, stop in zip(marks, rows, new_tokens, stops, strict=True):
-            if row.margin <= TIES[_logits(mark).dtype]:
+            if row.margin <= self.tie:
                 self.decoded_alone += 1
                 found.append(self._generate_from(mark, most, stop))
             else:
@@ -77,7 +91,7 @@ class RowSession(ForwardSession):
     def _decode(
         self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
     ) -> list[_Row]:
-        size = next(size for size in SIZES if size >= len(marks))
+        size = next(size for size in (1, *SIZES) if size >= len(marks))
         padded = [*marks, *[marks[-1]] * (size - len(marks))]
         state = _stacked(padded)
         logits = torch.stack([_logits(mark) for mark in padded])

@@ -205,6 +205,9 @@ class ForwardSession:
                 break
             if len(ids) < max_new_tokens:
                 self._step(best[None])
+        return self._generation(ids, stop)
+
+    def _generation(self, ids: Sequence[int], stop: Sequence[str]) -> Generation:
         text = self._tokenizer.decode(ids)
         return Generation(text[: _first_of(text, stop)], tuple(ids))
 

@@ -229,7 +229,8 @@ class RwkvNetwork:
             if layer.halved:
                 h.mul_(0.5)
             after.append((attended, wkv, fed))
-        h = F.layer_norm(last_places(h, keep, lengths).float(), self._width, *self._norm)
+        weight, bias = self._norm
+        h = F.layer_norm(last_places(h, keep, lengths).float(), self._width, weight, bias)
         return self._head(h), tuple(after)
 
     def _time_mix(

@@ -21,6 +21,7 @@ from typer.core import TyperCommand
 
 from nih.errors import NihError, UsageError
 from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
+from nih.threads import let_threads_sleep
 from nih.version import __version__
 
 app = typer.Typer(
@@ -391,6 +392,21 @@ def bench_accuracy(
     typer.echo(str(out))
 
 
+@bench_app.command("threads")
+@_plain
+def bench_threads(
+    model: Annotated[str, typer.Option(help="A session model that runs on the CPU")] = "rwkv",
+    lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "1k-4k",
+    trials: Annotated[str, typer.Option(help="As for `nih run`")] = "2",
+    repeats: Annotated[int, typer.Option(help="Runs per way and situation, in turn; the median counts")] = 3,
+) -> None:
+    """Compare the number of threads that nih chooses with fixed ones: idle, under CPU quotas, beside busy processes."""
+    from nih.bench.threads import threads
+
+    words = ["--model", model, "--lengths", lengths, "--trials", trials, "--device", "cpu"]
+    threads(words, repeats, typer.echo)
+
+
 @bench_app.command("startup")
 @_plain
 def bench_startup() -> None:
@@ -429,4 +445,5 @@ def bench_prompts(
 
 def main() -> None:
     """Entry point of the console script."""
+    let_threads_sleep()
     app(prog_name="nih")

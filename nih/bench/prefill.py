@@ -18,8 +18,9 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
+from nih.cost import exponents
 from nih.cost import measure as cost
-from nih.cost.measure import Machine, Point, Reading
+from nih.cost.measure import Machine, Measurement, Point
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UnknownName, UsageError
 from nih.prompts.grid import format_length, parse_length, parse_lengths
 from nih.store.files import write_atomic
@@ -113,7 +114,7 @@ class ModelProcess:
             self._ready = self._receive(f"`{self.model}` was loaded")["ready"]
         return self._ready
 
-    def read(self, length: int) -> Reading:
+    def read(self, length: int) -> Measurement:
         """Measure what the prompt of this length costs. Raises OutOfMemory, AnswerTimeout, AnswerFailure, UsageError."""
         if self._process.poll() is not None:
             self._start()
@@ -124,7 +125,7 @@ class ModelProcess:
             failure = {"oom": OutOfMemory, "timeout": AnswerTimeout}.get(message["status"], AnswerFailure)
             raise failure(message["error"])
         values = message["reading"]
-        return Reading(**{**values, "token_seconds": tuple(values["token_seconds"])})
+        return Measurement(**{**values, "token_seconds": tuple(values["token_seconds"])})
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -217,7 +218,7 @@ def write(points: Sequence[Point], out: Path, ratios: bool) -> None:
         out / "prefill.csv", cost.table(cost.rows(points), (*cost.COST_COLUMNS, *cost.SPREAD_COLUMNS))
     )
     write_atomic(out / "generation.csv", cost.table(generation(points), GENERATION_COLUMNS))
-    write_atomic(out / "exponents.csv", cost.table(cost.exponents(points), cost.EXPONENT_COLUMNS))
+    write_atomic(out / "exponents.csv", cost.table(exponents.exponents(points), exponents.EXPONENT_COLUMNS))
     for kind, image in cost_figure.images(cost_figure.curves(out, ratios=ratios)).items():
         write_atomic(out / f"prefill.{kind}", image)
 
@@ -226,7 +227,7 @@ def generation(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Return the rows of generation.csv: when the k-th token was known, in seconds after the first; median and spread over repeats."""
     found = []
     for point in points:
-        moments = list(zip(*(r.token_seconds for r in point.readings), strict=True))
+        moments = list(zip(*(r.token_seconds for r in point.measurements), strict=True))
         step = -(-len(moments) // _MOST_TOKENS) if moments else 1
         for k in range(0, len(moments), step):
             found.append(_moment(point, k + 1, sorted(moments[k])))
@@ -249,7 +250,7 @@ def lines(points: Sequence[Point]) -> list[str]:
     return [
         heading,
         *(_line(row, units) for row in rows),
-        *(_exponent_line(row) for row in cost.exponents(points)),
+        *(_exponent_line(row) for row in exponents.exponents(points)),
     ]
 
 

@@ -115,13 +115,17 @@ def _limited(quota: float | None) -> Iterator[Callable[[int], None]]:
             yield enter
         return
     try:
-        yield lambda pid: (group / "cgroup.procs").write_text(str(pid)) and None
+        yield lambda pid: _enter(group, pid)
     finally:
         for _ in range(50):
             with contextlib.suppress(OSError):
                 group.rmdir()
                 break
             time.sleep(0.1)
+
+
+def _enter(group: Path, pid: int) -> None:
+    (group / "cgroup.procs").write_text(str(pid))
 
 
 def _cgroup(quota: float) -> Path:

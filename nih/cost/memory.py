@@ -1,13 +1,13 @@
-"""The most memory that some work held above what was held before it, in bytes.
+"""Measure the most memory that some work held above what was held before it, in bytes.
 
 | gauge | what it reads | resolution |
 |---|---|---|
 | `cuda` | the CUDA caching allocator's peak | 512 bytes |
 | `VmHWM` | the kernel's own high-water mark of resident memory, set back through /proc/self/clear_refs (Linux) | about 1 MB |
-| `sampled` | resident memory every 2 ms from a thread, where a container forbids to set the mark back | misses short peaks |
+| `sampled` | resident memory every 2 ms from a thread, if a container forbids setting the mark back | misses short peaks |
 
-Resident memory counts the whole process, so one thing at a time may be measured in it. Pages of files (libraries, mapped weights) are
-left out: a system short of memory takes them back from an idle process, and their return is no cost of the work.
+Resident memory counts the whole process, so only one thing at a time can be measured in it. Pages of files (libraries, mapped weights)
+are left out: a system short of memory takes them back from an idle process, and their return is not a cost of the work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Self
 from nih.errors import UsageError
 
 RESOLUTION = 1 << 20
-"""Bytes below which a peak of resident memory says nothing: Linux counts pages in batches a processor."""
+"""Bytes below which a peak of resident memory says nothing, because Linux counts pages in batches per processor."""
 _PROC = Path("/proc/self")
 _PROBE = 64 << 20
 
@@ -58,7 +58,7 @@ class Gauge:
 
 
 def gauge(device: str) -> Gauge:
-    """The best gauge for work on `device` (`cpu`, `cuda:0`). Raises UsageError where the system has no /proc."""
+    """Return the best gauge for work on `device` (`cpu`, `cuda:0`). Raises UsageError if the system has no /proc."""
     if device.startswith("cuda"):
         return CudaPeak(device)
     if not (_PROC / "statm").exists():
@@ -100,7 +100,7 @@ class HighWater(Gauge):
 
     @classmethod
     def works(cls) -> bool:
-        """Whether the mark can be set back here: tried, because some sandboxes take the write and do nothing."""
+        """Return whether the mark can be set back here. It is tried, because some sandboxes accept the write and do nothing."""
         try:
             touched = bytearray(_PROBE)
             del touched
@@ -161,12 +161,12 @@ def _trim() -> None:
 
 
 def _status() -> dict[str, int]:
-    """The sizes in /proc/self/status, in bytes."""
+    """Return the sizes in /proc/self/status, in bytes."""
     fields = (line.partition(":") for line in (_PROC / "status").read_text().splitlines())
     return {name: int(value.split()[0]) * 1024 for name, _, value in fields if value.endswith(" kB")}
 
 
 def _resident() -> int:
-    """Bytes of memory that no file is behind; proc(5): statm's second field without its third."""
+    """Return the bytes of memory that are not backed by a file; proc(5): statm's second field minus its third."""
     resident, shared = (_PROC / "statm").read_text().split()[1:3]
     return (int(resident) - int(shared)) * resource.getpagesize()

@@ -88,7 +88,7 @@ def _same_prompts(run: StoredRun, baseline: StoredRun) -> bool:
         if run.is_adaptive or baseline.is_adaptive:
             raise SettingsDiffer(
                 f"`{run.path}` and `{baseline.path}` have different tokenizers, and adaptive runs are comparable only sample by "
-                "sample; run both again without `--adaptive`"
+                "sample; run both again, with `--trials` in place of `--adaptive`"
             )
         return False
     task, cell, trial = places[0]
@@ -120,7 +120,7 @@ def _check_settings(run: StoredRun, baseline: StoredRun) -> None:
     if not differing:
         return
     if differing == ["score"]:
-        advice = f"type `--score {here['score']}` to judge both alike"
+        advice = f"type `--score {here['score'].split(', ')[0]}` to judge both alike"
     elif differing == [_TEXT]:
         advice = _anew(run, baseline)
     else:

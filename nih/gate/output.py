@@ -1,7 +1,7 @@
 """A gate's outcome for people and machines: lines, JUnit XML, Markdown.
 
-Names of models and tasks and the words of errors are not ours: in XML they are escaped, in Markdown each character that could mean
-something is a numeric reference, and control characters are escapes like `\\x1b`.
+Names of models and tasks and the words of errors are not ours: in XML and Markdown they are escaped, and control characters are
+escapes like `\\x1b`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from pathlib import Path
 
 from nih.errors import UsageError
 from nih.gate.rules import Outcome
-from nih.text import sanitize
+from nih.text import markdown_table, markdown_text, sanitize
 
 _WIDTH = 9
-_PLAIN = " ,()="
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """One line a rule: how it ended, its name, what was found."""
+    """Return one line per rule: how it ended, its name, what was found."""
     width = max([_WIDTH, *(len(v.rule) for v in outcome.verdicts)])
     return [
         sanitize(
@@ -30,7 +29,7 @@ def lines(outcome: Outcome) -> list[str]:
 
 
 def headline(outcome: Outcome) -> str:
-    """The outcome in one line."""
+    """Return the outcome in one line."""
     failed = [v.rule for v in outcome.failed]
     if not failed:
         return f"gate passed: {len(outcome.verdicts)} rules"
@@ -40,7 +39,7 @@ def headline(outcome: Outcome) -> str:
 
 
 def junit(outcome: Outcome) -> bytes:
-    """JUnit XML: one suite, one test case a rule, what was found as its output, failure or reason for skipping."""
+    """Return JUnit XML: one suite, one test case per rule, what was found as its output, failure or reason for skipping."""
     count = {state: str(sum(v.state == state for v in outcome.verdicts)) for state in ("fail", "skip")}
     totals = {
         "tests": str(len(outcome.verdicts)),
@@ -74,17 +73,15 @@ def junit(outcome: Outcome) -> bytes:
 
 
 def markdown(outcome: Outcome) -> str:
-    """A heading, a table with a row a rule, and the notes; GitHub's flavour."""
-    rows = [f"| {_word(v.rule)} | {_MARKS[v.state]} | {_inert(v.detail)} |" for v in outcome.verdicts]
+    """Return Markdown of GitHub's flavour: a heading, a table with a row per rule, and the notes."""
+    rows = [[_word(v.rule), _MARKS[v.state], markdown_text(v.detail)] for v in outcome.verdicts]
     facts = [f"- {name}: {_word(value)}" for name, value in _facts(outcome)]
-    notes = [f"- note: {_inert(note)}" for note in outcome.notes]
+    notes = [f"- note: {markdown_text(note)}" for note in outcome.notes]
     return "\n".join(
         [
-            f"### {_inert(headline(outcome))}",
+            f"### {markdown_text(headline(outcome))}",
             "",
-            "| rule | outcome | what was found |",
-            "|---|---|---|",
-            *rows,
+            *markdown_table(["rule", "outcome", "what was found"], rows),
             "",
             *facts,
             *notes,
@@ -109,18 +106,13 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that no XML may hold."""
+    """Return the text without the characters that XML forbids."""
     return sanitize(text, lines=False)
 
 
-def _inert(text: str) -> str:
-    """Text that Markdown shows as it stands: entities are never structure."""
-    return "".join(c if c.isalnum() or c in _PLAIN else f"&#{ord(c)};" for c in sanitize(text, lines=False))
-
-
 def _word(text: str) -> str:
-    """A name, set as code: GitHub makes no mention or link of what stands there."""
-    return f"<code>{_inert(text)}</code>"
+    """Return a name as code, where GitHub turns nothing into a mention or a link."""
+    return f"<code>{markdown_text(text)}</code>"
 
 
 def write(path: Path, content: str | bytes, option: str) -> None:

@@ -1,9 +1,9 @@
 """A run against its baseline: what got worse, by how much, and whether that can be chance.
 
 Accuracy has a rule over all samples and one for each length. A rule fails if the drop is more than `max_drop` and a one-sided exact
-test rejects "there is no drop" at `alpha`, with Holm's correction over these rules. So a model that is no worse fails any of
-them with a chance of at most `alpha`, whatever `max_drop` is; `max_drop` only keeps quiet about drops too small to matter. A real
-drop below `max_drop` can fail by chance, for it is a drop.
+test rejects "there is no drop" at `alpha`, with Holm's correction over these rules. So a model that is not worse fails any
+of them with a chance of at most `alpha`, whatever `max_drop` is; `max_drop` only ignores drops that are too small to matter. A real
+drop below `max_drop` can fail by chance, because it is a drop.
 
 New errors, missing samples and, where asked, a slow-down have rules of their own, outside the correction.
 """
@@ -32,9 +32,9 @@ from nih.text import sanitize
 
 State = Literal["pass", "fail", "skip"]
 BEYOND = 0.1
-"""Power is told for a drop this much larger than `max_drop`: 15 points at the default of 5."""
+"""Power is reported for a drop this much larger than `max_drop`: 15 points at the default of 5."""
 _ENOUGH = 0.8
-"""Power of the overall rule below which the user is told."""
+"""The user is warned if the overall rule has less power."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,24 @@ class Limits:
     """What a run may lose against its baseline."""
 
     max_drop: float = 0.05
-    """Of accuracy, as a share of 1."""
+    """Accuracy that may be lost, from 0 to 1."""
     alpha: float = 0.05
     max_slowdown: float | None = None
-    """Seconds a sample over the baseline's, by the median; None: not judged."""
+    """Largest ratio of seconds per sample to the baseline's, by the median; None: not judged."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError."""
+        """Raise UsageError for limits that mean nothing."""
         if not 0 <= self.max_drop < 1:
             raise UsageError(
-                f"--max-drop {self.max_drop:g} is no share of accuracy; type for example `--max-drop 0.05`"
+                f"--max-drop {self.max_drop:g} is not between 0 and 1; type for example `--max-drop 0.05`"
             )
         if not 0 < self.alpha < 1:
             raise UsageError(
-                f"--alpha {self.alpha:g} is no level of significance; type for example `--alpha 0.05`"
+                f"--alpha {self.alpha:g} is not a level of significance; type for example `--alpha 0.05`"
             )
         if self.max_slowdown is not None and not self.max_slowdown > 0:
             raise UsageError(
-                f"--max-slowdown {self.max_slowdown:g} is no ratio; type for example `--max-slowdown 1.5`"
+                f"--max-slowdown {self.max_slowdown:g} is not a ratio; type for example `--max-slowdown 1.5`"
             )
 
 
@@ -94,10 +94,10 @@ class Group:
 
 
 class Decision(NamedTuple):
-    """What the test says of one group."""
+    """The test's result for one group."""
 
     p: float
-    """Adjusted by Holm's method: to be held against alpha as it is."""
+    """p-value, adjusted by Holm's method: compare it with alpha as it is."""
     exceeds: bool
     """Whether the drop is more than max_drop."""
     fails: bool
@@ -113,7 +113,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """All rules of a gate, and what else the user should know."""
+    """The verdicts of all rules, and what else the user should know."""
 
     run: Path
     baseline: Path
@@ -131,9 +131,9 @@ class Outcome:
 def gate(
     run_path: Path, baseline_path: Path, limits: Limits | None = None, score: str | None = None
 ) -> Outcome:
-    """Hold a run folder against a baseline: a run folder, or a cells.csv. `score` judges the answers of both anew.
+    """Compare a run folder with a baseline: a run folder, or a cells.csv. `score` judges the answers of both anew.
 
-    Raises SettingsDiffer where the two were not asked the same, UsageError and StoreError where they cannot be read or compared.
+    Raises SettingsDiffer if the two were not asked the same, UsageError and StoreError if they cannot be read or compared.
     """
     run, baseline = read(run_path), open_baseline(baseline_path)
     if score is not None:
@@ -146,7 +146,7 @@ def gate(
 
 
 def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
-    """The rules, on runs that were read; the order of their rows does not matter. Raises SettingsDiffer, UsageError."""
+    """Apply the rules to runs that were read; the order of their rows does not matter. Raises SettingsDiffer, UsageError."""
     paired, notes = check(run, baseline)
     groups = _groups(run, baseline, paired)
     if not _has_scores(baseline):
@@ -179,7 +179,7 @@ def decide(groups: Sequence[Group], max_drop: float, alpha: float) -> list[Decis
 
 
 def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
-    """What to say of a gate with too few samples to see a large drop."""
+    """Return a warning if the gate has too few samples to see a large drop."""
     overall = groups[0]
     if not len(overall.run) or not len(overall.base):
         return []
@@ -191,7 +191,7 @@ def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
             f"no drop can fail this gate: the baseline's accuracy is {overall.base.mean():.3f}; give a better baseline"
         ]
     few = f"{len(overall.run)} samples are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
-    return [f"{few}; measure run and baseline with more `--trials`, or a larger `--budget` if adaptive"]
+    return [f"{few}; measure run and baseline with more `--trials`"]
 
 
 def _tests(groups: Sequence[Group]) -> int:
@@ -199,7 +199,7 @@ def _tests(groups: Sequence[Group]) -> int:
 
 
 def judge(groups: Sequence[Group], limits: Limits) -> list[Verdict]:
-    """One verdict a group, with the power that its test had."""
+    """Return one verdict per group, with the power that its test had."""
     decisions = decide(groups, limits.max_drop, limits.alpha)
     return [
         _verdict(group, decision, limits, _tests(groups))
@@ -252,8 +252,8 @@ def _power_text(group: Group, limits: Limits, tests: int) -> str:
 
 
 def power(group: Group, limits: Limits, tests: int) -> tuple[float, float]:
-    """A real drop, of `max_drop` and 10 points or of all that the baseline has, and the chance that this rule fails on it; at the
-    level of Holm's first step of `tests`, so the true chance is at least this.
+    """Return a real drop, of `max_drop` and 10 points or of all that the baseline has, and the chance that this rule fails on it; at
+    the level of Holm's first step of `tests`, so the true chance is at least this.
     """
     drop = min(limits.max_drop + BEYOND, float(group.base.mean()))
     return drop, _chance(group, drop, limits.alpha / tests, limits.max_drop)
@@ -275,7 +275,7 @@ def _chance(group: Group, drop: float, level: float, max_drop: float) -> float:
 
 
 def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
-    """Overall, then each length of each task."""
+    """Return the group of all samples, then one per length of each task."""
     apart = _apart(run, baseline)
     ours, theirs = _scores(run, baseline) if paired and isinstance(baseline, StoredRun) else apart
     places = sorted({(task, length) for side in apart for task, length, _ in side})
@@ -296,14 +296,14 @@ def _array(scored: _Scored, place: tuple[str, int] | None) -> Scores:
 
 
 def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
-    """Scores of the samples that are scored in both, in one order."""
+    """Return the scores of the samples that are scored in both, in one order."""
     there = {row.id: row.score for row in baseline.rows if row.score is not None}
     both = [row for row in run.rows if row.id in there]
     return _own(both), [(row.task, row.length, there[row.id]) for row in both if row.score is not None]
 
 
 def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
-    """Scores of each by itself; those of a table are ones and zeros."""
+    """Return the scores of each by itself; those of a table are ones and zeros."""
     if isinstance(baseline, StoredRun):
         return _own(run.rows), _own(baseline.rows)
     theirs = [
@@ -328,7 +328,7 @@ def _own(rows: Iterable[Row]) -> _Scored:
 
 
 def _errors(run: StoredRun, baseline: Baseline) -> Verdict:
-    """Samples that failed, more in a cell than in the baseline."""
+    """Judge samples that failed: more in a cell than in the baseline."""
     allowed = failures(baseline)
     seen: Counter[Key] = Counter()
     new = []
@@ -349,7 +349,7 @@ def _errors(run: StoredRun, baseline: Baseline) -> Verdict:
 
 
 def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
-    """Samples that the baseline answered and the run did not even try, or has no positions for."""
+    """Judge samples that the baseline answered and the run did not try, or has no positions for."""
     tried = [row for row in run.rows if row.status != "over_limit"]
     if paired and isinstance(baseline, StoredRun) and not (run.is_adaptive or baseline.is_adaptive):
         ids = {row.id for row in tried}
@@ -364,7 +364,7 @@ def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
 
 
 def _missing_by_cell(run: StoredRun, tried: Sequence[Row], baseline: Baseline) -> list[int]:
-    """Lengths of what is missing by number: a sample each, but of an adaptive run only of cells without any."""
+    """Return the length of each sample that is missing by number; of adaptive runs, only in cells without any sample."""
     here = Counter((row.task, row.cell) for row in tried)
     if isinstance(baseline, Table):
         there = {place: counts.n + counts.errors for place, counts in baseline.cells.items()}
@@ -386,7 +386,7 @@ def _at(lengths: Iterable[int]) -> str:
 
 
 def _slowdown(run: StoredRun, baseline: Baseline, limits: Limits) -> Verdict:
-    """The median of the seconds that each sample took over those of the same sample before, by an exact sign test."""
+    """Judge the median ratio of each sample's seconds to those of the same sample before, by an exact sign test."""
     assert limits.max_slowdown is not None
     if isinstance(baseline, Table):
         return Verdict(

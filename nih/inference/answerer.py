@@ -13,6 +13,7 @@ from nih.inference.prefix_plan import build_plan
 from nih.inference.verify import Verifier
 from nih.inference.walk import Walk
 from nih.protocols import Model, Oracle, Session
+from nih.threads import THREADS
 from nih.types import Sample
 
 PrefillMode = Literal["shared", "chunks", "whole"]
@@ -79,6 +80,7 @@ class LocalAnswerer:
     def start(self) -> Ready:
         """Load the weights. Raises UsageError."""
         start = time.perf_counter()
+        THREADS.settle()
         self.session = self.model.session()
         self.load_seconds = time.perf_counter() - start
         return Ready(self.model.identity(), self.session.chunk)
@@ -95,11 +97,13 @@ class LocalAnswerer:
         verified = {s.id: s for s in samples if s.id in request.verify}
         judge = getattr(self.model, "judge", None)
         walk = Walk(asker, Verifier(asker, dtype, verified, judge) if verified else None)
-        yield from walk.shared(samples) if shared else walk.alone(samples, whole=request.mode == "whole")
+        for event in walk.shared(samples) if shared else walk.alone(samples, whole=request.mode == "whole"):
+            yield event
+            THREADS.reconsider()
 
     def report(self) -> Mapping[str, Mapping[str, Any]]:
-        """Nothing that is not in the rows."""
-        return {}
+        """How many threads were used, and why."""
+        return {"threads": THREADS.report()} if THREADS.choices else {}
 
     def close(self) -> None:
         """The session ends with the process."""

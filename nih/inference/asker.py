@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
-from nih.protocols import Session, Tokenizer
+from nih.protocols import Rows, Session, Tokenizer
 from nih.types import Answer, Sample, TokenIds
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,24 @@ class Asker:
         ids = self.tokenizer.encode(sample.continuation)
         rated = self.session.likelihood(ids)
         return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy), ids
+
+    @property
+    def rows(self) -> Rows | None:
+        """The session, if several samples can be answered together: with a time limit each has its own, and is answered alone."""
+        if self.likelihood or self.timeout is not None or not isinstance(self.session, Rows):
+            return None
+        return self.session
+
+    def ask_together(
+        self, rows: Rows, samples: Sequence[Sample], marks: Sequence[Any]
+    ) -> list[tuple[Answer, TokenIds]]:
+        """Answer samples at their marks, and tell the ids (T,) that were generated. Raises AnswerFailure."""
+        self.start_timer()
+        made = rows.generate_rows(marks, [s.room for s in samples], [s.stop for s in samples])
+        return [
+            (Answer(s.id, "ok", m.text), np.array(m.ids, np.int32))
+            for s, m in zip(samples, made, strict=True)
+        ]
 
 
 def answerless(error: Exception) -> Exception:

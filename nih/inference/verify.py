@@ -27,15 +27,16 @@ from nih.inference.prefix_plan import Extend, Mark, PrefixPlan, Rewind
 from nih.protocols import Session
 from nih.types import Answer, Sample, TokenIds
 
-FACTOR = {"float32": 10.0, "float16": 5.0, "bfloat16": 5.0}
-"""How many times the measured noise passes for rounding."""
+FACTOR = {"float32": 30.0, "float16": 5.0, "bfloat16": 5.0}
+"""How many times the measured noise passes for rounding. In float32 a wrong state moves the logits thousands of times as much;
+the noise of a trained model differs from place to place by more than ten times."""
 NOISE_TOKENS = 64
 """Tokens that are read one by one to measure the noise."""
 _NOISE_PLACES = 8
 """How many places of them are compared; the noise of one place can be a tenth of another's."""
 _LONG_STEPS = 8
 """Tokens that are read one by one after a long prompt, for its noise."""
-_MOST_NOISE = {"float32": 1e-4, "float16": 16 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
+_MOST_NOISE = {"float32": 3e-5, "float16": 16 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
 """Most that passes for noise, in parts of the largest logit. A model that is wrong even token by token would otherwise
 excuse everything else."""
 _UNIT = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

@@ -16,7 +16,7 @@ from nih.errors import AnswerTimeout, OutOfMemory
 from nih.inference.asker import Asker, answerless, failed
 from nih.inference.events import Event, Progress
 from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, Step, build_plan, fuse
-from nih.inference.verify import Kept, Verifier
+from nih.inference.verify import Kept, Logits, Verifier
 from nih.types import Answer, Sample
 
 
@@ -55,9 +55,8 @@ class Walk:
     def ask(self, sample: Sample, prefill_seconds: float) -> Iterator[Progress | Answer]:
         """Answer a sample whose prompt has just been read; keep what verification will need."""
         start = time.perf_counter()
-        verified = self.verifier is not None and sample.id in self.verifier.samples
         try:
-            logits = self.asker.session.logits() if verified else None
+            logits = self.asker.session.logits() if self.verifies(sample) else None
             answer, ids = self.asker.ask_for_ids(sample)
             if self.verifier is not None and logits is not None:
                 self.verifier.keep(sample, Kept(answer, ids, logits))
@@ -66,6 +65,30 @@ class Walk:
         seconds = time.perf_counter() - start
         yield Progress("generate", 0, len(sample.prompt), seconds)
         yield replace(answer, seconds=prefill_seconds + seconds)
+
+    def ask_together(self, waiting: Sequence[Waiting]) -> Iterator[Progress | Answer]:
+        """Answer samples whose marks were taken; where that fails together, one after the other, so that each fails for itself."""
+        rows = self.asker.rows
+        assert rows is not None, "only a session that decodes rows lets samples wait"
+        start = time.perf_counter()
+        try:
+            answered = self.asker.ask_together(rows, [w.sample for w in waiting], [w.mark for w in waiting])
+        except Exception as error:
+            answerless(error)
+            for sample, mark, prefill_seconds, _ in waiting:
+                self.asker.session.rewind(mark)
+                yield from self.ask(sample, prefill_seconds)
+            return
+        seconds = (time.perf_counter() - start) / len(waiting)
+        for (sample, _, prefill_seconds, logits), (answer, ids) in zip(waiting, answered, strict=True):
+            if self.verifier is not None and logits is not None:
+                self.verifier.keep(sample, Kept(answer, ids, logits))
+            yield Progress("generate", 0, len(sample.prompt), seconds)
+            yield replace(answer, seconds=prefill_seconds + seconds)
+
+    def verifies(self, sample: Sample) -> bool:
+        """Whether the logits at this answer are needed."""
+        return self.verifier is not None and sample.id in self.verifier.samples
 
     @property
     def fuses(self) -> bool:
@@ -102,6 +125,16 @@ class _Held(NamedTuple):
     taken: Mark
 
 
+class Waiting(NamedTuple):
+    """A sample whose prompt has been read, and which is answered together with others."""
+
+    sample: Sample
+    mark: Any
+    prefill_seconds: float
+    logits: Logits | None
+    """Of the next token, for verification."""
+
+
 @dataclass
 class _Pass:
     """One way along the steps of a plan: to their end, or to a failure that leaves no usable state."""
@@ -115,8 +148,14 @@ class _Pass:
     """Seconds of the edges that serve one sample alone."""
     spoiled: bool = False
     """Whether the session's state is lost."""
+    waiting: list[Waiting] = field(default_factory=list)
+    """Samples that are answered together as soon as there are enough of them."""
 
     def events(self) -> Iterator[Event]:
+        yield from self._walked()
+        yield from self._answer_waiting()
+
+    def _walked(self) -> Iterator[Event]:
         self.walk.asker.session.reset()
         for step in self._steps():
             if isinstance(step, Mark):
@@ -182,6 +221,20 @@ class _Pass:
         return [edge for edge in edges if edge.start < max(reached, edges[0].start) + session.chunk][-1]
 
     def _ask(self, step: Ask) -> Iterator[Progress | Answer]:
-        for event in self.walk.ask(self.plan.samples[step.sample], self.own_seconds.get(step.sample, 0.0)):
+        sample, seconds = self.plan.samples[step.sample], self.own_seconds.get(step.sample, 0.0)
+        session, rows = self.walk.asker.session, self.walk.asker.rows
+        if rows is not None:
+            # Nothing is left to read behind an answer, so its state can wait as a mark.
+            mark, logits = session.mark(), session.logits() if self.walk.verifies(sample) else None
+            self.waiting.append(Waiting(sample, mark, seconds, logits))
+            if len(self.waiting) >= rows.most_rows(mark):
+                yield from self._answer_waiting()
+            return
+        for event in self.walk.ask(sample, seconds):
             self.spoiled |= isinstance(event, Answer) and event.status in ("oom", "error")
             yield event
+
+    def _answer_waiting(self) -> Iterator[Progress | Answer]:
+        waiting, self.waiting = self.waiting, []
+        if waiting:
+            yield from self.walk.ask_together(waiting)

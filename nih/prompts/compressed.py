@@ -37,16 +37,22 @@ def unpacked(path: Path, raw: bytes) -> bytes:
     named = path.name.lower().endswith(".gz")
     other = next((kind for magic, kind in _OTHERS.items() if raw.startswith(magic)), None)
     if other:
-        raise Unreadable(f"cannot be read: it is compressed with {other}; decompress it, or compress it with gzip")
+        raise Unreadable(
+            f"cannot be read: it is compressed with {other}; decompress it, or compress it with gzip"
+        )
     if not named:
         if raw.startswith(_GZIP):
-            raise Unreadable("cannot be read: it is compressed with gzip; give it a name that ends with `.gz`")
+            raise Unreadable(
+                "cannot be read: it is compressed with gzip; give it a name that ends with `.gz`"
+            )
         return raw
     try:
         return gzip.decompress(raw)
     # A flipped byte is a zlib.error, a wrong checksum an OSError, a missing end an EOFError.
     except (OSError, EOFError, zlib.error) as error:
-        raise Unreadable(f"cannot be read: its gzip data are damaged ({error}); copy or compress it again") from error
+        raise Unreadable(
+            f"cannot be read: its gzip data are damaged ({error}); copy or compress it again"
+        ) from error
 
 
 def decoded(content: bytes) -> str:

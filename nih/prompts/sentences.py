@@ -48,7 +48,11 @@ def split_sentences(paragraph: str, marked: bool = True) -> list[str]:
     text = "\n\n" + paragraph.strip()
     pieces = _cut(text, _at(_MARKED)(text))
     for cut in (_at(_FURTHER), _at(_LINE), _spaced, _characters):
-        pieces = [part for piece in pieces for part in (_cut(piece, cut(piece)) if _long(piece, marked) else [piece])]
+        pieces = [
+            part
+            for piece in pieces
+            for part in (_cut(piece, cut(piece)) if _long(piece, marked) else [piece])
+        ]
     return pieces
 
 

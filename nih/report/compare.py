@@ -78,7 +78,7 @@ def files(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> dict[
     cells, lengths = tables(views, compared)
     found = tasks.task_comparison(views)
     made = {
-        "report.html": render(views, compared, found and tasks.comparison_table(found)),
+        "report.html": render(views, compared, tasks.comparison_table(found) if found else None),
         "comparison.md": markdown(views, compared, lengths).encode(),
         "cells.csv": rounded_csv(cells),
         "lengths.csv": rounded_csv(lengths),
@@ -239,7 +239,7 @@ def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[
     elif same:
         how = f"unpaired where a part holds any of the {len(pairs.shared) - len(same)} cells whose samples differ; {trials} samples pair"
     else:
-        how = "unpaired, because the two runs answered different samples (other tokeniser, haystack, seed or task options)"
+        how = "unpaired, because the two runs answered different samples (other tokenizer, haystack, seed or task options)"
     notes = [f"{names}: {how}."]
     if len(pairs.shared) < cells:
         notes.append(

@@ -85,7 +85,7 @@ class Square(NamedTuple):
 
 def squares(table: pd.DataFrame) -> Mapping[Cell, Square]:
     """Return the squares of one task, from a table in the columns of `Results.cells`. A cell that is not in the table is missing."""
-    found = defaultdict(lambda: Square("missing", math.nan, 0.0, 0, 0))
+    found: defaultdict[Cell, Square] = defaultdict(lambda: Square("missing", math.nan, 0.0, 0, 0))
     columns = (table[name].tolist() for name in ("length", "depth", *Square._fields))
     for length, depth, *square in zip(*columns, strict=True):
         found[Cell(length, depth)] = Square(*square)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -319,11 +319,12 @@ def _scoreless(found: TaskComparison, place: int) -> dict[tuple[int, int], CellS
     cells = found.runs[place].cells
     rows = [row.task for row in found.rows[:-1]]
     lacking: dict[tuple[int, int], CellState] = {}
-    for (task, length), part in cells.groupby(["task", "length"], sort=False):
+    for key, part in cells.groupby(["task", "length"], sort=False):
+        task, length = cast("tuple[str, int]", key)
         if not part["n"].any():
             measured = bool(part["prefill_tokens"].notna().any())
             state = cell_state(0, int(part["errors"].sum()), measured)
-            lacking[found.lengths.index(length), rows.index(task)] = state
+            lacking[found.lengths.index(length), rows.index(str(task))] = state
     return lacking
 
 

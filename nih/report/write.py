@@ -44,4 +44,4 @@ def files(results: Results) -> dict[str, bytes]:
     found = tasks.task_comparison([view])
     if found:
         made |= tasks.run_files(found)
-    return made | {"report.html": page.render([view], tasks=found and tasks.run_table(found))}
+    return made | {"report.html": page.render([view], tasks=tasks.run_table(found) if found else None)}

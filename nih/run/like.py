@@ -10,6 +10,7 @@ from typing import Any
 from nih.errors import UsageError
 from nih.options import RunOptions
 from nih.registry import names
+from nih.run.suite import Suite, read_suite
 from nih.store import run as store
 from nih.text import sanitize
 
@@ -23,11 +24,16 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
     """Return the options of the run in `folder`, with what was typed in place of its own; `--set` values add up, the last one wins.
 
     A run folder may come from anywhere, so what it names on a hub or a server, and code that it trusted, must be typed again. Raises
-    UsageError.
+    UsageError for that, and for a suite that has changed since.
     """
-    stored = asdict(RunOptions.stored(store.read(folder).manifest.options))
+    manifest = store.read(folder).manifest
+    stored = asdict(RunOptions.stored(manifest.options))
     dropped = {*_OWN, *(("suite",) if "task" in typed else ()), *(_SUITES_OWN if "suite" in typed else ())}
     values = {key: value for key, value in stored.items() if key not in dropped}
+    if values.get("suite") and read_suite(values["suite"]).as_values() != _as_read(manifest.suite):
+        raise UsageError(
+            f"suite `{values['suite']}` is no longer what `{folder}` was asked; give the file as it was then with `--suite FILE.yaml`"
+        )
     elsewhere = [
         sanitize(each, lines=False) for each in _elsewhere(values) if each.split()[0] not in _flags(typed)
     ]
@@ -37,6 +43,11 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
             + ", ".join(f"`{each}`" for each in elsewhere)
         )
     return RunOptions.of(**{**values, **typed, "set": (*_local(values["set"]), *typed.get("set", ()))})
+
+
+def _as_read(suite: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A stored suite as `Suite.as_values` gives it: JSON has lists where it has tuples."""
+    return None if suite is None else Suite.of(suite).as_values()
 
 
 def _flags(typed: Mapping[str, Any]) -> set[str]:

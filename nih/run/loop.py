@@ -201,10 +201,8 @@ class Loop:
 
     def _write_report(self) -> None:
         """Add what the answerer reports of this sitting to the manifest."""
-        manifest = self.directory.manifest
-        earlier = {"engine": manifest.engine_reports, "workers": manifest.worker_reports}
-        for key, report in self.answerer.report().items():
-            self.directory.write_manifest(**{key: [*earlier[key], report]})
+        for kind, report in self.answerer.report().items():
+            self.directory.write_manifest(**{kind: [*self.directory.manifest.reports(kind), report]})
 
     def _end(self, state: str) -> str:
         """Write how this sitting ended; seconds add up over sittings."""

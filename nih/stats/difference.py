@@ -1,4 +1,4 @@
-"""How far two mean scores in [0, 1] differ, and how sure that is: second minus first, with a two-sided interval.
+"""Differences of two mean scores in [0, 1], second minus first, with two-sided intervals.
 
 Exchanging the sides mirrors an interval exactly, and no interval depends on the order of the samples.
 """
@@ -15,18 +15,18 @@ import numpy as np
 from nih.stats.intervals import CONFIDENCE, dirichlet_quantiles, interval
 
 _HALVINGS = 60
-"""Of an interval two wide: down to what a double holds."""
+"""Steps of the bisection: an interval of width 2 shrinks to the precision of a double."""
 
 
 class Difference(NamedTuple):
     """Second minus first."""
 
     value: float
-    """NaN where there is nothing to compare."""
+    """NaN if there is nothing to compare."""
     low: float
     high: float
     n: int
-    """Pairs, or the samples of the smaller side."""
+    """Number of pairs, or of samples on the smaller side."""
     method: str
     """`tango`, `paired bootstrap`, `newcombe` or `square-and-add`."""
 
@@ -42,9 +42,9 @@ class Difference(NamedTuple):
 
 
 def paired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
-    """Difference of the means of the same samples, scored twice. (-1, 1) where there is none.
+    """Return the difference of the means of the same samples, scored twice; its interval is (-1, 1) if there are none.
 
-    Tango's interval where all scores are 0 or 1, otherwise a bootstrap over pairs. Raises ValueError if the sides differ in number.
+    Tango's interval if all scores are 0 or 1, otherwise a bootstrap over pairs. Raises ValueError if the sides differ in number.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} scores cannot be paired with {len(second)}")
@@ -59,9 +59,9 @@ def paired(first: Sequence[float], second: Sequence[float], confidence: float = 
 
 
 def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
-    """Difference of the means of different samples. (-1, 1) where a side has none.
+    """Return the difference of the means of different samples; its interval is (-1, 1) if a side has none.
 
-    The intervals of the two means, added in squares (Zou and Donner 2008, Statistics in Medicine 27:1693). Where all scores are 0 or
+    The intervals of the two means, added in squares (Zou and Donner 2008, Statistics in Medicine 27:1693). If all scores are 0 or
     1 those are Wilson's, and this is the hybrid score interval, method 10 of Newcombe 1998, Statistics in Medicine 17:873.
     """
     n = min(len(first), len(second))
@@ -82,10 +82,10 @@ def _mean(scores: Sequence[float], confidence: float) -> tuple[float, float, flo
 
 
 def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Score interval of (gained - lost) / n, the difference of two proportions of the same n samples; (-1, 1) where n = 0.
+    """Return the score interval of (gained - lost) / n, the difference of two proportions of the same n samples; (-1, 1) if n = 0.
 
     Tango 1998, Statistics in Medicine 17:891, equations 6 and 9. `gained` were wrong on the first side and right on the second,
-    `lost` the reverse. It has width where nothing changed, where the intervals that add Wilson's in squares can have none.
+    `lost` the reverse. It has width even if nothing changed; intervals that add Wilson's in squares may have none then.
     """
     if n == 0:
         return -1.0, 1.0
@@ -94,7 +94,7 @@ def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> tup
 
 
 def _tango_low(gained: int, lost: int, n: int, z: float) -> float:
-    """The smallest difference that the score test does not reject at z."""
+    """Return the smallest difference that the score test does not reject at z."""
     low, high = -1.0, (gained - lost) / n
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -106,7 +106,7 @@ def _tango_low(gained: int, lost: int, n: int, z: float) -> float:
 
 
 def _tango_deviation(gained: int, lost: int, n: int, delta: float) -> float:
-    """Standard deviation of `gained - lost` where the true difference is `delta`, at the likeliest share of lost samples."""
+    """Return the standard deviation of `gained - lost` if the true difference is `delta`, at the likeliest share of lost samples."""
     b = (2 * n - gained + lost) * delta - gained - lost
     c = -lost * delta * (1 - delta)
     share = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
@@ -114,7 +114,7 @@ def _tango_deviation(gained: int, lost: int, n: int, delta: float) -> float:
 
 
 def paired_bootstrap(changes: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval of the mean of changes in [-1, 1]; (-1, 1) where there are none.
+    """Return the interval of the mean of changes in [-1, 1]; (-1, 1) if there are none.
 
     Bayesian bootstrap over pairs (Rubin 1981, Annals of Statistics 9:130), to which half a pair is added in each of the four outcomes
     that a pair can have at its extremes (0-0, 1-1, 0-1, 1-0; Agresti and Min 2005, Statistics in Medicine 24:729). Without them, equal

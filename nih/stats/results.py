@@ -31,7 +31,7 @@ Key = tuple[str, Cell]
 
 
 class Record(NamedTuple):
-    """One line of a tidy table. What a line pools is empty: `depth` in a table by length, and `length` where all are together."""
+    """One line of a tidy table. An axis that a line pools is empty, as `depth` is in a table by length."""
 
     run: str
     """The model."""
@@ -66,7 +66,7 @@ class Results:
     scores: Mapping[Key, Sequence[float]]
     """Scores of each cell, ascending: sums of floats must not depend on the order in which samples came."""
     cells: pd.DataFrame
-    """The whole grid, also where nothing was answered yet; with `nll` (mean, in nats per token), `prefill_tokens`, `seconds`
+    """The whole grid, with or without answers; also the columns `nll` (mean, in nats per token), `prefill_tokens`, `seconds`
     (sums) and `state`."""
     lengths: pd.DataFrame
     """All depths of a task and length together; with `seconds`, the mean per answer."""

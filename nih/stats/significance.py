@@ -1,4 +1,4 @@
-"""Is one run worse than another? One-sided exact tests, Holm's correction for several of them, and the power they had.
+"""Whether one run is worse than another: one-sided exact tests, Holm's correction for several of them, and their power.
 
 A drop is the baseline's mean score less the run's. Each test's null hypothesis is that there is no drop; its p-value never
 claims more than the data hold, at any sample size. Of pairs, `lost` were right in the baseline and are wrong in the run,
@@ -18,25 +18,25 @@ from scipy import stats
 
 Scores = npt.NDArray[np.float64]
 _RESAMPLES = 9999
-"""Where there are no more exchanges than this, all are enumerated."""
+"""Exchanges that are drawn; if there are no more than this, all are enumerated."""
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Exact p-value of at least `lost` losses among the pairs that changed (McNemar 1947, Psychometrika 12:153): they are
-    tosses of a fair coin where neither run is better.
+    """Return the exact p-value of at least `lost` losses among the pairs that changed (McNemar 1947, Psychometrika 12:153),
+    which are tosses of a fair coin if neither run is better.
     """
     return float(stats.binom.sf(lost - 1, lost + won, 0.5))
 
 
 def fisher(correct: int, n: int, base_correct: int, base_n: int) -> float:
-    """Exact p-value of at most `correct` right answers in the run, given how many both got right (Fisher 1935)."""
+    """Return the exact p-value of at most `correct` right answers in the run, given how many both got right (Fisher 1935)."""
     return float(stats.hypergeom.cdf(correct, n + base_n, correct + base_correct, n))
 
 
 def permutation(run: Scores, base: Scores) -> float:
-    """p-value of the mean difference of pairs (n,), (n,) under random exchange within each pair (Pitman 1937).
+    """Return the p-value of the mean difference of pairs (n,), (n,) under random exchange within each pair (Pitman 1937).
 
-    Exact up to 13 pairs that differ, beyond from 9,999 seeded draws, the observed one counted in. The order of pairs does not matter.
+    Exact up to 13 pairs that differ; beyond that from 9,999 seeded draws, counting the observed one. The order of pairs does not matter.
     """
     differences = np.sort((base - run)[base != run])
     if not len(differences):
@@ -47,8 +47,8 @@ def permutation(run: Scores, base: Scores) -> float:
 
 
 def permutation_unpaired(run: Scores, base: Scores) -> float:
-    """p-value of the difference of the means of two samples (n,), (m,) under random exchange between them; exact or drawn as
-    `permutation`, and 1 where a sample has fewer than two scores.
+    """Return the p-value of the difference of the means of two samples (n,), (m,) under random exchange between them; exact or drawn as
+    `permutation`, and 1 if a sample has fewer than two scores.
     """
     if min(len(run), len(base)) < 2:
         return 1.0
@@ -74,7 +74,7 @@ def _resampled(data: tuple[Scores, ...], statistic: Any, kind: Any) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted so that rejecting those <= alpha keeps the chance of any false rejection <= alpha, whatever their
+    """Return p-values adjusted so that rejecting those <= alpha keeps the chance of any false rejection <= alpha, whatever their
     dependence (Holm 1979, Scand. J. Stat. 6:65); in the given order.
     """
     adjusted = [0.0] * len(p)
@@ -86,12 +86,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def exceeds(total_drop: float, n: int, max_drop: float) -> bool:
-    """Whether a drop of `total_drop` points in sum over `n` samples is more than `max_drop` a sample; rounding is forgiven."""
+    """Return whether a drop of `total_drop` points in sum over `n` samples is more than `max_drop` per sample; rounding is forgiven."""
     return total_drop > max_drop * n + 1e-9
 
 
 def mcnemar_power(n: int, won: float, drop: float, alpha: float, max_drop: float) -> float:
-    """Chance that `n` pairs show more than `max_drop` and a McNemar p-value <= alpha, if a share `won` of all pairs turns right and
+    """Return the chance that `n` pairs show more than `max_drop` and a McNemar p-value <= alpha, if a share `won` of all pairs turns right and
     a share `won + drop` wrong; exact, by summing over how many pairs change.
     """
     lost = won + drop
@@ -105,7 +105,7 @@ def mcnemar_power(n: int, won: float, drop: float, alpha: float, max_drop: float
 
 
 def fisher_power(n: int, base_correct: int, base_n: int, drop: float, alpha: float, max_drop: float) -> float:
-    """Chance that a run of `n` samples, whose accuracy is the baseline's less `drop`, shows more than `max_drop` and a Fisher
+    """Return the chance that a run of `n` samples, whose accuracy is the baseline's less `drop`, shows more than `max_drop` and a Fisher
     p-value <= alpha against the baseline as it was measured.
     """
     if not n or not base_n:
@@ -118,7 +118,7 @@ def fisher_power(n: int, base_correct: int, base_n: int, drop: float, alpha: flo
 
 
 def permutation_power(n: int, variance: float, drop: float, alpha: float, max_drop: float) -> float:
-    """Chance of catching `drop` in `n` differences of this variance; by the normal approximation, for fractional scores only."""
+    """Return the chance of catching `drop` in `n` differences of this variance; by the normal approximation, for fractional scores only."""
     if not n or drop <= 0:
         return 0.0
     error = math.sqrt(max(variance, 1e-12) / n)

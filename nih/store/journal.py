@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -76,13 +76,13 @@ class Row:
     """Columns that this version does not know, with their values; they are kept."""
 
     def __post_init__(self) -> None:
-        values = _checked(self)
+        values = _checked(vars(self))
         classes = tuple(map(type, values))
         if classes not in _FITTING:
             _check_classes(values)
             _FITTING.add(classes)
-        if not math.isfinite(sum(filter(None, _floats(self)))):
-            for name, value in zip(_FLOATS, _floats(self), strict=True):
+        if not math.isfinite(sum(filter(None, _floats(vars(self))))):
+            for name, value in zip(_FLOATS, _floats(vars(self)), strict=True):
                 if value is not None and not math.isfinite(value):
                     raise ValueError(_unfit(name, value))
         if self.attempt < 1:
@@ -191,7 +191,7 @@ _KINDS = {name: _kinds(hint) for name, hint in _HINTS.items()}
 _FLOATS = tuple(name for name, kinds in _KINDS.items() if float in kinds)
 
 
-_checked, _floats = attrgetter(*_KINDS), attrgetter(*_FLOATS)
+_checked, _floats = itemgetter(*_KINDS), itemgetter(*_FLOATS)
 _FITTING: set[tuple[type, ...]] = set()
 """Classes of whole rows that were found right: rows are alike, and looking one up is faster than checking its values."""
 

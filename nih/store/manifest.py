@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,15 +219,9 @@ class Manifest:
         """Tokens of all prompts."""
         return int(self.values.get("naive_tokens", 0))
 
-    @property
-    def engine_reports(self) -> Sequence[Mapping[str, Any]]:
-        """What the engine reported in each sitting."""
-        return list(self.values.get("engine", []))
-
-    @property
-    def worker_reports(self) -> Sequence[Mapping[str, Any]]:
-        """What the workers reported in each sitting."""
-        return list(self.values.get("workers", []))
+    def reports(self, kind: str) -> list[Mapping[str, Any]]:
+        """Return what the engine, the workers or the threads reported, a report per sitting; `kind` names them."""
+        return list(self.values.get(kind, []))
 
 
 def _within(values: Mapping[str, Any], key: str, name: str) -> str | None:

@@ -47,7 +47,7 @@ class StoredRun:
         return replace(self, rows=tuple(rows))
 
     def cells(self) -> dict[tuple[str, Cell], list[Row]]:
-        """Return the rows of each cell: tasks in their order, then by length and depth. The whole grid, also where nothing was answered."""
+        """Return the rows of each cell: tasks in their order, then by length and depth. Cells without answers have none."""
         found: dict[tuple[str, Cell], list[Row]] = {}
         for task in self.tasks:
             asked = self.grid(task).cells() if task in {t.name for t in self.manifest.tasks} else ()

@@ -94,7 +94,7 @@ class HubTokenizer:
 
     def encode_spelled(self, text: str) -> TokenIds:
         """Encode text whose special tokens are read as the tokens they are: ids (T,) in mid-text."""
-        return self._coder.encode_template(_valid(text))
+        return self._coder.encode_template(valid(text))
 
     def conversation(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> TokenIds:
         """Return the ids (T,) of a whole conversation up to where the assistant speaks next.

@@ -99,7 +99,7 @@ class TiktokenTokenizer:
 
     def encode_spelled(self, text: str) -> TokenIds:
         """Encode text whose special tokens are read as the tokens they are: ids (T,)."""
-        return np.array(self._encoding.encode(_valid(text), allowed_special="all"), np.int32)
+        return np.array(self._encoding.encode(valid(text), allowed_special="all"), np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Encode each text, in threads."""

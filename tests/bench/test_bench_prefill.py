@@ -56,7 +56,7 @@ def test_a_process_that_the_system_kills_is_out_of_memory(
     heavy.install(tmp_path / "plugin", monkeypatch, "heavy", killed=1200)
     told = list[str]()
     points = measure(Request(("heavy",), "512-4k", repeats=2, new_tokens=4), told.append)
-    assert [(p.length, p.status, len(p.readings)) for p in points] == [
+    assert [(p.length, p.status, len(p.measurements)) for p in points] == [
         (512, "ok", 2),
         (1024, "ok", 2),
         (2048, "oom", 0),
@@ -70,7 +70,10 @@ def test_a_model_that_raises_goes_on_with_the_next_repeat(
 ) -> None:
     heavy.install(tmp_path / "plugin", monkeypatch, "heavy", oom=700)
     points = measure(Request(("heavy",), "512,1k", repeats=2, new_tokens=4), lambda _: None)
-    assert [(p.status, len(p.readings), p.error) for p in points] == [("ok", 2, ""), ("oom", 0, "told to")]
+    assert [(p.status, len(p.measurements), p.error) for p in points] == [
+        ("ok", 2, ""),
+        ("oom", 0, "told to"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 VERBS = ("run", "plan", "show", "report", "compare", "gate", "list", "doctor", "bench")
-BENCHES = ("sweep", "prefill", "accuracy", "startup", "kernels", "prompts")
+BENCHES = ("sweep", "prefill", "accuracy", "startup", "threads", "kernels", "prompts")
 PAGES = {
     "nih": (),
     **{verb: (verb,) for verb in VERBS},

@@ -433,6 +433,18 @@ def test_like_takes_all_options_but_those_that_are_typed(tmp_path: Path) -> None
     assert like(run.path, {"suite": "quick"}).task is None
 
 
+def test_like_of_a_suite_wants_the_suite_as_it_was(tmp_path: Path) -> None:
+    run = evaluate(model="echo", suite="mixed.yaml", out=tmp_path / "run", quiet=True, tell=lambda _: None)
+    again = prepare(like(run.path, {}))
+    assert [s.id for s in again.samples] == [
+        s.id for s in prepare(RunOptions.of(model="echo", suite="mixed.yaml")).samples
+    ]
+    Path("mixed.yaml").write_text(MIXED.replace("keys: 8", "keys: 7"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"`mixed.yaml` is no longer what"):
+        like(run.path, {})
+    assert like(run.path, {"task": "fact"}).task == "fact"
+
+
 @pytest.mark.parametrize(
     ("stored", "told"),
     [

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
 from nih import evaluate
+from nih.cost import exponents
 from nih.cost import measure as cost
 from nih.cost import memory as peak
-from nih.cost.measure import Machine, Point, Reading
+from nih.cost.measure import Machine, Measurement, Point
 from nih.cost.memory import RESOLUTION
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, StoreError, UsageError
 from nih.models.echo import EchoSession
@@ -34,8 +35,8 @@ HERE = Machine("a processor", 2, "VmHWM")
 LENGTHS = tuple(1024 * 2**i for i in range(8))
 
 
-def reading(tokens: int = 1000, seconds: float = 2.0, peak_bytes: int = 5 << 20, new: int = 5) -> Reading:
-    return Reading(
+def reading(tokens: int = 1000, seconds: float = 2.0, peak_bytes: int = 5 << 20, new: int = 5) -> Measurement:
+    return Measurement(
         tokens, seconds, seconds / 2, seconds + 0.5, tuple(0.25 * i for i in range(new)), peak_bytes
     )
 
@@ -51,7 +52,7 @@ def reading(tokens: int = 1000, seconds: float = 2.0, peak_bytes: int = 5 << 20,
     repeats=st.integers(1, 5),
 )
 def test_a_power_law_gives_its_exponent(p: float, scale: float, lengths: set[int], repeats: int) -> None:
-    found = cost.time_exponent({n: [scale * n**p] * repeats for n in lengths})
+    found = exponents.time_exponent({n: [scale * n**p] * repeats for n in lengths})
     assert found is not None
     assert (found.value, found.low, found.high) == pytest.approx((p, p, p), abs=1e-6)
     assert found.tokens[-1] == max(lengths) and len(found.tokens) >= min(3, len(lengths))
@@ -62,33 +63,33 @@ def test_only_the_long_end_counts_and_only_the_quickest_time() -> None:
         1024: [50.0] * 3,
         2048: [1e-9] * 3,
     }
-    found = cost.time_exponent(seconds)
+    found = exponents.time_exponent(seconds)
     assert found is not None and found.tokens == LENGTHS[-3:]
     assert found.value == pytest.approx(2)
 
 
 def test_the_spread_is_that_of_single_repeats() -> None:
-    found = cost.time_exponent({n: [1e-6 * n, 1e-9 * n**2, 1e-7 * n**1.5] for n in LENGTHS})
+    found = exponents.time_exponent({n: [1e-6 * n, 1e-9 * n**2, 1e-7 * n**1.5] for n in LENGTHS})
     assert found is not None
     assert (found.low, found.high) == pytest.approx((1, 2))
 
 
 @pytest.mark.parametrize("held", [0, 1, RESOLUTION - 1, 10 << 20])
 def test_constant_memory_has_exponent_0(held: int) -> None:
-    found = cost.memory_exponent({n: [held, held, held] for n in LENGTHS})
+    found = exponents.memory_exponent({n: [held, held, held] for n in LENGTHS})
     assert found is not None and found.value == pytest.approx(0, abs=1e-12)
     assert f"{found.value:z.2f}" == "0.00"
 
 
 def test_memory_below_the_resolution_is_constant_whatever_it_does() -> None:
-    found = cost.memory_exponent({n: [(n * 7919) % RESOLUTION] for n in LENGTHS})
+    found = exponents.memory_exponent({n: [(n * 7919) % RESOLUTION] for n in LENGTHS})
     assert found is not None and found.value == pytest.approx(0, abs=1e-12)
 
 
 def test_memory_of_a_cache_is_linear_and_nears_1_from_below_over_a_fixed_part() -> None:
-    pure = cost.memory_exponent({n: [3072 * n] for n in LENGTHS})
+    pure = exponents.memory_exponent({n: [3072 * n] for n in LENGTHS})
     near, far = (
-        cost.memory_exponent({n: [(8 << 20) + 3072 * n] for n in lengths})
+        exponents.memory_exponent({n: [(8 << 20) + 3072 * n] for n in lengths})
         for lengths in (LENGTHS[:4], LENGTHS)
     )
     assert pure is not None and near is not None and far is not None
@@ -97,15 +98,15 @@ def test_memory_of_a_cache_is_linear_and_nears_1_from_below_over_a_fixed_part() 
 
 
 def test_one_length_has_no_exponent() -> None:
-    assert cost.time_exponent({1024: [1.0]}) is None
-    assert cost.exponents([Point("m", 1024, HERE, [reading()])]) == []
+    assert exponents.time_exponent({1024: [1.0]}) is None
+    assert exponents.exponents([Point("m", 1024, HERE, [reading()])]) == []
 
 
 def test_exponents_are_fitted_against_the_prompts_own_tokens() -> None:
     points = [
         Point("m", n + 64, HERE, [reading(n, 1e-9 * n**2, 4096 * n)] * 3) for n in (4000, 8000, 16000)
     ] + [Point("m", 32064, HERE, status="oom")]
-    rows = {r["quantity"]: r for r in cost.exponents(points)}
+    rows = {r["quantity"]: r for r in exponents.exponents(points)}
     assert rows["prefill_seconds"]["exponent"] == pytest.approx(2)
     assert rows["peak_bytes"]["exponent"] == pytest.approx(1)
     assert rows["peak_bytes"]["to_tokens"] == 16000 and rows["peak_bytes"]["points"] == 3
@@ -287,7 +288,7 @@ def points(*models: str, lengths: Sequence[int] = (1024, 2048, 4096)) -> list[Po
 def test_repeats_take_turns_over_lengths_and_models() -> None:
     order = list[tuple[int, str]]()
 
-    def read(point: Point) -> Reading:
+    def read(point: Point) -> Measurement:
         order.append((point.length, point.model))
         return reading()
 
@@ -302,7 +303,7 @@ def test_repeats_take_turns_over_lengths_and_models() -> None:
 def test_a_failure_is_a_status_and_spares_the_longer_ones(failure: AnswerFailure) -> None:
     tried, told = list[tuple[str, int]](), list[str]()
 
-    def read(point: Point) -> Reading:
+    def read(point: Point) -> Measurement:
         tried.append((point.model, point.length))
         if point.model == "a" and point.length == 2048:
             raise failure
@@ -322,7 +323,7 @@ def test_a_failure_is_a_status_and_spares_the_longer_ones(failure: AnswerFailure
 def test_one_failed_repeat_is_told_and_counted() -> None:
     calls, told = [0], list[str]()
 
-    def read(point: Point) -> Reading:
+    def read(point: Point) -> Measurement:
         calls[0] += 1
         if calls[0] == 2:
             raise AnswerTimeout("a stall")
@@ -411,7 +412,7 @@ def test_a_run_that_is_read_whole_is_priced_whole(plugin: Path, monkeypatch: pyt
     seen = list[bool]()
     measure = cost.measure
 
-    def spy(*arguments: Any, whole: bool = False, **more: Any) -> Reading:
+    def spy(*arguments: Any, whole: bool = False, **more: Any) -> Measurement:
         seen.append(whole)
         return measure(*arguments, whole=whole, **more)
 

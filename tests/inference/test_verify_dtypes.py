@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nih.errors import AnswerFailure
-from nih.inference.verify import Kept, Verifier, teacher_forced
+from nih.inference.verify import FACTOR, Kept, Verifier, teacher_forced
 from nih.models import mamba, rwkv, transformer
 from nih.models._recurrent import Options
 from nih.models.transformer import CachedSession
@@ -52,14 +52,14 @@ def in_the_box(name: str, dtype: str) -> Subject:
 def questions(seed: int, length: int = 150) -> list[Sample]:
     """Random prompts with a common beginning and short ends."""
     rng = np.random.default_rng([seed, length])
-    ends = [rng.integers(0, 256, n).astype(np.int32) for n in (9, 11, 14)]
+    ends = [rng.integers(0, 256, n).astype(np.int32) for n in (9, 14)]
     return samples(rng.integers(0, 256, length).astype(np.int32), ends)
 
 
 def told(name: str, seed: int, length: int) -> list[Sample]:
     """Prompts that a trained model knows: a key in noise, asked for."""
     ids = recurrent.prompt_of(f"{name}-trained", seed, length)
-    return samples(ids[:-40], [ids[-40:], ids[-39:], ids[-37:]])
+    return samples(ids[:-40], [ids[-40:], ids[-37:]])
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_tie_that_falls_the_other_way_passes_and_is_counted() -> None:
     lead = float(logits[best] - logits[second])
     verifier = Verifier(_asker(session), "float32", {sample.id: sample})
     for factor, state in ((0.6, True), (0.4, False)):
-        verifier.noise = factor * lead / 10 / float(np.abs(logits).max())
+        verifier.noise = factor * lead / FACTOR["float32"] / float(np.abs(logits).max())
         verifier.probed = 10**6
         from nih.types import Answer
 

@@ -22,7 +22,7 @@ from typing import Any
 from nih.errors import ModelError
 from nih.models import smollm2, transformer
 from nih.store.run import read
-from tests.live.vllm_check import SESSION, SHORT, Rows, agree, counted, run
+from tests.live.vllm_check import SESSION, SHORT, agree, counted, run
 
 NAME = "smollm2"
 POSITIONS = 1024
@@ -93,7 +93,7 @@ def checks(folder: Path, gguf: Path) -> Iterator[bool]:
         openai = (
             "--engine", "openai", "--base-url", url, "--tokenizer", source, "--concurrency", "1", *GRID,
         )  # fmt: skip
-        asked: dict[str, tuple[Rows, tuple[str, ...]]] = {
+        asked: dict[str, tuple[Any, tuple[str, ...]]] = {
             "completions": (plain, ()),
             "completions of token ids": (plain, ("--set", "prompt=ids")),
             "chat begun": (chat, ("--chat", "--set", "prefix=assistant")),

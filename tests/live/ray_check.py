@@ -53,7 +53,7 @@ def run(folder: Path, *arguments: str) -> StoredRun:
 def _told(folder: Path, start: float) -> StoredRun:
     """Read a finished run, and say how long it took and how much its sittings with workers planned."""
     stored = read(folder)
-    sittings: list[Mapping[str, Any]] = list(stored.manifest.worker_reports)
+    sittings: list[Mapping[str, Any]] = stored.manifest.reports("workers")
     parts = [
         f"{time.monotonic() - start:.0f} s",
         f"{stored.manifest.values['planned_tokens']:,} tokens planned at once",

@@ -94,7 +94,7 @@ def test_half_precision_on_a_cpu_keeps_sdpa() -> None:
     assert chosen("llama", torch.bfloat16).config._attn_implementation == "sdpa"
 
 
-class _Masked(transformers.LlamaForCausalLM):
+class _Masked(transformers.LlamaForCausalLM):  # type: ignore[no-untyped-call]  # the library's own hook
     """A Llama that hides its first token from all others, in a way that its config does not show."""
 
     def forward(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
@@ -104,7 +104,8 @@ class _Masked(transformers.LlamaForCausalLM):
 
 
 def test_a_mask_that_says_more_is_noticed() -> None:
-    model = _Masked(copy.deepcopy(tiny.config("llama"))).eval()
+    model: Any = _Masked(copy.deepcopy(tiny.config("llama")))
+    model.eval()
     session = CachedSession(model, ByteTokenizer(), torch.device("cpu"), frozenset(), 16)
     prefer_causal(model, 3, lambda n: session.extend([np.zeros(n, np.int32)]))
     assert model.config._attn_implementation == "sdpa"
@@ -121,10 +122,11 @@ def test_a_run_says_which_attention_it_took(tmp_path: Any) -> None:
 
 
 def test_cudnn_is_off_only_inside() -> None:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    enabled: Any = torch.backends.cuda.cudnn_sdp_enabled
+    before = enabled()
     with without_cudnn():
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+        assert not enabled()
+    assert enabled() == before
 
 
 def test_a_reserved_cache_is_allocated_once() -> None:

@@ -89,7 +89,7 @@ def test_echo_is_right_and_every_row_is_asked_once(ruler: Path, tmp_path: Path) 
     assert set(run.cells["length"]) == {1024, 2048}
     for row in store.read(run.path).rows:
         (source,) = [
-            r for r in map(json.loads, ruler.read_text().splitlines()) if r["outputs"] == row.expected
+            r for r in map(json.loads, ruler.read_text().splitlines()) if tuple(r["outputs"]) == row.expected
         ]
         first = row.expected[0]
         depth = 100 * source["input"].index(first) / (len(source["input"]) - len(first))

@@ -10,12 +10,11 @@ import hashlib
 import json
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pytest
-import seaborn
 
 from nih.report.compare import compare
 from nih.report.write import report
@@ -25,8 +24,8 @@ DATA = Path(__file__).parents[1] / "data" / "report"
 EXPECTED = DATA / "expected"
 FIGURES: dict[str, str] = json.loads((EXPECTED / "figures.json").read_text())
 TEXTS = sorted(str(path.relative_to(EXPECTED)) for path in EXPECTED.glob("*/*") if path.name != "page.json")
-SAME_LIBRARIES = (
-    FIGURES.pop("matplotlib") == matplotlib.__version__ and FIGURES.pop("seaborn") == seaborn.__version__
+SAME_LIBRARIES = FIGURES.pop("matplotlib") == version("matplotlib") and FIGURES.pop("seaborn") == version(
+    "seaborn"
 )
 RUNS = {"first": ("first", None), "second": ("second", None), "exact": ("first", "exact")}
 

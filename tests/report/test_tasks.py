@@ -182,8 +182,8 @@ def test_names_cannot_break_the_tables(tmp_path: Path) -> None:
     for path in paths:
         words = tasks.run_files(together(path))["tasks.md"].decode()
         assert "<script>" not in words and "\x1b" not in words and "a\\|b&lt;script&gt;" in words
-        named = [line for line in words.splitlines() if line.startswith("| average")]
-        assert [line.rpartition(" | ")[2] for line in named] == [
+        written = [line for line in words.splitlines() if line.startswith("| average")]
+        assert [line.rpartition(" | ")[2] for line in written] == [
             "at least 1k [below 1k, at least 1k] at accuracy >= 0.856 |",
             " |",
         ]

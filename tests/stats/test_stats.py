@@ -293,7 +293,7 @@ class Answers(dict[tuple[Cell, int], float | None]):
 
 
 ADAPTIVE = {"default": (0.1, 20), "wide": (0.2, 12), "short of budget": (0.1, 8)}
-"""Half-width, samples a cell on average."""
+"""Half-width, samples per cell on average."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from nih.errors import JournalDamaged, RunLocked, SettingsDiffer, StoreError
 from nih.store.directory import RunDirectory, annotate, default_folder
 from nih.store.files import JOURNAL, LOCK
 from nih.store.journal import Row
+from nih.store.manifest import Manifest
 from nih.store.redact import redact
 from nih.store.run import read
 from nih.store.settings import settings_hash
+from nih.types import Placed, Usage
 from tests.support.journal_rows import make_run, row
 
 SETTINGS = {"lengths": [1024, 2048], "seed": 0, "task": {"name": "passkey", "kind": "digits"}}
-DATA = Path(__file__).parents[1] / "data"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests/data"
 JOINED_SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 # A pair of surrogates is one character to JSON, as it is to every decoder: no text that was decoded holds one.
 hostile = st.text(st.characters()).filter(lambda text: not JOINED_SURROGATES.search(text))
@@ -161,6 +165,38 @@ def test_a_row_against_the_contract_is_not_written(tmp_path: Path, bad: dict[str
         assert run.rows == {} and journal(tmp_path) == b""
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | hostile,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile, inner, max_size=3),
+    max_leaves=5,
+)
+COUNT = st.none() | st.integers(0, 10**6)
+
+
+@given(
+    st.dictionaries(st.text("xyz", min_size=1), JSON, max_size=3),
+    st.none() | st.builds(Usage, COUNT, COUNT, COUNT, COUNT),
+    st.lists(st.builds(Placed, hostile, st.integers(0, 9), st.floats(0, 100)), max_size=3),
+    st.none() | st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_row_comes_back_from_its_line_with_all_it_holds(
+    unknown: dict[str, Any], usage: Usage | None, needles: list[Placed], needle_at: int | None
+) -> None:
+    made = row(usage=usage, needles=tuple(needles), needle_at=needle_at, more=tuple(unknown.items()))
+    values = json.loads(json.dumps(made.as_dict()))
+    assert Row.of(values) == made and Row.of(values).as_dict() == values
+    assert unknown.items() <= values.items() and ("needles" in values) == bool(needles)
+    with pytest.raises(FrozenInstanceError):
+        made.score = 0.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("run", sorted(ROOT.glob("results/baselines/*")), ids=lambda path: path.name)
+def test_committed_journals_are_written_as_they_are(run: Path) -> None:
+    lines = [json.dumps(r.as_dict(), separators=(",", ":")).encode() for r in read(run).rows]
+    assert journal(run).splitlines() == lines
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -221,10 +257,21 @@ def test_a_lock_file_unlinked_by_its_former_holder_does_not_let_two_in(
         RunDirectory.open(tmp_path, SETTINGS)
 
 
+def test_the_lock_follows_no_link(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(mine)
+    with pytest.raises(StoreError, match="cannot write"):
+        RunDirectory.open(tmp_path / "run", SETTINGS)
+    assert mine.read_text() == "kept"
+
+
 APPEND = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
+from nih.types import Placed, Usage
 from tests.support.journal_rows import row
 from nih.store.directory import RunDirectory
 with RunDirectory.open(Path(sys.argv[1]), {"seed": 0}) as run:
@@ -283,6 +330,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
+from nih.types import Placed, Usage
 from tests.support.journal_rows import row
 from nih.errors import StoreError
 from nih.store.directory import RunDirectory
@@ -449,6 +497,34 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"run\.json"):
             RunDirectory.open(tmp_path, SETTINGS)
         assert (tmp_path / "run.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tasks": 5},
+        {"tasks": [{"name": "passkey"}]},
+        {"grid": {"lengths": ["long"]}},
+        {"grid": [1024]},
+        {"options": [1]},
+        {"options": {"threshold": "high"}},
+        {"adaptive": {"half_width": 0.1}},
+        {"machine": {"cpu": "x"}, "earlier": 7},
+        {"tokenizer": "bytes"},
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_is_one_sentence(tmp_path: Path, values: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, **values}))
+    with pytest.raises(StoreError, match=r"run\.json` is damaged: its `\w+` cannot be read"):
+        read(tmp_path)
+
+
+@given(st.dictionaries(st.text("xyz", min_size=1), JSON, max_size=4), JSON)
+def test_a_manifest_keeps_what_it_does_not_know(unknown: dict[str, Any], value: Any) -> None:
+    before = Manifest({"schema": 1, **unknown})
+    after = before.changed(model="m", x=value)
+    assert after.values == {"schema": 1, **unknown, "model": "m", "x": value} and after.model == "m"
+    assert list(after.values)[: len(before.values)] == list(before.values) == ["schema", *unknown]
 
 
 def test_a_stored_run_of_schema_1_stays_readable() -> None:
