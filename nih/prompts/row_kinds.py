@@ -59,7 +59,12 @@ _KINDS = (
         asks="question",
     ),
     Kind(
-        "InfiniteBench", ("context", "input", "answer"), "{context}\n\n{input}", ("answer",), "substring_any", asks="input"
+        "InfiniteBench",
+        ("context", "input", "answer"),
+        "{context}\n\n{input}",
+        ("answer",),
+        "substring_any",
+        asks="input",
     ),
     Kind(
         "a context and a question",
@@ -129,7 +134,9 @@ def kind_of(whose: str, first: Mapping[str, Any], options: FieldOptions) -> Kind
         )
     known = next((each for each in _KINDS if all(name in first for name in each.needs)), None)
     if options.prompt and options.answers:
-        return Kind("typed", (), template(options.prompt), (options.answers,), known.score if known else "contains")
+        return Kind(
+            "typed", (), template(options.prompt), (options.answers,), known.score if known else "contains"
+        )
     if known is None:
         raise UsageError(
             f"{whose} has rows of an unknown kind, with the fields {', '.join(f'`{key}`' for key in first)}; type which is which: "
@@ -139,8 +146,9 @@ def kind_of(whose: str, first: Mapping[str, Any], options: FieldOptions) -> Kind
         known = known._replace(prompt=template(options.prompt), prefix="", asks="")
     if options.answers:
         return known._replace(answers=(options.answers,))
-    # What looks like a set of choices is one only where the answer can be one of them.
-    return known._replace(name=f"multiple choice ({known.name})", score="choice") if _asks_choices(first, known) else known
+    if len(choices(first)) > 1:
+        return known._replace(name=f"multiple choice ({known.name})", score="choice")
+    return known
 
 
 def template(typed: str) -> str:
@@ -165,11 +173,15 @@ def read_row(number: int, where: str, values: Mapping[str, Any], kind: Kind, opt
         listed = choices(values)
         letter = _letter(answers, listed)
         answers, wanted = (letter,), (listed[ascii_uppercase.index(letter)],)
-        if not all(choice in str(values.get(kind.asks, prompt)) for choice in listed):
+        if not _lists(str(values.get(kind.asks, prompt)), listed):
             lines = (f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, listed, strict=False))
             asked = _CHOICES.format(listed="\n".join(lines))
             prompt += asked
-            messages = (*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + asked}) if messages else ()
+            messages = (
+                (*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + asked})
+                if messages
+                else ()
+            )
     if kind.score == "babilong":
         answers, target = _with_others(answers[0], str(values.get(kind.asks, ""))), f" {answers[0]}"
     at, found = _found(prompt, wanted)
@@ -268,12 +280,10 @@ def choices(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) and len(found) <= len(ascii_uppercase) else ()
 
 
-def _asks_choices(first: Mapping[str, Any], kind: Kind) -> bool:
-    listed = choices(first)
-    try:
-        return len(listed) > 1 and bool(_letter(_answers(first, kind.answers, ""), listed))
-    except (Unjudged, UsageError):
-        return len(listed) > 1
+def _lists(text: str, listed: Sequence[str]) -> bool:
+    """Whether a text shows all choices, each behind its letter."""
+    lettered = zip(ascii_uppercase, listed, strict=False)
+    return all(re.search(rf"\b{letter}[).:]+\s*{re.escape(choice)}", text) for letter, choice in lettered)
 
 
 def _letter(answers: Sequence[str], listed: Sequence[str]) -> str:

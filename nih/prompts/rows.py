@@ -52,7 +52,9 @@ def read_rows(path: Path) -> Rows:
     return Rows(fingerprint, "line", _some(path, _objects(path, text)))
 
 
-def _some(path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+def _some(
+    path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]]
+) -> tuple[tuple[int, Mapping[str, Any]], ...]:
     found = tuple(rows)
     if not found:
         raise UsageError(f"`{path}` holds no rows; it needs one JSON object per line")
@@ -88,7 +90,9 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         for number, row in enumerate(reader, 1):
             if None in row or None in row.values():
-                raise UsageError(f"row {number} of `{path}` has not as many cells as the first line has names")
+                raise UsageError(
+                    f"row {number} of `{path}` has not as many cells as the first line has names"
+                )
             yield number, {name: _value(cell) for name, cell in row.items()}
     except csv.Error as error:
         raise UsageError(f"`{path}` is not CSV after line {reader.line_num}: {error}") from error
@@ -108,7 +112,9 @@ def _value(cell: str) -> Any:
 
 def _parquet(path: Path, raw: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if find_spec("pyarrow") is None:
-        raise UsageError(f"`{path}` needs the library pyarrow, which comes with datasets; type `pip install 'nih[hf]'`")
+        raise UsageError(
+            f"`{path}` needs the library pyarrow, which comes with datasets; type `pip install 'nih[hf]'`"
+        )
     import pyarrow
     from pyarrow import parquet
 

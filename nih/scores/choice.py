@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 
 _SAID = re.compile(
-    r"\b(?:answer|choice|option)\s*(?:is|would be|must be|:)\s*:?\s*(?:(?:choice|option|letter)\s+)?\(?([A-Z])\)?(?![\w'’])", re.IGNORECASE
+    r"\b(?:answer|choice|option)\s*(?:is|would be|must be|:)\s*:?\s*(?:(?:choice|option|letter)\s+)?\(?([A-Z])\)?(?![\w'’])",
+    re.IGNORECASE,
 )
 _BRACKETS = re.compile(r"\(([A-Z])\)")
 _BEGINS = re.compile(r"\W*([A-Z])(?=\s*$|\s*\n|[).:,])|\W*([B-HJ-Z])(?=\s)")
