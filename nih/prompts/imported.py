@@ -176,7 +176,7 @@ class _Reader:
             )
         self.spelled[found[0]] += 1
         assert isinstance(tokenizer, ReadsSpecial)
-        return tokenizer.encode_spelled(text)
+        return tokenizer.encode_spelled(text, whole=True)
 
     def _conversation(self, row: Row, where: str) -> tuple[Prompt, int]:
         """Return a conversation through the chat template. Raises UsageError where there is none."""

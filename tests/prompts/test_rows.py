@@ -76,7 +76,7 @@ def test_a_conversation_goes_through_the_template(row: dict[str, Any], chat: str
         job.model.tokenizer.spell(sample.prompt.ids()) == "<s>[INST]The key is 4711.Noted.Which key?[/INST]"
     )  # type: ignore[attr-defined]
     assert sample.expected == ("4711",)
-    with pytest.raises(NihError, match="line 1 of .* is a conversation .*chat template"):
+    with pytest.raises(NihError, match=r"line 1 of .* is a conversation .*chat template"):
         job_of(path)
 
 
@@ -97,7 +97,7 @@ def test_choices_are_asked_and_the_letter_is_judged(fields: str, how: str, at: i
     shapes: dict[str, dict[str, Any]] = {
         "choice_A": {f"choice_{x}": c for x, c in zip("ABC", LISTED, strict=True)},
         "options": {"options": LISTED},
-        "choices": {"choices": {x: c for x, c in zip("ABC", LISTED, strict=True)}},
+        "choices": {"choices": dict(zip("ABC", LISTED, strict=True))},
         "arc": {"choices": {"text": LISTED, "label": ["1", "2", "3"]}},
     }
     answers = {"letter": "ABC"[at], "number": at, "text": LISTED[at], "list": [LISTED[at]]}
