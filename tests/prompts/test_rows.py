@@ -72,9 +72,9 @@ def test_a_conversation_goes_through_the_template(row: dict[str, Any], chat: str
     path = write(tmp_path / "talk.jsonl", [row])
     job = job_of(path, tokenizer=chat)
     (sample,) = job.samples
-    assert (
-        job.model.tokenizer.spell(sample.prompt.ids()) == "<s>[INST]The key is 4711.Noted.Which key?[/INST]"
-    )  # type: ignore[attr-defined]
+    rendered = "<s>[INST]The key is 4711.Noted.Which key?[/INST]"
+    backend: Any = tokenizer("chat")
+    assert sample.prompt.ids().tolist() == backend._tokenizer(rendered, add_special_tokens=False)["input_ids"]
     assert sample.expected == ("4711",)
     with pytest.raises(NihError, match=r"line 1 of .* is a conversation .*chat template"):
         job_of(path)
