@@ -9,6 +9,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,9 +116,7 @@ def _parquet(path: Path, raw: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UsageError(
             f"`{path}` needs the library pyarrow, which comes with datasets; type `pip install 'nih[hf]'`"
         )
-    import pyarrow
-    from pyarrow import parquet
-
+    pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     try:
         table = parquet.read_table(pyarrow.BufferReader(raw))
         yield from enumerate(table.to_pylist(), 1)

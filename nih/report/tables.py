@@ -60,7 +60,9 @@ def samples(run: RunLike, score: str | None = None) -> pd.DataFrame:
     rows = results_for(run, score).rows
     # A file's rows are numbered, built prompts are not.
     numbered = ("row_number",) if any(row.row_number is not None for row in rows) else ()
-    table = {name: [getattr(row, name) for row in rows] for name in (*SAMPLE_COLUMNS, *numbered)}
+    table: dict[str, Any] = {
+        name: [getattr(row, name) for row in rows] for name in (*SAMPLE_COLUMNS, *numbered)
+    }
     table |= {name: pd.array(table[name], dtype="Int64") for name in numbered}
     return pd.DataFrame(table | {"expected": [list(row.expected) for row in rows]})
 

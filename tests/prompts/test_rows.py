@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import lzma
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -231,8 +232,7 @@ def test_csv_is_read_as_json_lines_are(tmp_path: Path) -> None:
 
 def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
+    parquet = import_module("pyarrow.parquet")
     rows = [{"prompt": f"The key is {i}.", "answers": [str(i), "x"], "depth": 10 * i} for i in range(5)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     ids = [

@@ -44,7 +44,8 @@ def wordpiece(lowercase: bool = True) -> Any:
     rules.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     rules.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     rules.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="[UNK]", sep_token="[SEP]")
+    made: Any = PreTrainedTokenizerFast
+    return made(tokenizer_object=rules, unk_token="[UNK]", sep_token="[SEP]")
 
 
 @pytest.fixture
