@@ -23,7 +23,8 @@ def test_options_stand_in_panels_and_choices_are_shown(command: str) -> None:
 def test_every_command_says_what_it_does() -> None:
     from nih.cli import app, bench_app
 
-    verbs = {f"nih {info.name}" for info in (*app.registered_commands, *app.registered_groups)}
+    verbs = {f"nih {info.name}" for info in app.registered_commands}
+    verbs |= {f"nih {info.name}" for info in app.registered_groups}
     benches = {f"nih bench {info.name}" for info in bench_app.registered_commands}
     assert set(pages()) == {"nih"} | verbs | benches
     for command, page in pages().items():
