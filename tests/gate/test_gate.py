@@ -653,7 +653,9 @@ def answering(rng: np.random.Generator, base: float, run: float, paired: bool) -
     right = [(rng.random((8, 55)) < 0.9) & side for side in (here, there)]
     groups = as_groups(right[0].astype(float), right[1].astype(float), paired)
     if not (here.all() and there.all()):
-        groups.append(Group("no_answer", here.ravel() * 1.0, there.ravel() * 1.0, paired, answered=True))
+        groups.append(
+            Group("no_answer", here.ravel().astype(float), there.ravel().astype(float), paired, answered=True)
+        )
     return [decision.fails for decision in decide(groups, 0.05, 0.05)]
 
 
