@@ -132,4 +132,6 @@ def _best(logits: Tensor) -> tuple[list[int], list[float]]:
     wide = logits.float()
     two = wide.topk(2, -1).values
     scale = wide.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny)
-    return wide.argmax(-1).tolist(), ((two[:, 0] - two[:, 1]) / scale).tolist()
+    # Where logits are not finite nothing leads, and decoding alone says so.
+    lead = ((two[:, 0] - two[:, 1]) / scale).nan_to_num(0.0, posinf=0.0)
+    return wide.argmax(-1).tolist(), lead.tolist()

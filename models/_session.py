@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nih.errors import AnswerTimeout, DeviceError, KernelError, ModelError, OutOfMemory, reason
+from nih.errors import AnswerTimeout, DeviceError, KernelError, ModelError, NotFinite, OutOfMemory, reason
 from nih.models._device import is_lost
 from nih.protocols import Tokenizer
 from nih.types import Generation, Likelihood, TokenIds
@@ -160,14 +160,14 @@ class ForwardSession:
         """Continue the text greedily; the state is left as it was.
 
         The text ends before the first stop string; the ids are all that were generated, without the end-of-text token.
-        Raises OutOfMemory, AnswerTimeout.
+        Raises OutOfMemory, AnswerTimeout, NotFinite.
         """
         return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, stop)))
 
     def likelihood(self, ids: TokenIds) -> Likelihood:
         """Rate ids (T,) as the continuation, teacher-forced; the state is left as it was.
 
-        Raises OutOfMemory, AnswerTimeout, ModelError.
+        Raises OutOfMemory, AnswerTimeout, NotFinite, ModelError.
         """
         checked = self._checked(ids)
         return self._guarded(lambda: self._restoring(lambda: self._rate(checked)))
@@ -196,7 +196,9 @@ class ForwardSession:
     def _greedy(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
         ids: list[int] = []
         while len(ids) < max_new_tokens:
-            best = self._next().argmax()
+            logits = self._next()
+            self._check_finite(logits)
+            best = logits.argmax()
             token = int(best)
             if token in self._eos:
                 break
@@ -226,6 +228,7 @@ class ForwardSession:
         nll: list[float] = []
         greedy = True
         for logits, targets in self._teacher_forced(ids):
+            self._check_finite(logits)
             log_probabilities = torch.log_softmax(logits.float(), -1)
             wanted = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
             nll += (-log_probabilities.gather(-1, wanted[:, None])[:, 0]).tolist()
@@ -254,6 +257,11 @@ class ForwardSession:
     def _next(self) -> torch.Tensor:
         assert self._logits is not None, "logits before any token was read"
         return self._logits
+
+    def _check_finite(self, logits: torch.Tensor) -> None:
+        """Raise NotFinite unless each row of logits (..., V) has a largest one. Models rule tokens out by -inf, so single ones may be."""
+        if not bool(torch.isfinite(logits.amax(-1)).all()):
+            raise NotFinite(f"logits are not finite after {self._position} tokens")
 
     def _checked(self, ids: TokenIds) -> TokenIds:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:

@@ -43,8 +43,13 @@ __all__ = ["Options", "RwkvNetwork", "open_model"]
 
 _RESCALE_EVERY = 6
 """RwkvConfig's default, which the released checkpoints rely on."""
-_OTHER_VERSIONS = {"att.ln_x.weight": "RWKV-5 or 6", "att.r_k": "RWKV-7", "att.time_maa_x": "RWKV-6"}
-"""Tensors of a block that RWKV-4 does not have."""
+_OTHER_VERSIONS = {
+    "att.r_k": "RWKV-7",
+    "att.time_maa_x": "RWKV-6",
+    "att.time_maa_w1": "RWKV-6",
+    "att.ln_x.weight": "RWKV-5",
+}
+"""Tensors of a block that RWKV-4 does not have. The versions after 4 share some, so that the last version comes first."""
 _TO_BLINKDL = (
     ("rwkv.", ""),
     ("embeddings.", "emb."),

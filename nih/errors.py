@@ -16,7 +16,8 @@ NihError
 │       └── JournalDamaged       a line of its journal is broken
 └── AnswerFailure        one sample got no answer; the run goes on
     ├── OutOfMemory          status `oom`
-    └── AnswerTimeout        status `timeout`
+    ├── AnswerTimeout        status `timeout`
+    └── NotFinite            status `error`: the model computed no numbers
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class AnswerFailure(NihError):
     """One sample got no answer. The run writes the status and goes on."""
 
     status = "error"
+
+
+class NotFinite(AnswerFailure):
+    """The logits are NaN or infinite, so that no token is the best one and nothing can be rated."""
 
 
 class OutOfMemory(AnswerFailure):

@@ -55,8 +55,8 @@ class ReadsSpecial(Protocol):
     def special_words(self) -> Sequence[str]:
         """How its special tokens are written."""
 
-    def encode_spelled(self, text: str) -> TokenIds:
-        """Encode `text` (T,) as in the middle of a text; what spells a special token becomes that token."""
+    def encode_spelled(self, text: str, whole: bool = False) -> TokenIds:
+        """Encode `text` (T,) as in the middle of a text, or as a `whole` one but for its BOS; what spells a special token becomes it."""
 
 
 @runtime_checkable

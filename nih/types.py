@@ -133,6 +133,8 @@ class Sample:
     """The text with which a perfect model continues the prompt; "" if that is a space and the expected answers."""
     thinking: int = 0
     """Tokens that may be thought before the answer, beside its room and outside the cell's length."""
+    row_number: int | None = None
+    """Line or row of the file that the sample comes from; None if its prompt was built."""
 
     @property
     def continuation(self) -> str:

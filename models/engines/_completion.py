@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nih.errors import EngineError
-from nih.inference.thinking import ENDS, split
+from nih.inference.thinking import ENDS, spelled, split
 from nih.models.engines._http import Malformed, Refused, Unsupported, shown
 from nih.models.engines._response import Kind, Spoken, ending, finite, first_choice, spoken, usage, written
-from nih.protocols import Tokenizer
+from nih.protocols import ReadsSpecial, Tokenizer
 from nih.types import Prompt, Sample, TokenIds, Usage
 
 MOST_STOPS = 4
@@ -159,9 +159,11 @@ class Dialect:
             return Wanted(self.path, {"prompt": [*ids.tolist(), *rated]}, None)
         if not self.chat:
             # The server puts BOS before a text by itself.
-            text, again = self._text(ids[len(self.tokenizer.opening) :])
+            opening = self.tokenizer.opening
+            own = ids[len(opening) :] if np.array_equal(ids[: len(opening)], opening) else ids
+            text, again = self._text(own, special=True)
             rated_text = sample.continuation if likelihood else ""
-            return Wanted(self.path, {"prompt": text + rated_text}, again + len(self.tokenizer.opening))
+            return Wanted(self.path, {"prompt": text + rated_text}, again + len(opening))
         return self._messages(sample, ids)
 
     def _messages(self, sample: Sample, ids: TokenIds) -> Wanted:
@@ -178,10 +180,14 @@ class Dialect:
             content["chat_template_kwargs"] = dict(self.template)
         return Wanted(self.path, content, again + before + after + begun)
 
-    def _text(self, ids: TokenIds) -> tuple[str, int]:
-        """The text of ids, and how many tokens that text has."""
-        text = self.tokenizer.decode(ids)
-        again = self.tokenizer.encode(text)
+    def _text(self, ids: TokenIds, special: bool = False) -> tuple[str, int]:
+        """The text of ids, and how many tokens that text has; special tokens are spelled out where the server reads them as such."""
+        if special and isinstance(self.tokenizer, ReadsSpecial):
+            text = spelled(self.tokenizer, ids)
+            again = self.tokenizer.encode_spelled(text)
+        else:
+            text = self.tokenizer.decode(ids)
+            again = self.tokenizer.encode(text)
         return text, len(ids) if np.array_equal(again, ids) else len(again)
 
     def cold(self, sample: Sample, start: str, tokens: int | None) -> Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UsageError
+from nih.errors import AnswerFailure, AnswerTimeout, NotFinite, OutOfMemory, UsageError
 from nih.protocols import Rows, Session, Tokenizer
 from nih.types import Answer, Sample, TokenIds
 
@@ -42,7 +43,10 @@ class Asker:
             return Answer(sample.id, "ok", text), np.array(said, np.int32)
         ids = self.tokenizer.encode(sample.continuation)
         rated = self.session.likelihood(ids)
-        return Answer(sample.id, "ok", nll=float(np.mean(rated.nll)), greedy=rated.greedy), ids
+        nll = float(np.mean(rated.nll))
+        if not math.isfinite(nll):
+            raise NotFinite("logits are not finite: the expected answer has no log-probability")
+        return Answer(sample.id, "ok", nll=nll, greedy=rated.greedy), ids
 
     @property
     def rows(self) -> Rows | None:
@@ -81,4 +85,5 @@ def failed(sample: Sample, error: Exception, seconds: float = 0.0) -> Answer:
         return Answer(sample.id, "oom", error=str(error), seconds=seconds)
     if isinstance(error, AnswerTimeout):
         return Answer(sample.id, "timeout", error=str(error), seconds=seconds)
-    return Answer(sample.id, "error", error=f"{type(error).__name__}: {error}", seconds=seconds)
+    said = str(error) if isinstance(error, NotFinite) else f"{type(error).__name__}: {error}"
+    return Answer(sample.id, "error", error=said, seconds=seconds)

@@ -12,6 +12,7 @@ logits of some models by less), so there the way of reading is judged in float32
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -176,7 +177,8 @@ class Verifier:
         session = load() if load is not None else None
         if session is not None:
             ids = sample.prompt.ids()[-_JUDGED_TOKENS:]
-            yield Comparison(sample.id, len(ids), *states_differ(session, ids), True)
+            difference, allowed = states_differ(session, ids)
+            yield Comparison(sample.id, len(ids), _stored(difference), allowed, True)
 
     def _compare(self, sample: Sample, kept: Kept) -> Comparison:
         session, ids = self.asker.session, sample.prompt.ids()
@@ -187,11 +189,15 @@ class Verifier:
             session.prefill_whole(ids)
             from_scratch = session.logits()
             allowed = FACTOR[self._type] * self.noise * _scale(from_scratch)
-            difference = _apart(from_scratch, kept.logits)
+            if not (_has_best(from_scratch) or _has_best(kept.logits)):
+                # No number on either way: nothing to compare.
+                return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
+            difference = _stored(_apart(from_scratch, kept.logits))
             behind = teacher_forced(session, kept.ids, kept.answer.greedy is not False)
         except AnswerFailure:
             session.reset()
             return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
+        behind = [_stored(b) for b in behind]
         ties, most = sum(b > 0 for b in behind), max(behind, default=0.0)
         return Comparison(sample.id, len(ids), difference, allowed, not ties, self.dtype, ties, most)
 
@@ -291,6 +297,16 @@ def _apart(a: Logits, b: Logits) -> float:
     with np.errstate(invalid="ignore"):
         found = np.where(same, 0.0, np.abs(a - b))
     return float(np.nan_to_num(found, nan=np.inf).max())
+
+
+def _has_best(logits: Logits) -> bool:
+    """Whether one of the logits is the largest: none is NaN, and the largest is finite."""
+    return math.isfinite(float(logits.max()))
+
+
+def _stored(difference: float) -> float:
+    """Return a difference as run.json can hold it: what is no number, or infinite, is the largest number there is."""
+    return difference if math.isfinite(difference) else sys.float_info.max
 
 
 def _scale(logits: Logits) -> float:

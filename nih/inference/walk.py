@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from nih.errors import AnswerTimeout, OutOfMemory
+import numpy as np
+
+from nih.errors import AnswerTimeout, NotFinite, OutOfMemory
 from nih.inference.asker import Asker, answerless, failed
 from nih.inference.events import Event, Progress
 from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, Step, build_plan, fuse
@@ -55,13 +57,18 @@ class Walk:
     def ask(self, sample: Sample, prefill_seconds: float) -> Iterator[Progress | Answer]:
         """Answer a sample whose prompt has just been read; keep what verification will need."""
         start = time.perf_counter()
+        logits = None
         try:
-            logits = self.asker.session.logits() if self.verifies(sample) else None
+            if self.verifies(sample):
+                logits = self.asker.session.logits()
             answer, ids = self.asker.ask_for_ids(sample)
             if self.verifier is not None and logits is not None:
                 self.verifier.keep(sample, Kept(answer, ids, logits))
         except Exception as error:
             answer = failed(sample, answerless(error))
+            if isinstance(error, NotFinite) and self.verifier is not None and logits is not None:
+                # Where the prompt read in one call gives numbers, it is sharing that does not.
+                self.verifier.keep(sample, Kept(answer, np.empty(0, np.int32), logits))
         seconds = time.perf_counter() - start
         yield Progress("generate", 0, len(sample.prompt), seconds)
         yield replace(answer, seconds=prefill_seconds + seconds)

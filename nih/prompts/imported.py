@@ -1,4 +1,4 @@
-"""Prompts that were made elsewhere: `--task jsonl:FILE`, one JSON object per line (or a JSON list of them), also as .gz.
+"""Prompts that were made elsewhere: `--task jsonl:FILE`, one JSON object per line (or a JSON list of them), CSV or parquet, also as .gz.
 
 Each prompt is used as it is, between BOS and the answer or inside the chat template. The names of the fields follow from the first row,
 or are given by `--set`: `prompt` and `answers` name a field, `doc.outputs` a field of a field, and a text
@@ -11,95 +11,31 @@ holds one of the answers.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from nih.errors import UnknownName, UsageError
+import numpy as np
+
+from nih.errors import ModelError, UsageError
 from nih.prompts.builder import sample_id
 from nih.prompts.grid import format_length
-from nih.prompts.source import AROUND, Frame, Setup, Text
-from nih.protocols import Tokenizer
-from nih.types import Cell, Grid, Prompt, Sample, Trials
+from nih.prompts.row_kinds import FieldOptions, Kind, Row, Unjudged, kind_of, read_row, unescaped
+from nih.prompts.rows import Rows, read_rows
+from nih.prompts.source import AROUND, Setup, Text
+from nih.prompts.survival import Survival
+from nih.protocols import Converses, ReadsSpecial
+from nih.types import Cell, Grid, Prompt, Sample, TokenIds, Trials
 
 ROOM = 128
 """Tokens reserved for an answer without --max-new-tokens: as many as RULER gives at most."""
 ALL = 1_000_000_000
 """Trials per cell where no number was typed: more than any file holds."""
-_FIELD = re.compile(r"\{([\w.-]+)\}")
-_DEPTHS = ("depth", "depth_percent")
-
-
-class _Format(NamedTuple):
-    """How the rows of a known kind of file are read."""
-
-    name: str
-    needs: tuple[str, ...]
-    prompt: str
-    answers: tuple[str, ...]
-    """The first of these fields that is there."""
-    score: str
-    prefix: str = ""
-    """Field with the beginning of the answer, where a row has it."""
-
-
-_FORMATS = (
-    _Format(
-        "lm-eval's logged samples",
-        ("doc", "arguments"),
-        "{arguments.gen_args_0.arg_0}",
-        ("doc.outputs", "doc.answers", "doc.answer", "doc.target", "target"),
-        "substring",
-    ),
-    # Joined, `input` and `answer_prefix` are the text that RULER's generator made before it took them apart.
-    _Format("RULER", ("input", "outputs"), "{input}", ("outputs",), "substring", "answer_prefix"),
-    _Format(
-        "BABILong",
-        ("input", "question", "target"),
-        "{input}\n\nQuestion: {question}\nAnswer:",
-        ("target",),
-        "substring",
-    ),
-    _Format(
-        "InfiniteBench", ("context", "input", "answer"), "{context}\n\n{input}", ("answer",), "substring_any"
-    ),
-    _Format(
-        "a context and a question",
-        ("context", "question"),
-        "{context}\n\n{question}",
-        ("answers", "answer"),
-        "substring_any",
-    ),
-    _Format("prompts", ("prompt",), "{prompt}", ("answers", "answer", "expected", "outputs"), "contains"),
-)
-
-
-@dataclass(frozen=True)
-class FieldOptions:
-    """The `--set` options of a file: which fields are used, and the text that ends an answer (`\\n` for a line end)."""
-
-    prompt: str = ""
-    answers: str = ""
-    depth: str = ""
-    stop: str = ""
-
-
-class _Row(NamedTuple):
-    line: int
-    prompt: str
-    prefix: str
-    answers: tuple[str, ...]
-    depth: float | None
-    """In percent, as stated or found; None if neither."""
-    at: int | None
-    """Index of the prompt's character at which an answer first begins."""
-    found: str
-    """That answer."""
+_LOOKS_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
+"""What special tokens of chat templates look like."""
 
 
 @dataclass(frozen=True)
@@ -107,29 +43,27 @@ class File:
     """A file of prompts before the tokenizer is known."""
 
     path: Path
-    fingerprint: str
-    """SHA-256 of its bytes."""
-    rows: tuple[tuple[int, Mapping[str, Any]], ...] = field(repr=False)
-    """Line number and object."""
+    content: Rows = field(repr=False)
     Options = FieldOptions
 
     def prompts(self, options: FieldOptions, setup: Setup) -> Imported:
         """Return the samples, in bins. Raises UsageError for a row that cannot be read, or is longer than the longest bin."""
         grid, run = setup.grid, setup.options
-        kind = _kind(self, options)
-        rows = [_row(self.path, line, values, kind, options) for line, values in self.rows]
-        stop = (_unescaped(options.stop),) if options.stop else ()
+        kind = kind_of(f"`{self.path}`", self.content.rows[0][1], options)
+        reader = _Reader(self, kind, options, setup)
+        stop = (unescaped(options.stop),) if options.stop else ()
         label = setup.name or self.path.name.removesuffix(".gz").rpartition(".")[0]
         room = run.max_new_tokens or ROOM
         samples: dict[tuple[Cell, int], Sample] = {}
         counted: dict[Cell, int] = {}
-        for row in rows:
-            prompt, at = _tokens(row, setup.tokenizer, setup.frame)
+        unknown = 0
+        for row, prompt, at in reader.rows():
+            unknown += row.depth is None
             length = next((n for n in grid.lengths if n >= len(prompt) + room), None)
             if length is None:
                 raise UsageError(
-                    f"line {row.line} of `{self.path}` takes {len(prompt) + room} tokens with its answer, more than the longest of "
-                    f"--lengths; type --lengths up to {format_length(_doubled(len(prompt) + room))}"
+                    f"{self.content.unit} {row.number} of `{self.path}` takes {len(prompt) + room} tokens with its answer, more than the "
+                    f"longest of --lengths; type --lengths up to {format_length(_doubled(len(prompt) + room))}"
                 )
             cell = Cell(length, min(grid.depths, key=lambda depth: abs(depth - (row.depth or 0.0))))
             trial = counted.get(cell, 0)
@@ -151,12 +85,159 @@ class File:
                 question=row.prompt.rstrip().rpartition("\n")[2][-AROUND:],
                 expected=row.answers,
                 answer_prefix=row.prefix,
+                target=row.target,
                 thinking=run.thinking or 0,
+                row_number=row.number,
             )
-        unknown = sum(row.depth is None for row in rows)
-        counts = {"rows": len(rows), "asked": len(samples), "without_depth": unknown}
-        text = Text("as given", self.fingerprint)
-        return Imported(label, kind.score, text, samples, counts, str(self.path), kind.name)
+        counts = {"rows": len(self.content.rows), "asked": len(samples), "without_depth": unknown}
+        if left_out := sum(reader.left_out.values()):
+            counts["left_out"] = left_out
+        text = Text("as given", self.content.fingerprint)
+        notes = reader.notes([sample.prompt for sample in samples.values()])
+        return Imported(label, kind.score, text, samples, counts, str(self.path), kind.name, tuple(notes))
+
+
+@dataclass
+class _Reader:
+    """Reads the rows of a file and turns them into tokens, and keeps what the user should know of it."""
+
+    file: File
+    kind: Kind
+    options: FieldOptions
+    setup: Setup
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many rows were left out, by the reason."""
+    spelled: Counter[str] = field(default_factory=Counter)
+    """How many rows spell a special token, by the first that they spell."""
+    foreign: Counter[str] = field(default_factory=Counter)
+    """The same of what looks like one, but is not one of this tokenizer."""
+    conversations: int = 0
+
+    def __post_init__(self) -> None:
+        tokenizer = self.setup.tokenizer
+        self.survival = Survival(tokenizer)
+        words = (
+            sorted(tokenizer.special_words, key=len, reverse=True)
+            if isinstance(tokenizer, ReadsSpecial)
+            else []
+        )
+        self.special = re.compile("|".join(map(re.escape, words))) if words else None
+
+    def rows(self) -> Iterator[tuple[Row, Prompt, int]]:
+        """Yield each row that can be judged, its prompt, and about where the answer stands in it, in tokens. Raises UsageError."""
+        unit, first = self.file.content.unit, ""
+        for number, values in self.file.content.rows:
+            where = f"{unit} {number} of `{self.file.path}`"
+            try:
+                row = self._sayable(read_row(number, where, values, self.kind, self.options))
+            except Unjudged as why:
+                self.left_out[str(why)] += 1
+                first = first or f"no row of `{self.file.path}` can be judged: of {unit} {number} {why}"
+                continue
+            yield row, *self._tokens(row, where)
+        if sum(self.left_out.values()) == len(self.file.content.rows):
+            raise UsageError(first)
+
+    def _sayable(self, row: Row) -> Row:
+        """Return the row with its answers as the tokenizer writes them. Raises Unjudged."""
+        said = [self.survival.answer(answer) for answer in row.answers]
+        if None in said:
+            raise Unjudged(f"`{self.setup.tokenizer.name}` has no tokens for an answer")
+        return row._replace(answers=tuple(filter(None, said)))
+
+    def _tokens(self, row: Row, where: str) -> tuple[Prompt, int]:
+        tokenizer, frame = self.setup.tokenizer, self.setup.frame
+        if row.messages:
+            return self._conversation(row, where)
+        before, own = frame.before, self._encode(row.prompt if frame.chat else row.prompt + row.prefix, where)
+        opening = len(before)
+        if not frame.chat and opening and np.array_equal(own[:opening], before):
+            before = before[:0]  # the prompt spells its own BOS
+        pieces = (before, own, frame.after, tokenizer.encode(row.prefix if frame.chat else ""))
+        return Prompt(tuple(piece for piece in pieces if len(piece))), self._place(row, len(before))
+
+    def _place(self, row: Row, before: int) -> int:
+        """Return about where the answer stands: the number of tokens of the text before it."""
+        return before + len(self.setup.tokenizer.encode(row.prompt[: row.at])) if row.at is not None else 0
+
+    def _encode(self, text: str, where: str) -> TokenIds:
+        """Encode a prompt, special tokens as they are asked to be read. Raises UsageError where the template would stand twice."""
+        tokenizer = self.setup.tokenizer
+        if self.options.special == "text":
+            return tokenizer.encode(text)
+        if self.special is None or not (found := self.special.search(text)):
+            if found := _LOOKS_SPECIAL.search(text):
+                self.foreign[found[0]] += 1
+            return tokenizer.encode(text)
+        if self.setup.options.chat:
+            raise UsageError(
+                f"{where} spells the special token `{found[0]}`, so its prompt may hold a chat template already; leave out --chat, or type "
+                "`--set special=text` to read it as plain text"
+            )
+        self.spelled[found[0]] += 1
+        assert isinstance(tokenizer, ReadsSpecial)
+        return tokenizer.encode_spelled(text, whole=True)
+
+    def _conversation(self, row: Row, where: str) -> tuple[Prompt, int]:
+        """Return a conversation through the chat template. Raises UsageError where there is none."""
+        tokenizer, run = self.setup.tokenizer, self.setup.options
+        self.conversations += 1
+        if run.chat and not self.setup.frame.chat:
+            if len(row.messages) > 1 or row.messages[0]["role"] != "user":
+                raise UsageError(
+                    f"{where} is a conversation of several messages, and a chat server is sent one message of the user; leave out --chat, so "
+                    "that the template of --tokenizer is used"
+                )
+            own = self._encode(row.prompt, where)
+            return Prompt((self.setup.frame.before, own, self.setup.frame.after)), self._place(
+                row, len(self.setup.frame.before)
+            )
+        messages = list(row.messages)
+        if run.system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": run.system})
+        if not isinstance(tokenizer, Converses):
+            raise self._no_template(where, f"`{tokenizer.name}` has none")
+        try:
+            ids = tokenizer.conversation(messages, self.setup.template)
+        except ModelError as error:
+            raise self._no_template(where, str(error)) from error
+        return Prompt((ids, tokenizer.encode(row.prefix))), self._place(row, 0)
+
+    def _no_template(self, where: str, why: str) -> UsageError:
+        return UsageError(
+            f"{where} is a conversation (`messages`), which needs a chat template: {why}; name a --tokenizer that has one, or the field of a "
+            "text with `--set prompt=FIELD`"
+        )
+
+    def notes(self, prompts: list[Prompt]) -> Iterator[str]:
+        """Yield what the user should know."""
+        path = self.file.path
+        for why, count in self.left_out.items():
+            yield f"{count} of {len(self.file.content.rows)} rows of `{path}` left out, because they cannot be judged: {why}"
+        if self.kind.score == "choice":
+            yield f"the choices of `{path}` are asked by their letters, and the letter is scored"
+        if "problem_type" in self.file.content.rows[0][1] and self.kind.name == "prompts":
+            yield f"`{path}` looks like Graphwalks, whose own score (F1 of two sets) nih does not have: the share of the nodes that an answer names is told"
+        if self.conversations:
+            yield f"{self.conversations} conversations of `{path}` are asked through the chat template"
+        for word, count in self.spelled.most_common(1):
+            yield (
+                f"{sum(self.spelled.values())} prompts of `{path}` spell special tokens, `{word}` first in {count}, which are read as the tokens "
+                "that they are; type `--set special=text` to read them as plain text"
+            )
+        for word, _ in self.foreign.most_common(1):
+            yield (
+                f"{sum(self.foreign.values())} prompts of `{path}` spell what looks like a special token, `{word}`, but "
+                f"`{self.setup.tokenizer.name}` has no such token and reads plain text"
+            )
+        # Tokens are joined only where some can be unknown.
+        known = getattr(self.setup.tokenizer, "unknown_id", None) is None
+        texts = (
+            []
+            if known or not prompts
+            else [(f"`{path}`", np.concatenate([prompt.ids() for prompt in prompts]))]
+        )
+        yield from self.survival.notes(texts)
 
 
 @dataclass(frozen=True)
@@ -171,6 +252,8 @@ class Imported:
     counts: Mapping[str, int]
     path: str
     kind: str
+    told: tuple[str, ...] = ()
+    """What the user should know of the rows."""
     version: int = 1
 
     @property
@@ -201,13 +284,13 @@ class Imported:
         """Notes for the user on rows that were left out or have no depth."""
         counts = self.counts
         notes = [f"`{self.path}`: {counts['asked']} of {counts['rows']} rows, read as {self.kind}"]
-        if counts["asked"] < counts["rows"]:
+        if counts["asked"] + counts.get("left_out", 0) < counts["rows"]:
             notes[0] += "; the others are beyond --trials of their cells"
         if counts["without_depth"]:
             notes.append(
                 f"{counts['without_depth']} rows of `{self.path}` state no depth and hold none of their answers; they are shown at depth 0"
             )
-        return tuple(notes)
+        return (*notes, *self.told)
 
     def total(self, grid: Grid) -> int:
         """Return the number of samples, which all lie in the grid."""
@@ -229,159 +312,10 @@ class Imported:
 def open_file(name: str) -> File:
     """Read a file of prompts. Raises UsageError, which names the bad line."""
     path = Path(name).expanduser()
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.name.endswith(".gz") else content).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(
-            f"there is no file `{path}`; type `--task jsonl:FILE` with the path of a .jsonl file"
-        ) from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UsageError(f"`{path}` cannot be read as UTF-8 text: {error}") from error
-    rows = tuple(_objects(path, text))
-    if not rows:
-        raise UsageError(f"`{path}` holds no rows; it needs one JSON object per line")
-    return File(path, hashlib.sha256(content).hexdigest(), rows)
+    return File(path, read_rows(path))
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if text.lstrip().startswith("["):
-        try:
-            listed = list(enumerate(json.loads(text), 1))
-        except ValueError as error:
-            raise UsageError(f"`{path}` is not a JSON list: {error}") from error
-    else:
-        # Only line feeds end a line: a prompt may hold U+2028 and its kin as they are.
-        listed = [(n, _parsed(path, n, line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for number, value in listed:
-        if not isinstance(value, Mapping):
-            raise UsageError(f"line {number} of `{path}` is not a JSON object")
-        yield number, value
-
-
-def _parsed(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"line {number} of `{path}` is not JSON: {error}") from error
-
-
-def _kind(file: File, options: FieldOptions) -> _Format:
-    """Return how the file is read: as typed, else by the fields of its first row. Raises UsageError."""
-    first = file.rows[0][1]
-    known = next((each for each in _FORMATS if all(name in first for name in each.needs)), None)
-    if options.prompt and options.answers:
-        return _Format(
-            "typed",
-            (),
-            _template(options.prompt),
-            (options.answers,),
-            known.score if known else "contains",
-        )
-    if known is None:
-        raise UsageError(
-            f"`{file.path}` has rows of an unknown kind, with the fields {', '.join(f'`{key}`' for key in first)}; type which is which: "
-            "`--set prompt=FIELD --set answers=FIELD`"
-        )
-    if options.prompt:
-        known = known._replace(prompt=_template(options.prompt), prefix="")
-    return known._replace(answers=(options.answers,)) if options.answers else known
-
-
-def _template(typed: str) -> str:
-    return _unescaped(typed) if "{" in typed else f"{{{typed}}}"
-
-
-def _unescaped(typed: str) -> str:
-    return typed.replace("\\n", "\n").replace("\\t", "\t")
-
-
-def _row(path: Path, line: int, values: Mapping[str, Any], kind: _Format, options: FieldOptions) -> _Row:
-    where = f"line {line} of `{path}`"
-
-    def text(match: re.Match[str]) -> str:
-        value = _at(values, match[1], where)
-        if not isinstance(value, str):
-            raise UsageError(f"`{match[1]}` in {where} is not text; type `--set prompt=FIELD` of one that is")
-        return value
-
-    prompt = _FIELD.sub(text, kind.prompt)
-    prefix = str(values.get(kind.prefix) or "") if kind.prefix else ""
-    answers = _answers(values, kind.answers, where)
-    at, found = _found(prompt, answers)
-    depth = _stated(values, options.depth, where)
-    if depth is None and at is not None:
-        depth = 100 * at / max(len(prompt) - len(found), 1)
-    return _Row(line, prompt, prefix, answers, depth, at, found)
-
-
-def _at(values: Any, path: str, where: str) -> Any:
-    """Return the value of a field, or of a field of a field. Raises UnknownName."""
-    value = values
-    for key in path.split("."):
-        if isinstance(value, Mapping) and key in value:
-            value = value[key]
-        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            known = value.keys() if isinstance(value, Mapping) else values.keys()
-            raise UnknownName.of(f"field of {where}", path, map(str, known))
-    return value
-
-
-def _answers(values: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, ...]:
-    path = next((name for name in names if _has(values, name)), names[0])
-    value = _at(values, path, where)
-    listed = value if isinstance(value, list) else [value]
-    if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in listed):
-        raise UsageError(f"`{path}` in {where} is not text or a list of texts")
-    answers = tuple(str(each) for each in listed)
-    if not answers or not all(answer.strip() for answer in answers):
-        raise UsageError(f"`{path}` in {where} holds an empty answer, which every text would hold")
-    return answers
-
-
-def _has(values: Any, path: str) -> bool:
-    key, _, rest = path.partition(".")
-    return isinstance(values, Mapping) and key in values and (not rest or _has(values[key], rest))
-
-
-def _stated(values: Mapping[str, Any], typed: str, where: str) -> float | None:
-    """Return the depth that a row states, in percent; None if it states none."""
-    path = typed or next((name for name in _DEPTHS if isinstance(values.get(name), int | float)), "")
-    if not path:
-        return None
-    value = _at(values, path, where)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise UsageError(f"`{path}` in {where} is `{value!r}`, but a depth is a number of percent, 0 to 100")
-    return float(value)
-
-
-def _found(prompt: str, answers: Sequence[str]) -> tuple[int | None, str]:
-    """Find the first of the answers that occurs in the prompt: its first index, and the answer."""
-    for answer in answers:
-        at = prompt.find(answer)
-        if at < 0 and (match := re.search(re.escape(answer), prompt, re.IGNORECASE)):
-            at = match.start()
-        if at >= 0:
-            return at, answer
-    return None, ""
-
-
-def _tokens(row: _Row, tokenizer: Tokenizer, frame: Frame) -> tuple[Prompt, int]:
-    """Return the prompt, and about where the answer stands in it: the number of tokens of the text before it."""
-    own = row.prompt if frame.chat else row.prompt + row.prefix
-    pieces = (
-        frame.before,
-        tokenizer.encode(own),
-        frame.after,
-        tokenizer.encode(row.prefix if frame.chat else ""),
-    )
-    at = len(frame.before) + len(tokenizer.encode(row.prompt[: row.at])) if row.at is not None else 0
-    return Prompt(tuple(piece for piece in pieces if len(piece))), at
-
-
-def _around(row: _Row) -> str:
+def _around(row: Row) -> str:
     if row.at is None:
         return ""
     return row.prompt[max(row.at - AROUND, 0) : row.at + len(row.found) + AROUND]

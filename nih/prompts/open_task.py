@@ -12,6 +12,7 @@ from nih.options import IMPORTED
 from nih.prompts.builder import Builder
 from nih.prompts.haystack import HaystackSource, open_source
 from nih.prompts.imported import open_file
+from nih.prompts.rows import ENDINGS
 from nih.prompts.source import Setup, TaskKind
 from nih.prompts.yaml_task import NoOptions, read_task
 from nih.protocols import OwnHaystack, Task
@@ -27,7 +28,7 @@ def open_task(spec: str) -> TaskKind:
     if spec.endswith(_ENDINGS):
         task = read_task(Path(spec).expanduser())
         return BuiltTask(NoOptions, lambda _: task)
-    if spec.removesuffix(".gz").endswith((".jsonl", ".json")):
+    if spec.removesuffix(".gz").endswith(ENDINGS):
         raise UsageError(f"task `{spec}` is a file of prompts; type `--task {IMPORTED}{spec}`")
     module = load("tasks", spec)
     return BuiltTask(module.Options, module.task)

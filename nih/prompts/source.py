@@ -52,6 +52,8 @@ class Setup(NamedTuple):
     grid: Grid
     name: str | None
     """What a suite calls the task."""
+    template: Mapping[str, Any]
+    """Variables of the chat template."""
 
 
 class TaskPrompts(Protocol):

@@ -30,7 +30,8 @@ class Survival:
         back = self.tokenizer.decode(ids).strip()
         if back == text.strip():
             return text
-        if self.unknown(ids) or not back:
+        # A byte without a token leaves a character that cannot be read.
+        if self.unknown(ids) or not back or "\ufffd" in back:
             return None
         if join_han(back).lower() == join_han(text.strip()).lower():
             return text

@@ -73,7 +73,12 @@ def cells(run: RunLike, score: str | None = None) -> pd.DataFrame:
 def samples(run: RunLike, score: str | None = None) -> pd.DataFrame:
     """Return one row per sample that counts, by task, length, depth and trial. `expected` is a list. Raises as `cells`."""
     rows = results_for(run, score).rows
-    table = {name: [getattr(row, name) for row in rows] for name in SAMPLE_COLUMNS}
+    # A file's rows are numbered, built prompts are not.
+    numbered = ("row_number",) if any(row.row_number is not None for row in rows) else ()
+    table: dict[str, Any] = {
+        name: [getattr(row, name) for row in rows] for name in (*SAMPLE_COLUMNS, *numbered)
+    }
+    table |= {name: pd.array(table[name], dtype="Int64") for name in numbered}
     return pd.DataFrame(table | {"expected": [list(row.expected) for row in rows]})
 
 

@@ -69,7 +69,7 @@ class TaskRun:
         }
         return {
             **({} if self.suite_name is None else in_suite),
-            "task_options": asdict(self.task_options),
+            "task_options": _without_later(self.task_options),
             # What came after the first runs is left out at its default, so that older runs still agree.
             **({} if prompts.version == 1 else {"task_version": prompts.version}),
             **({} if prompts.fingerprint is None else {"task_fingerprint": prompts.fingerprint}),
@@ -77,6 +77,12 @@ class TaskRun:
             "haystack": prompts.text._asdict(),
             "score": self.score,
         }
+
+
+def _without_later(options: Any) -> dict[str, Any]:
+    """Return options without those that came later and are at their default, so that older runs still agree."""
+    later = {f.name: f.default for f in fields(options) if f.metadata.get("later")}
+    return {k: v for k, v in asdict(options).items() if k not in later or v != later[k]}
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,10 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
     if isinstance(model, Engine) and not model.begins_answers:
         frame = replace(frame, chat=False, repeats=options.chat)
-    tasks = [draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame) for draft in drafts]
+    tasks = [
+        draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame, chosen.chat)
+        for draft in drafts
+    ]
     limits = grids.shares(options.limit, [task.prompts.total(task.grid) for task in tasks])
     tasks = [replace(task, limit=limit) for task, limit in zip(tasks, limits, strict=True)]
     if options.thinking:
@@ -207,10 +216,12 @@ class _Draft:
         grid = grids.parse(options.lengths, options.depths, options.trials or imported.ALL)
         return cls(name, options, open_task(options.task), grid)
 
-    def run(self, values: Mapping[str, str], model: Model | Engine, frame: Frame) -> TaskRun:
+    def run(
+        self, values: Mapping[str, str], model: Model | Engine, frame: Frame, template: Mapping[str, Any]
+    ) -> TaskRun:
         """Return the task with its prompts. Raises UsageError of all kinds."""
         task_options = build(self.kind.Options, values, f"option of task `{self.options.task}`")
-        setup = Setup(self.options, model.tokenizer, frame, self.grid, self.name)
+        setup = Setup(self.options, model.tokenizer, frame, self.grid, self.name, template)
         prompts = self.kind.prompts(task_options, setup)
         score = find(self.options.score or prompts.default_score)
         for expected in prompts.expected():

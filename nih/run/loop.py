@@ -82,6 +82,11 @@ class Loop:
             self.say(
                 f"resuming {self.directory.path}: {answered} of {len(plan.samples)} samples are answered"
             )
+        if pending and self.directory.rows and (changed := self.directory.manifest.other_versions):
+            self.say(
+                f"warning: earlier answers of {self.directory.path} were given under other versions ({'; '.join(changed)}), and "
+                "answers may differ; to ask everything anew, type --fresh"
+            )
         if pending or (self._is_unverified and plan.samples):
             self._answer(pending, ready or self._start())
 

@@ -46,6 +46,7 @@ def row_of(job: Job, sample: Sample, answer: Answer, attempt: int, prefill: Pref
         depth=sample.cell.depth,
         actual_depth=round(sample.actual_depth, 4),
         trial=sample.trial,
+        row_number=sample.row_number,
         tokens=len(sample.prompt),
         needle_at=sample.needle_at,
         needle=sample.needle,

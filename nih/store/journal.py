@@ -41,6 +41,8 @@ class Row:
     actual_depth: float | None
     """Percent of the haystack before the needle, as it could be placed."""
     trial: int
+    row_number: int | None = None
+    """Line or row of the file that the sample comes from."""
     tokens: int
     """Tokens of the prompt."""
     needle_at: int | None = None
@@ -176,7 +178,13 @@ _COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("usage", "more"))
 _COLUMN_SET = frozenset(_COLUMNS)
 _DEFAULTS = {f.name: f.default for f in fields(Row) if f.default is not MISSING}
 _REQUIRED = {f.name for f in fields(Row)} - _DEFAULTS.keys()
-_ABSENT: dict[str, Any] = {"needle_at": None, "needles": [], "prefill": "", "thinking": ""}
+_ABSENT: dict[str, Any] = {
+    "needle_at": None,
+    "needles": [],
+    "prefill": "",
+    "thinking": "",
+    "row_number": None,
+}
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:

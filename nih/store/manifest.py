@@ -204,6 +204,20 @@ class Manifest:
                 found.append(place)
         return tuple(found)
 
+    @property
+    def other_versions(self) -> tuple[str, ...]:
+        """What earlier sittings ran under other versions of: `torch 2.1, now 2.2`."""
+        now = {"python": self.values.get("python"), **(self.values.get("packages") or {})}
+        found: dict[str, None] = {}
+        for sitting in self.values.get("earlier", []):
+            then = {"python": sitting.get("python"), **(sitting.get("packages") or {})}
+            # A sitting of before versions were kept says nothing.
+            told = then if then["python"] else {}
+            for name in sorted(told.keys() | now.keys()) if told else ():
+                if then.get(name) != now.get(name):
+                    found[f"{name} {then.get(name) or 'absent'}, now {now.get(name) or 'absent'}"] = None
+        return tuple(found)
+
     # How it went
 
     @property
@@ -248,7 +262,7 @@ def new_manifest(settings: Mapping[str, Any]) -> Manifest:
 
 def resumed(manifest: Manifest) -> Manifest:
     """Return the manifest with this process at its top level and the earlier ones under `earlier`, in the schema of now."""
-    kept = ("nih", "command", "machine", "started", "ended", "exit_state")
+    kept = ("nih", "command", "python", "packages", "machine", "started", "ended", "exit_state")
     past = {key: manifest.values.get(key) for key in kept}
     return manifest.changed(
         schema=SCHEMA, **_invocation(), earlier=[*manifest.values.get("earlier", []), past]

@@ -78,7 +78,7 @@ class HubTokenizer:
 
     def spell(self, ids: npt.ArrayLike) -> str:
         """Text of ids as `decode` gives it, with special tokens as they are written."""
-        return self._coder.decode(np.asarray(ids, np.int64).reshape(-1).tolist())
+        return self._coder.spell(np.asarray(ids, np.int64).reshape(-1).tolist())
 
     @property
     def unknown_id(self) -> int | None:
@@ -92,8 +92,10 @@ class HubTokenizer:
         words = self._tokenizer.convert_ids_to_tokens(sorted(self._special - {self.unknown_id}))
         return [word for word in words if word]
 
-    def encode_spelled(self, text: str) -> TokenIds:
-        """Encode text whose special tokens are read as the tokens they are: ids (T,) in mid-text."""
+    def encode_spelled(self, text: str, whole: bool = False) -> TokenIds:
+        """Encode text whose special tokens are read as the tokens they are: ids (T,) in mid-text, or of a whole text but for its BOS."""
+        if whole:
+            return _ids(self._tokenizer(valid(text), add_special_tokens=False)["input_ids"])
         return self._coder.encode_template(valid(text))
 
     def conversation(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> TokenIds:
@@ -174,6 +176,10 @@ class _Coder:
     def decode(self, ids: list[int]) -> str:
         raise NotImplementedError
 
+    def spell(self, ids: list[int]) -> str:
+        """Text of ids, special tokens as they are written."""
+        return self.decode(ids)
+
 
 class _Backend(_Coder):
     def __init__(self, tokenizer: Any) -> None:
@@ -201,6 +207,11 @@ class _Backend(_Coder):
     def decode(self, ids: list[int]) -> str:
         text: str = self._plain.decode(ids, skip_special_tokens=False)
         # WordPiece has no token for white space: what stands between Han characters was put there by decoding.
+        return join_han(text) if self._spaced else text
+
+    def spell(self, ids: list[int]) -> str:
+        # The plain vocabulary holds special tokens under other names.
+        text: str = self._template.decode(ids, skip_special_tokens=False)
         return join_han(text) if self._spaced else text
 
 

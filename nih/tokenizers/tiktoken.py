@@ -97,7 +97,7 @@ class TiktokenTokenizer:
         """How the special tokens are written."""
         return sorted(self._encoding.special_tokens_set)
 
-    def encode_spelled(self, text: str) -> TokenIds:
+    def encode_spelled(self, text: str, whole: bool = False) -> TokenIds:
         """Encode text whose special tokens are read as the tokens they are: ids (T,)."""
         return np.array(self._encoding.encode(valid(text), allowed_special="all"), np.int32)
 

@@ -85,7 +85,7 @@ def test_a_baseline_of_other_prompts_is_a_usage_error(runs: tuple[Path, Path], t
     )
     done = CliRunner().invoke(app, ["gate", str(good), "--baseline", str(other.path)])
     assert done.exit_code == 2 and "seed is `0` here and `1` there" in done.stderr
-    assert "`--seed 1`" in done.stderr and done.stdout == ""
+    assert f"`nih run --like {other.path} --model rwkv --out NEW_RUN`" in done.stderr and done.stdout == ""
 
 
 def test_a_run_says_what_machine_it_was_made_on(runs: tuple[Path, Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nih.errors import AnswerTimeout, ModelError, OutOfMemory
+from nih.errors import AnswerTimeout, ModelError, NotFinite, OutOfMemory
 from nih.models._session import ForwardSession
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import TokenIds
@@ -233,3 +233,45 @@ def test_foreign_tokens_are_an_error_of_the_user(token: int) -> None:
     ):
         session.extend([ids(2), np.array([token], np.int32)])
     assert session.script.calls == []
+
+
+class Overflowing(Scripted):
+    """Says its script up to a place, and there computes no numbers."""
+
+    at: int = 0
+    value: float = float("nan")
+    everywhere: bool = False
+
+    def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+        logits = super()._forward(ids, keep)
+        if self.read > self.at:
+            logits[-1, slice(None) if self.everywhere else 3] = self.value
+        return logits
+
+
+def overflowing(value: float, at: int, everywhere: bool = False) -> Overflowing:
+    session = Overflowing(Script(b"an answer"))
+    session.value, session.at, session.everywhere = value, at, everywhere
+    session.extend([ids(1)])
+    return session
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("value", "everywhere"), [(float("nan"), False), (float("inf"), False), (float("-inf"), True)]
+)
+def test_logits_without_a_largest_number_are_no_answer_and_no_likelihood(
+    value: float, everywhere: bool, at: int
+) -> None:
+    with pytest.raises(NotFinite, match="logits are not finite"):
+        overflowing(value, at, everywhere).generate(8, [])
+    with pytest.raises(NotFinite, match="logits are not finite"):
+        overflowing(value, at, everywhere).likelihood(np.frombuffer(b"an answer", np.uint8).astype(np.int32))
+
+
+def test_numbers_behind_the_end_of_an_answer_do_not_matter() -> None:
+    assert overflowing(float("nan"), 8).generate(8, []).text == "an answe"
+
+
+def test_tokens_that_a_model_rules_out_are_no_failure() -> None:
+    assert overflowing(float("-inf"), 0).generate(9, []).text == "an answer"

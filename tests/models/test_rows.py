@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nih import evaluate
-from nih.errors import OutOfMemory
+from nih.errors import NotFinite, OutOfMemory
 from nih.models import mamba, rwkv
 from nih.models._recurrent import Options, RecurrentSession
 from nih.models._rows import SIZES
@@ -85,6 +85,18 @@ def test_a_near_tie_is_decoded_alone() -> None:
     assert session.decoded_alone == 4
     session.tie = 0.0
     assert session.generate_rows(asked, [6] * 4, [()] * 4) == made
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_without_a_largest_logit_is_no_answer(value: float) -> None:
+    session = opened("rwkv")
+    session.tie = 0.0
+    asked = marks(session, 4)
+    whole = session.generate_rows(asked[:3], [6] * 3, [()] * 3)
+    broken = asked[3]._replace(logits=torch.full_like(asked[3].logits, value))
+    with pytest.raises(NotFinite, match="logits are not finite"):
+        session.generate_rows([*asked[:3], broken], [6] * 4, [()] * 4)
+    assert session.generate_rows(asked[:3], [6] * 3, [()] * 3) == whole
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -126,13 +126,19 @@ def test_config_tells_the_training_length(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "version"),
-    [("att.ln_x.weight", "RWKV-5"), ("att.time_maa_x", "RWKV-6"), ("att.r_k", "RWKV-7")],
+    ("more", "version"),
+    [
+        ([], "RWKV-5"),
+        (["att.time_maa_x"], "RWKV-6"),
+        (["att.time_maa_w1"], "RWKV-6"),
+        (["att.r_k"], "RWKV-7"),
+    ],
 )
-def test_other_versions_are_named(tensor: str, version: str, tmp_path: Path) -> None:
+def test_other_versions_are_called_by_their_own_name(more: list[str], version: str, tmp_path: Path) -> None:
     tensors = recurrent.blinkdl_tensors("rwkv", torch.float32)
-    torch.save({**tensors, f"blocks.0.{tensor}": torch.zeros(4)}, tmp_path / "new.pth")
-    with pytest.raises(ModelError, match=version):
+    new = {f"blocks.0.{name}": torch.zeros(4) for name in ["att.ln_x.weight", *more]}
+    torch.save({**tensors, **new}, tmp_path / "new.pth")
+    with pytest.raises(ModelError, match=f"holds an {version};"):
         open_(tmp_path / "new.pth")
 
 

@@ -138,7 +138,7 @@ LMEVAL = {
             {"input": "Mary went to the attic.", "question": "Where is Mary?", "target": "attic"},
             "Mary went to the attic.\n\nQuestion: Where is Mary?\nAnswer:",
             ("attic",),
-            "substring",
+            "babilong",
         ),
         (
             {

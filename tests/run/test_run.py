@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from nih import evaluate
-from nih.errors import AnswerTimeout, OutOfMemory, SettingsDiffer, UnknownName, UsageError
+from nih.errors import AnswerTimeout, NotFinite, OutOfMemory, SettingsDiffer, UnknownName, UsageError
 from nih.models import echo
 from nih.run import show
 from nih.store import run as store
-from nih.types import FAILURES, TokenIds
+from nih.types import FAILURES, Likelihood, TokenIds
 
 GRID: dict[str, Any] = {"lengths": "512-4k", "depths": "0-100:5", "trials": 2}
 SAMPLES = 4 * 5 * 2
@@ -430,3 +430,79 @@ def test_the_journal_holds_no_number_that_json_does_not_know(tmp_path: Path) -> 
     for line in (stored.path / "samples.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} in the journal"))
     assert not {r.status for r in stored.rows} & FAILURES
+
+
+def test_logits_that_are_no_numbers_have_no_score_and_are_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: echo.EchoSession, *_: Any) -> Any:
+        raise NotFinite("logits are not finite after 7 tokens")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(echo.EchoSession, "generate", broken)
+        first = go(tmp_path / "r")
+    assert {(r.status, r.score, r.error) for r in first.rows} == {
+        ("error", None, "logits are not finite after 7 tokens")
+    }
+    assert first.manifest.exit_state == "incomplete"
+    again = go(tmp_path / "r")
+    assert {r.score for r in again.rows} == {1.0}
+    assert again.manifest.exit_state == "done"
+
+
+def test_a_likelihood_of_zero_is_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rated = Likelihood((1.0, float("inf")), False)
+    monkeypatch.setattr(echo.EchoSession, "likelihood", lambda *_: rated)
+    stored = go(tmp_path / "r", score="likelihood")
+    assert {(r.status, r.score) for r in stored.rows} == {("error", None)}
+
+
+def test_numbers_that_only_sharing_loses_make_it_fail_its_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, whole = echo.EchoSession.generate, echo.EchoSession.prefill_whole
+
+    def generate(self: Any, *arguments: Any) -> Any:
+        if not getattr(self, "in_one_call", False):
+            raise NotFinite("logits are not finite")
+        return right(self, *arguments)
+
+    def prefill_whole(self: Any, ids: TokenIds) -> None:
+        whole(self, ids)
+        self.in_one_call = True
+
+    def logits(self: Any) -> Any:
+        return np.full(256, 1.0 if getattr(self, "in_one_call", False) else np.nan, np.float32)
+
+    class Fresh(echo.EchoSession):
+        def reset(self) -> None:
+            super().reset()
+            self.in_one_call = False
+
+    monkeypatch.setattr(echo.Echo, "session", lambda self: Fresh(self.answers))
+    for name, method in (("generate", generate), ("prefill_whole", prefill_whole), ("logits", logits)):
+        monkeypatch.setattr(Fresh, name, method, raising=False)
+    stored = go(tmp_path / "r")
+    assert stored.manifest.verification == "failed"
+    assert {(r.prefill, r.score) for r in stored.rows} == {("whole", 1.0)}
+
+
+def test_other_versions_than_those_that_began_a_run_are_told_and_kept(tmp_path: Path) -> None:
+    go(tmp_path / "r", limit=3)
+    path, journal = tmp_path / "r" / "run.json", tmp_path / "r" / "samples.jsonl"
+    begun = json.loads(path.read_text())
+    del begun["packages"]["numpy"]
+    begun["packages"] |= {"torch": "1.0", "tokenizers": "0.1"}
+    path.write_text(json.dumps(begun))
+    answered: list[str] = []
+    go(tmp_path / "r", answered, limit=3)
+    assert not [line for line in answered if "other versions" in line], "nothing was left to answer"
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    told: list[str] = []
+    stored = go(tmp_path / "r", told, limit=3)
+    (warning,) = [line for line in told if line.startswith("warning") and "other versions" in line]
+    assert (
+        "torch 1.0, now " in warning and "tokenizers 0.1, now " in warning and "numpy absent, now " in warning
+    )
+    assert "pandas" not in warning
+    assert next(iter(stored.manifest.values["earlier"]))["packages"]["torch"] == "1.0"
