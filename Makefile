@@ -12,7 +12,7 @@ help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
 	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
-	@echo "make test-fast  the tests that take less than about two seconds each"
+	@echo "make test-fast  the tests that are not on the list tests/slow.txt, in less than a minute"
 	@echo "make coverage  the fast tests, and which lines they run"
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make docs   write the help pages of docs/cli.md anew"

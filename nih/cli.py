@@ -11,10 +11,11 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -177,8 +178,21 @@ def run(options: RunOptions) -> None:
         _say(line)
     typer.echo(str(finished.path))
     if finished.exit_state == "incomplete":
-        _say("some samples have no score (oom, timeout or error); the same command tries them again")
+        _say(_unanswered(row.status for row in finished.results.rows))
         raise typer.Exit(3)
+
+
+def _unanswered(statuses: Iterable[str]) -> str:
+    """Say which samples have no score, and what asks them again."""
+    from nih.types import UNANSWERED
+
+    counts = Counter(status for status in statuses if status in UNANSWERED)
+    left = counts.pop("no_answer", 0)
+    kinds = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    told = [f"{kinds}: the same command tries them again"] if counts else []
+    if left:
+        told.append(f"{left} no_answer: `--retry no_answer` asks them again")
+    return f"some samples have no score ({'; '.join(told)})"
 
 
 @app.command("plan", cls=_Command)
@@ -218,6 +232,12 @@ _Out = Annotated[
 ]
 
 
+_NoAnswer = Annotated[
+    Literal["wrong"] | None,
+    typer.Option(help="`wrong`: count samples whose answer is none as wrong; else they are left out"),
+]
+
+
 @app.command("report")
 @_plain
 def report(
@@ -225,11 +245,12 @@ def report(
         list[Path], typer.Argument(metavar="RUN...", help="A run folder; several are compared")
     ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    no_answer: _NoAnswer = None,
     out: _Out = None,
 ) -> None:
     """Write the tables, heatmap and page of a run again from its journal; with several runs, as `nih compare`."""
     if len(folders) > 1:
-        _compare(folders, out, score)
+        _compare(folders, out, score, no_answer)
         return
     if out is not None:
         raise UsageError(
@@ -237,7 +258,7 @@ def report(
         )
     from nih.report.write import report as draw
 
-    draw(folders[0], score)
+    draw(folders[0], score, no_answer)
     typer.echo(str(folders[0]))
 
 
@@ -249,18 +270,21 @@ def compare(
         typer.Argument(metavar="RUN RUN...", help="Run folders; the first is what others are compared with"),
     ],
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    no_answer: _NoAnswer = None,
     out: _Out = None,
 ) -> None:
     """Compare several runs with the first. Prints the folder of the comparison."""
     if len(folders) < 2:
         raise UsageError(f"`{folders[0]}` is one run; type at least two, or `nih report {folders[0]}`")
-    _compare(folders, out, score)
+    _compare(folders, out, score, no_answer)
 
 
-def _compare(folders: list[Path], out: Path | None, score: str | None) -> None:
+def _compare(
+    folders: list[Path], out: Path | None, score: str | None, no_answer: Literal["wrong"] | None
+) -> None:
     from nih.report.compare import compare
 
-    folder, notes = compare(folders, out, score)
+    folder, notes = compare(folders, out, score, no_answer)
     for note in notes:
         _say(note)
     typer.echo(str(folder))

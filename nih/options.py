@@ -17,6 +17,8 @@ Question = Literal["start", "end", "both"]
 """Where the question stands: before the haystack, after it, or both."""
 PrefixSharing = Literal["auto", "always", "never"]
 """Whether prompts that begin alike are read once: with verification, without, or not at all."""
+Retry = Literal["no_answer"]
+"""A status that a resumed run asks again only if that is typed."""
 IMPORTED = "jsonl:"
 """Begins a `--task` that is a file of prompts made elsewhere."""
 
@@ -176,6 +178,10 @@ class Execution:
     ray: str | None = _option(
         None,
         "Join this Ray cluster (`auto`, `HOST:6379`); default --workers: one per GPU, else one per machine",
+    )
+    retry: Retry | None = _option(
+        None,
+        "Ask again, when resuming, what had this status: no_answer (failures are tried again in any case)",
     )
     cost: bool = _option(False, "Also measure the seconds and memory of each length: cost.csv, cost.png")
 

@@ -56,6 +56,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, number
 STATE_WORDS: dict[CellState, str] = {
     "missing": "no sample",
     "error": "failed samples",
+    "no_answer": "no answer",
     "over_limit": "over the model's limit",
 }
 """Why a cell has no score."""

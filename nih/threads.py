@@ -175,6 +175,13 @@ class Threads:
     """Every change, oldest first."""
     _due: float = 0.0
 
+    def forked(self) -> None:
+        """Go on with one thread in a forked process: OpenMP would wait there for ever for the threads of its parent."""
+        self._due = 0.0
+        self.choices = [Choice(1, "a forked process has none of its parent's threads", {})]
+        if "torch" in sys.modules:
+            _torch().set_num_threads(1)
+
     def settle(self) -> int:
         """Choose for the first time and tell torch; afterwards return what is chosen. OMP_NUM_THREADS wins."""
         if not self.choices:
@@ -217,6 +224,9 @@ class Threads:
 
 THREADS = Threads()
 """Of this process, because torch's number of threads is the process's."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=THREADS.forked)
 
 
 def _torch() -> Any:

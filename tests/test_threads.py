@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,3 +160,15 @@ def test_omp_num_threads_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own.settle() == 3
     own.reconsider()
     assert torch.get_num_threads() == 3 and "OMP_NUM_THREADS" in own.report()["why"]
+
+
+def test_a_forked_process_neither_measures_nor_waits_for_threads_that_it_has_not() -> None:
+    torch.set_num_threads(2)
+    torch.ones(512, 512) @ torch.ones(512, 512)  # makes the parent's threads
+    child = os.fork()
+    if not child:
+        settled = threads.THREADS.settle()
+        threads.THREADS.reconsider()
+        total = float((torch.ones(512, 512) @ torch.ones(512, 512)).sum())
+        os._exit(0 if (settled, torch.get_num_threads(), total) == (1, 1, 512.0**3) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

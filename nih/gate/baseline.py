@@ -37,6 +37,8 @@ class Counts:
     n: int
     correct: int
     errors: int
+    no_answer: int
+    """0 in tables of older versions, which have no such column."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def _check_trials(run: StoredRun, table: Table) -> None:
     for task, length in sorted({(task, cell.length) for task, cell in table.cells}):
         planned = run.grid(task).trials.at(length)
         here = [c for (name, cell), c in table.cells.items() if (name, cell.length) == (task, length)]
-        most = max(c.n + c.errors for c in here)
+        most = max(c.n + c.errors + c.no_answer for c in here)
         if most not in (0, planned):
             raise SettingsDiffer(
                 f"`{run.path}` has {planned} trials per cell at {format_length(length)} tokens and baseline `{table.path}` "
@@ -265,15 +267,16 @@ def _read_table(path: Path) -> Table:
 
 def _counted(path: Path, line: int, row: Mapping[Any, str]) -> tuple[Key, Counts]:
     task, *place = (row[name] for name in _NEEDED[1:])
+    kinds = (int, float, int, float, int, int)
     try:
-        length, depth, n, correct, errors = (
-            kind(text) for kind, text in zip((int, float, int, float, int), place, strict=True)
+        length, depth, n, correct, errors, no_answer = (
+            kind(text) for kind, text in zip(kinds, (*place, row.get("no_answer", "0")), strict=True)
         )
     except ValueError as error:
         raise StoreError(
             f"line {line} of baseline `{path}` is damaged; draw it anew with `nih report RUN`"
         ) from error
-    if not 0 <= correct <= n or errors < 0:
+    if not 0 <= correct <= n or min(errors, no_answer) < 0:
         raise StoreError(
             f"line {line} of baseline `{path}` is damaged: {correct:g} of {n} right; draw it anew with `nih report RUN`"
         )
@@ -282,7 +285,7 @@ def _counted(path: Path, line: int, row: Mapping[Any, str]) -> tuple[Key, Counts
             f"baseline `{path}` has fractional scores (line {line}: {correct:g} of {n}), and Fisher's test counts right and wrong; "
             "give the baseline's run folder"
         )
-    return (task, Cell(int(length), depth)), Counts(int(n), int(correct), int(errors))
+    return (task, Cell(int(length), depth)), Counts(int(n), int(correct), int(errors), int(no_answer))
 
 
 def failures(baseline: Baseline) -> Mapping[Key, int]:

@@ -5,6 +5,10 @@ test rejects "there is no drop" at `alpha`, with Holm's correction over these ru
 of them with a chance of at most `alpha`, whatever `max_drop` is; `max_drop` only ignores drops that are too small to matter. A real
 drop below `max_drop` can fail by chance, because it is a drop.
 
+An answer that is none (`no_answer`) counts as wrong on both sides, and how many samples are answered has a rule of its own by the
+same test, with Holm's correction over it and the rules of accuracy. It joins them only if either side has such a sample: where
+none has, it could not fail, and its place in the correction would only weaken the others.
+
 New errors, missing samples and, where asked, a slow-down have rules of their own, outside the correction.
 """
 
@@ -31,6 +35,8 @@ from nih.store.run import StoredRun, read
 from nih.text import sanitize
 
 State = Literal["pass", "fail", "skip"]
+NO_ANSWER = "no_answer"
+"""The rule of how many samples are answered."""
 BEYOND = 0.1
 """Power is reported for a drop this much larger than `max_drop`: 15 points at the default of 5."""
 _ENOUGH = 0.8
@@ -71,6 +77,8 @@ class Group:
     run: Scores
     base: Scores
     paired: bool
+    answered: bool = False
+    """Whether it judges the share of samples that were answered (each 0 or 1), not how right the answers are."""
 
     @property
     def drop(self) -> float:
@@ -153,6 +161,7 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
         raise UsageError(f"baseline `{baseline.path}` has no scored samples; finish its run, or give another")
     verdicts = [
         *judge(groups, limits),
+        *([] if groups[-1].answered else [Verdict(NO_ANSWER, "pass", "none on either side")]),
         _errors(run, baseline),
         _missing(run, baseline, paired),
         *([] if limits.max_slowdown is None else [_slowdown(run, baseline, limits)]),
@@ -227,6 +236,9 @@ def _verdict(group: Group, decision: Decision, limits: Limits, tests: int) -> Ve
         moved += f", {group.lost} lost and {group.won} won of {len(group.run)} pairs"
     else:
         moved += f", {len(group.run)} samples against {len(group.base)}"
+    if group.answered:
+        less = "the run answers less often than its baseline: " if decision.fails else ""
+        moved = f"{less}share of samples with an answer {moved}"
     told = f"{moved}, {_test_name(group)} p {_p_text(decision.p)} (Holm)"
     if decision.exceeds and not decision.fails:
         told += f": more than {limits.max_drop:g} but not significant"
@@ -284,7 +296,34 @@ def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
     for task, length in places:
         name = f"{sanitize(task, lines=False)} {format_length(length)}" if several else format_length(length)
         groups.append(Group(name, _array(ours, (task, length)), _array(theirs, (task, length)), paired))
-    return groups
+    answered = _answered(run, baseline, paired)
+    return groups if answered is None else [*groups, answered]
+
+
+def _answered(run: StoredRun, baseline: Baseline, paired: bool) -> Group | None:
+    """Return what judges how many samples were answered; None if all were, on both sides."""
+    ours = {row.id: float(row.status == "ok") for row in run.rows if _judged(row) is not None}
+    if isinstance(baseline, StoredRun):
+        there = {row.id: float(row.status == "ok") for row in baseline.rows if _judged(row) is not None}
+        both = [id for id in ours if id in there] if paired else []
+        sides = (
+            [[each[id] for id in both] for each in (ours, there)]
+            if paired
+            else [[*ours.values()], [*there.values()]]
+        )
+    else:
+        counts = baseline.cells.values()
+        theirs = [1.0] * sum(c.n for c in counts) + [0.0] * sum(c.no_answer for c in counts)
+        sides = [[*ours.values()], theirs]
+    if all(min(side, default=1.0) for side in sides):
+        return None
+    here, before = (np.array(side, dtype=np.float64) for side in sides)
+    return Group(NO_ANSWER, here, before, paired, answered=True)
+
+
+def _judged(row: Row) -> float | None:
+    """Return what a row counts in the rules of accuracy: an answer that is none is wrong; None if it is left out."""
+    return 0.0 if row.status == "no_answer" else row.score
 
 
 _Scored = list[tuple[str, int, float]]
@@ -297,9 +336,9 @@ def _array(scored: _Scored, place: tuple[str, int] | None) -> Scores:
 
 def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
     """Return the scores of the samples that are scored in both, in one order."""
-    there = {row.id: row.score for row in baseline.rows if row.score is not None}
+    there = {row.id: score for row in baseline.rows if (score := _judged(row)) is not None}
     both = [row for row in run.rows if row.id in there]
-    return _own(both), [(row.task, row.length, there[row.id]) for row in both if row.score is not None]
+    return _own(both), [(row.task, row.length, there[row.id]) for row in both if _judged(row) is not None]
 
 
 def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
@@ -309,7 +348,7 @@ def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
     theirs = [
         (task, cell.length, float(i < counts.correct))
         for (task, cell), counts in baseline.cells.items()
-        for i in range(counts.n)
+        for i in range(counts.n + counts.no_answer)
     ]
     return _own(run.rows), theirs
 
@@ -321,7 +360,7 @@ def _has_scores(baseline: Baseline) -> bool:
 
 
 def _own(rows: Iterable[Row]) -> _Scored:
-    return [(row.task, row.length, row.score) for row in rows if row.score is not None]
+    return [(row.task, row.length, score) for row in rows if (score := _judged(row)) is not None]
 
 
 # Errors and missing samples
@@ -367,7 +406,7 @@ def _missing_by_cell(run: StoredRun, tried: Sequence[Row], baseline: Baseline) -
     """Return the length of each sample that is missing by number; of adaptive runs, only in cells without any sample."""
     here = Counter((row.task, row.cell) for row in tried)
     if isinstance(baseline, Table):
-        there = {place: counts.n + counts.errors for place, counts in baseline.cells.items()}
+        there = {place: c.n + c.errors + c.no_answer for place, c in baseline.cells.items()}
     else:
         there = dict(Counter((row.task, row.cell) for row in baseline.rows if row.score is not None))
     adaptive = run.is_adaptive or (isinstance(baseline, StoredRun) and baseline.is_adaptive)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -45,7 +45,10 @@ Key = tuple[str, Cell]
 
 
 def compare(
-    paths: Sequence[Path], out: Path | None = None, score: str | None = None
+    paths: Sequence[Path],
+    out: Path | None = None,
+    score: str | None = None,
+    no_answer: Literal["wrong"] | None = None,
 ) -> tuple[Path, list[str]]:
     """Compare the runs at `paths` with the first of them, into the folder `out`.
 
@@ -54,7 +57,7 @@ def compare(
     Default folder: `results/comparisons/<the runs' folders>-<8 hex of their paths>`. Returns the folder and the sentences that say
     what was compared with what. Raises UsageError if the runs cannot be compared, StoreError.
     """
-    results = [results_for(path, score) for path in paths]
+    results = [results_for(path, score, no_answer) for path in paths]
     names = labels([each.run for each in results])
     views = aligned([RunView.of(each, name) for each, name in zip(results, names, strict=True)])
     compared = differences(views)
@@ -161,14 +164,17 @@ def pairing(first: StoredRun, second: StoredRun) -> Pairing:
                 f"task `{task}` is scored by `{', '.join(sorted(ours))}` in `{first.path}` and by `{', '.join(sorted(theirs))}` in "
                 f"`{second.path}`, and such scores do not compare; type one score for both, for example `--score contains`"
             )
-    return Pairing(_by_cell(first.rows), _by_cell(second.rows))
+    return Pairing(_by_cell(first), _by_cell(second))
 
 
-def _by_cell(rows: Iterable[Row]) -> dict[Key, dict[int, Row]]:
+def _by_cell(run: StoredRun) -> dict[Key, dict[int, Row]]:
+    """Return the rows that count, each with the score that it counts by."""
     cells: dict[Key, dict[int, Row]] = {}
-    for row in rows:
-        if row.score is not None:
-            cells.setdefault((row.task, row.cell), {})[row.trial] = row
+    for row in run.rows:
+        score = run.score_of(row)
+        if score is not None:
+            counted = row if score == row.score else replace(row, status="ok", score=score)
+            cells.setdefault((row.task, row.cell), {})[row.trial] = counted
     return cells
 
 
@@ -215,10 +221,10 @@ def aligned(views: Sequence[RunView]) -> list[RunView]:
     """Return the runs with the cells of all of them, so that their maps lie side by side; a cell that a run lacks has no sample."""
     columns = ["task", "length", "depth"]
     grid = pd.DataFrame([(task, *cell) for task, cell in _grid(views)], columns=columns)
-    blank = {"n": 0, "correct": 0.0, "errors": 0, "state": "missing"}
+    blank = {"n": 0, "correct": 0.0, "errors": 0, "no_answer": 0, "state": "missing"}
     tables = [grid.merge(view.cells, on=columns, how="left").fillna(blank) for view in views]
     return [
-        replace(view, cells=table.astype({"n": int, "errors": int}))
+        replace(view, cells=table.astype({"n": int, "errors": int, "no_answer": int}))
         for view, table in zip(views, tables, strict=True)
     ]
 

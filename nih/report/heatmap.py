@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from nih.errors import UnknownName, UsageError
-from nih.report.style import BAR, INK, PAPER, ground, panels, png, state_keys, styled, svg
+from nih.report.style import BAR, INK, PAPER, SIGNS, ground, panels, png, state_keys, styled, svg
 from nih.report.tables import PUBLISHED, RunLike, Square, results_for, squares
 from nih.stats.intervals import Interval, wilson
 from nih.stats.mean import Mean
@@ -121,7 +121,8 @@ def _size(columns: int, rows: int) -> tuple[float, float]:
 
 def _with_states(cells: pd.DataFrame) -> pd.DataFrame:
     """Return a table in the columns of cells.csv in those of `Results.cells`."""
-    columns = (cells["n"], cells["errors"], cells["prefill_tokens"].notna())
+    cells = cells if "no_answer" in cells else cells.assign(no_answer=0)  # a table of an older version
+    columns = (cells["n"], cells["errors"], cells["no_answer"], cells["prefill_tokens"].notna())
     states = [cell_state(*each) for each in zip(*columns, strict=True)]
     return cells.rename(columns={new: old for old, new in PUBLISHED.items()}).assign(state=states)
 
@@ -178,9 +179,10 @@ def _annotate(ax: Axes, column: int, row: int, square: Square, width: float, hei
     """Write what a square says; `width` and `height` are its own, in points."""
     x, y = column + 0.5, row + 0.5
     size = min(9.0, 0.5 * height)
-    if square.state == "error":
-        counted = f"×{square.errors}"
-        text = counted if _fits(counted, size, width) else "×"
+    signs = "".join(SIGNS[state] for state in square.unscored)
+    if square.state in SIGNS:
+        counted = " ".join(f"{SIGNS[state]}{count}" for state, count in square.unscored.items())
+        text = counted if _fits(counted, size, width) else signs
         ax.text(x, y, text, ha="center", va="center", color=INK, fontsize=size, weight="bold")
     if square.state != "scored":
         return
@@ -188,9 +190,9 @@ def _annotate(ax: Axes, column: int, row: int, square: Square, width: float, hei
     text = next((t for t in _spellings(square) if _fits(t, size, width)), "")
     if text and width >= _LEAST_WIDTH:
         ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=size)
-    if square.errors:
+    if signs:
         corner = max(0.35 * height, 5.0)
-        ax.text(x + 0.46, y - 0.46, "×", ha="right", va="top", color=ink, fontsize=corner, weight="bold")
+        ax.text(x + 0.46, y - 0.46, signs, ha="right", va="top", color=ink, fontsize=corner, weight="bold")
 
 
 def _spellings(square: Square) -> Iterator[str]:

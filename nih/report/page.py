@@ -37,11 +37,11 @@ SCRIPTS = ("dom", "grid", "samples", "charts", "main")
 
 _SAMPLE = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "question", "answer_prefix", "expected", "answer", "score",
-    "score_name", "status", "error", "nll", "prefill_tokens", "seconds", "attempt",
+    "score_name", "status", "error", "nll", "prefill_tokens", "seconds", "attempt", "thinking",
 )  # fmt: skip
 _AROUND = ("before", "needle", "after")
 _CELL = (
-    "length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors", "nll", "seconds", "state",
+    "length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors", "nll", "seconds", "state", "no_answer",
 )  # fmt: skip
 _POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; base-uri 'none'; form-action 'none'; "
@@ -196,6 +196,9 @@ def _run(view: RunView) -> dict[str, Any]:
 def _facts(results: Results) -> list[tuple[str, str]]:
     """Return what is said of the whole run, in words."""
     facts = [("accuracy (95 % interval)", str(results.overall))]
+    for task, other in results.counted_otherwise.items():
+        name = f"{task}: " if len(results.by_task) > 1 else ""
+        facts.append((f"{name}accuracy with {results.otherwise}", str(other)))
     if len(results.effective) > 1:
         # Effective lengths stand in the table of tasks.
         facts.append(("tasks weighing alike", average_words(results)))

@@ -21,8 +21,11 @@ INK, PAPER, MARK = "#222222", "#ffffff", "#8c8c8c"
 _GROUND: dict[CellState, dict[str, Any]] = {
     "missing": {"facecolor": PAPER, "edgecolor": MARK, "linewidth": 0, "hatch": "////"},
     "error": {"facecolor": "#f4c7c3", "edgecolor": MARK, "linewidth": 0},
+    "no_answer": {"facecolor": "#cfe0f5", "edgecolor": MARK, "linewidth": 0},
     "over_limit": {"facecolor": "#e0e0e0", "edgecolor": MARK, "linewidth": 0, "hatch": "----"},
 }
+SIGNS: dict[CellState, str] = {"error": "×", "no_answer": "?"}
+"""What stands beside the number of samples without a score."""
 MARKERS = "os^Dvphd"
 """A marker for each run, beside its colour."""
 BAR: dict[str, Any] = {"label": "accuracy", "ticks": [0, 0.25, 0.5, 0.75, 1], "format": "%g"}
@@ -88,7 +91,9 @@ def ground(column: int, row: int, state: CellState) -> Rectangle:
 
 def state_keys(states: Container[CellState]) -> list[Patch]:
     """Return the legend's keys of those states of a cell that are in the figure."""
-    words = {state: "× " * (state == "error") + word for state, word in STATE_WORDS.items()}
+    words = {
+        state: f"{SIGNS[state]} {word}" if state in SIGNS else word for state, word in STATE_WORDS.items()
+    }
     return [Patch(label=words[state], **_GROUND[state]) for state in words if state in states]
 
 

@@ -6,8 +6,9 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,18 @@ from nih.text import sanitize
 from nih.types import Cell, CellState
 
 _MEAN = ("n", "correct", "accuracy", "ci_low", "ci_high")
-CELL_COLUMNS = ("model", "task", "length", "depth", *_MEAN, "errors", "nll", "prefill_tokens", "seconds")
+CELL_COLUMNS = (
+    "model",
+    "task",
+    "length",
+    "depth",
+    *_MEAN,
+    "errors",
+    "nll",
+    "prefill_tokens",
+    "seconds",
+    "no_answer",
+)
 SAMPLE_COLUMNS = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "expected", "answer", "score", "score_name", "status",
     "error", "nll", "greedy", "prefill_tokens", "seconds",
@@ -30,15 +42,18 @@ PUBLISHED = {"run": "model", "low": "ci_low", "high": "ci_high"}
 RunLike = Results | StoredRun | Path
 
 
-def results_for(run: RunLike, score: str | None = None) -> Results:
-    """Return the results of a run or of its folder. `score` judges the stored answers anew.
+def results_for(run: RunLike, score: str | None = None, no_answer: Literal["wrong"] | None = None) -> Results:
+    """Return the results of a run or of its folder. `score` judges the stored answers anew, and with `no_answer`
+    "wrong" an answer that is none counts as wrong.
 
     Raises StoreError, and UsageError if the run cannot be judged by that score.
     """
     if isinstance(run, Results):
-        return run if score is None else results_of(run.run.rescored(score))
-    stored = run if isinstance(run, StoredRun) else read(run)
-    return results_of(stored.rescored(score))
+        if score is None and no_answer is None:
+            return run
+        run = run.run
+    stored = (run if isinstance(run, StoredRun) else read(run)).rescored(score)
+    return results_of(stored if no_answer is None else replace(stored, no_answer_wrong=True))
 
 
 # Frames
@@ -47,7 +62,7 @@ def results_for(run: RunLike, score: str | None = None) -> Results:
 def cells(run: RunLike, score: str | None = None) -> pd.DataFrame:
     """Return one row per cell, in the columns of cells.csv; the whole grid, also where nothing was answered yet.
 
-    `n` counts scored samples and `errors` those that failed; both are 0 for a cell over the model's limit, and for one without any
+    `n` counts scored samples, `errors` those that failed and `no_answer` those whose answer is none; all are 0 for a cell over the model's limit, and for one without any
     sample, whose `prefill_tokens` and `seconds` are empty. `accuracy` and its 95 % interval are empty where n = 0. `score` judges the
     stored answers anew. Raises StoreError, and UsageError if the run cannot be judged by that score.
     """
@@ -69,7 +84,7 @@ def samples(run: RunLike, score: str | None = None) -> pd.DataFrame:
 
 def by_axis(table: pd.DataFrame, *axis: str) -> pd.DataFrame:
     """Return a table of `Results` in the columns of its file: model, task, those of `axis`, and the numbers."""
-    columns = ["model", "task", *axis, *_MEAN, "method", "errors"]
+    columns = ["model", "task", *axis, *_MEAN, "method", "errors", "no_answer"]
     return table.rename(columns=PUBLISHED)[columns]
 
 
@@ -81,16 +96,23 @@ class Square(NamedTuple):
     correct: float
     n: int
     errors: int
+    no_answer: int
 
     @property
     def marks(self) -> set[CellState]:
-        """What a legend explains: a cell with scores can also have failed samples."""
-        return {self.state, "error"} if self.errors else {self.state}
+        """What a legend explains: a cell with scores can also have samples without one."""
+        return {self.state, *self.unscored}
+
+    @property
+    def unscored(self) -> dict[CellState, int]:
+        """How many samples failed, and how many have no answer; only what there is."""
+        found: dict[CellState, int] = {"error": self.errors, "no_answer": self.no_answer}
+        return {state: count for state, count in found.items() if count}
 
 
 def squares(table: pd.DataFrame) -> Mapping[Cell, Square]:
     """Return the squares of one task, from a table in the columns of `Results.cells`. A cell that is not in the table is missing."""
-    found: defaultdict[Cell, Square] = defaultdict(lambda: Square("missing", math.nan, 0.0, 0, 0))
+    found: defaultdict[Cell, Square] = defaultdict(lambda: Square("missing", math.nan, 0.0, 0, 0, 0))
     columns = (table[name].tolist() for name in ("length", "depth", *Square._fields))
     for length, depth, *square in zip(*columns, strict=True):
         found[Cell(length, depth)] = Square(*square)

@@ -323,7 +323,7 @@ def _scoreless(found: TaskComparison, place: int) -> dict[tuple[int, int], CellS
         task, length = cast("tuple[str, int]", key)
         if not part["n"].any():
             measured = bool(part["prefill_tokens"].notna().any())
-            state = cell_state(0, int(part["errors"].sum()), measured)
+            state = cell_state(0, int(part["errors"].sum()), int(part["no_answer"].sum()), measured)
             lacking[found.lengths.index(length), rows.index(str(task))] = state
     return lacking
 

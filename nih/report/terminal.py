@@ -16,10 +16,10 @@ from nih.stats.results import Results
 from nih.text import STATE_WORDS, depth_label, length_label, sanitize
 from nih.types import Cell, CellState
 
-_UNICODE: Mapping[CellState, str] = {"missing": "·", "error": "×", "over_limit": "–"}
-_ASCII: Mapping[CellState, str] = {"missing": ".", "error": "x", "over_limit": "-"}
+_UNICODE: Mapping[CellState, str] = {"missing": "·", "error": "×", "no_answer": "?", "over_limit": "–"}
+_ASCII: Mapping[CellState, str] = {"missing": ".", "error": "x", "no_answer": "?", "over_limit": "-"}
 _NARROWEST = 4
-"""Columns of a cell: three digits and a space; one more where a mark follows the digits."""
+"""Columns of a cell: three digits and a space; one more for each mark that follows the digits."""
 _GUTTER = 6
 # Every tenth colour of viridis, which gets steadily lighter and so reads the same without colour vision.
 _SCALE = (
@@ -54,18 +54,23 @@ def heatmap(results: Results) -> Heatmap:
 
 
 def headline(results: Results) -> list[str]:
-    """Return the result in words, two lines per task: accuracy and effective length, each with its 95 % interval."""
+    """Return the result in words, accuracy and effective length of each task with their 95 % intervals.
+
+    Where answers that are none make a difference to the accuracy, both accuracies are told."""
     several = len(results.by_task) > 1
     lines = []
     for task, total in results.by_task.items():
         name = f"{task}: " if several else ""
-        lines += [f"{name}accuracy {total}", f"{name}effective length {results.effective[task]}"]
+        lines.append(f"{name}accuracy {total}")
+        if task in results.counted_otherwise:
+            lines.append(f"{name}with {results.otherwise}: accuracy {results.counted_otherwise[task]}")
+        lines.append(f"{name}effective length {results.effective[task]}")
     return [*lines, average_words(results)] if several else lines
 
 
 def _cell_width(found: Iterable[Square], lengths: Sequence[int], available: int) -> int:
     """Return a width that fits the labels if all columns fit so, else the narrowest that fits digits and marks."""
-    narrowest = _NARROWEST + any(square.state == "scored" and square.errors for square in found)
+    narrowest = _NARROWEST + max(len(square.unscored) if square.state == "scored" else 0 for square in found)
     wanted = max([narrowest, *(len(length_label(n)) + 1 for n in lengths)])
     return wanted if wanted * len(lengths) + _GUTTER <= available else narrowest
 
@@ -86,11 +91,14 @@ def _drawn(square: Square | None, width: int, marks: Mapping[CellState, str]) ->
     if square is None:
         return " " * width, Style.null()
     if square.state != "scored":
-        count = str(square.errors) if square.state == "error" and square.errors < 100 else ""
-        return (marks[square.state] + count).center(width), Style(bold=square.state == "error")
+        count = str(square.unscored.get(square.state, ""))
+        shown = marks[square.state] + (count if len(count) < 3 else "")
+        return shown.center(width), Style(bold=square.state in square.unscored)
     index = math.floor(square.accuracy * (len(_SCALE) - 1) + 0.5)
     ink = "#ffffff" if index < len(_SCALE) // 2 else "#000000"
-    number = f"{math.floor(square.accuracy * 100 + 0.5)}" + (marks["error"] if square.errors else " ")
+    number = f"{math.floor(square.accuracy * 100 + 0.5)}" + (
+        "".join(marks[state] for state in square.unscored) or " "
+    )
     return number.rjust(width), Style(color=ink, bgcolor=_SCALE[index])
 
 

@@ -6,6 +6,7 @@ The same journal always gives the same bytes, whatever was resumed or split on t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from nih.report import cost, heatmap, page, tables, tasks
 from nih.stats.results import Results
@@ -13,12 +14,13 @@ from nih.store.directory import annotate
 from nih.store.files import write_atomic
 
 
-def report(folder: Path, score: str | None = None) -> Results:
-    """Write the report of a run folder anew, and say in its manifest how it was scored. `score` judges the stored answers anew.
+def report(folder: Path, score: str | None = None, no_answer: Literal["wrong"] | None = None) -> Results:
+    """Write the report of a run folder anew, and say in its manifest how it was scored. `score` judges the stored answers anew,
+    `no_answer` is what an answer that is none counts as (None: left out).
 
     The journal is not touched. Raises StoreError, RunLocked, UsageError.
     """
-    results = tables.results_for(folder, score)
+    results = tables.results_for(folder, score, no_answer)
     annotate(folder, report=write(results))
     return results
 
@@ -26,11 +28,13 @@ def report(folder: Path, score: str | None = None) -> Results:
 def write(results: Results) -> dict[str, str]:
     """Write all files of a report into the run's folder, each replaced in one step. Raises StoreError.
 
-    Returns what the manifest should say of them: the `score` and the `interval` of the overall accuracy.
+    Returns what the manifest should say of them: the `score`, the `interval` of the overall accuracy, and `no_answer`
+    where answers that are none count as wrong.
     """
     for name, content in files(results).items():
         write_atomic(results.run.path / name, content)
-    return {"score": results.run.score_name, "interval": results.overall.interval.method}
+    said = {"score": results.run.score_name, "interval": results.overall.interval.method}
+    return said | ({"no_answer": "wrong"} if results.run.no_answer_wrong else {})
 
 
 def files(results: Results) -> dict[str, bytes]:

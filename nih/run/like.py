@@ -14,7 +14,7 @@ from nih.run.suite import Suite, read_suite
 from nih.store import run as store
 from nih.text import sanitize
 
-_OWN = ("out", "fresh")
+_OWN = ("out", "fresh", "retry")
 """Options of one run alone."""
 _SUITES_OWN = ("task", "haystack", "question", "packed")
 """Options that a suite says for each of its tasks."""

@@ -159,6 +159,8 @@ class Loop:
         row = self.directory.rows.get(sample.id)
         if row is None or row.failed:
             return True
+        if row.status == self.job.options.retry:
+            return True
         if row.status == "over_limit":
             # A session's limit is known, so what fits now was never tried; an engine's refusal counts until it is overruled.
             return self.job.engine is None or self.job.options.beyond_limit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -50,6 +50,8 @@ class Record(NamedTuple):
     """How the bounds were found."""
     errors: int
     """Samples that failed."""
+    no_answer: int
+    """Samples whose answer is none: asked, but neither scored nor counted by `n` and `errors`."""
 
 
 COLUMNS = Record._fields
@@ -80,11 +82,19 @@ class Results:
     """The same for each task."""
     effective: Mapping[str, EffectiveLength]
     """Effective length of each task, at the run's threshold."""
+    counted_otherwise: Mapping[str, Mean]
+    """Of the tasks whose accuracy depends on it: the other accuracy, in which answers that are none count as wrong if they are left
+    out here, and are left out if they count as wrong here."""
 
     @property
     def average(self) -> Mean:
         """The mean over tasks, each task weighing the same."""
         return average([self.scores_of(task) for task in self.by_task])
+
+    @property
+    def otherwise(self) -> str:
+        """How `counted_otherwise` counts, in words."""
+        return f"no_answer {'left out' if self.run.no_answer_wrong else 'counted as wrong'}"
 
     def scores_of(self, task: str, length: int | None = None) -> list[float]:
         """Return the scores of a task, by length and ascending within each; those of one length if it is given."""
@@ -114,6 +124,7 @@ class Results:
                         **asdict(self.effective[task]),
                         "measured": list(self.effective[task].measured),
                     },
+                    **self._other_fields(task),
                 }
                 for task, total in self.by_task.items()
             },
@@ -122,13 +133,23 @@ class Results:
             else "from actual depth",
         }
 
+    def _other_fields(self, task: str) -> dict[str, Any]:
+        """Return the other accuracy of a task as statistics.json holds it; nothing where there is only one."""
+        other = self.counted_otherwise.get(task)
+        if other is None:
+            return {}
+        key = "no_answer_left_out" if self.run.no_answer_wrong else "no_answer_wrong"
+        return {key: other.fields()}
 
-def cell_state(n: int, errors: int, measured: bool) -> CellState:
+
+def cell_state(n: int, errors: int, no_answer: int, measured: bool) -> CellState:
     """Return what a cell shows; `measured` says whether any sample of it is in the journal."""
     if n:
         return "scored"
     if errors:
         return "error"
+    if no_answer:
+        return "no_answer"
     return "over_limit" if measured else "missing"
 
 
@@ -149,7 +170,20 @@ def results_of(run: StoredRun) -> Results:
         pool.mean(pool.rows),
         {task: pool.mean(pool.keys(task)) for task in tasks},
         {task: pool.effective_length(task) for task in tasks},
+        _counted_otherwise(pool, tasks),
     )
+
+
+def _counted_otherwise(pool: _Pool, tasks: Iterable[str]) -> dict[str, Mean]:
+    """Return the accuracies that differ if answers that are none are counted the other way."""
+    if not any(row.status == "no_answer" for row in pool.run.rows):
+        return {}
+    other = _Pool(replace(pool.run, no_answer_wrong=not pool.run.no_answer_wrong))
+    pairs = ((task, pool.mean(pool.keys(task)), other.mean(other.keys(task))) for task in tasks)
+    # An accuracy that is unknown, where all answers are none, differs from 0.
+    return {
+        task: there for task, here, there in pairs if here.n != there.n and here.accuracy != there.accuracy
+    }
 
 
 class _Pool:
@@ -158,7 +192,7 @@ class _Pool:
     def __init__(self, run: StoredRun) -> None:
         self.run = run
         self.rows = run.cells()
-        self.scores = {key: _scores(rows) for key, rows in self.rows.items()}
+        self.scores = {key: _scores(run, rows) for key, rows in self.rows.items()}
 
     def keys(self, task: str) -> list[Key]:
         """Return the cells of a task."""
@@ -178,11 +212,8 @@ class _Pool:
 
     def record(self, task: str, length: int | None, depth: float | None, keys: Sequence[Key]) -> Record:
         """Return the line of these cells."""
-        errors = sum(row.failed for key in keys for row in self.rows[key])
-        return self.line(task, length, depth, self.mean(keys), errors)
-
-    def line(self, task: str, length: int | None, depth: float | None, found: Mean, errors: int) -> Record:
-        """Return the line of a mean."""
+        rows = [row for key in keys for row in self.rows[key]]
+        found = self.mean(keys)
         low, high, method = found.interval if found.n else (math.nan, math.nan, None)
         return Record(
             self.run.model,
@@ -195,7 +226,8 @@ class _Pool:
             low,
             high,
             method,
-            errors,
+            sum(row.failed for row in rows),
+            sum(row.status == "no_answer" for row in rows),
         )
 
     def cell_table(self) -> pd.DataFrame:
@@ -209,8 +241,10 @@ class _Pool:
             math.fsum(r.seconds for r in rows) if rows else math.nan for rows in self.rows.values()
         ]
         table["state"] = [
-            cell_state(n, errors, bool(rows))
-            for n, errors, rows in zip(table["n"], table["errors"], self.rows.values(), strict=True)
+            cell_state(n, errors, no_answer, bool(rows))
+            for n, errors, no_answer, rows in zip(
+                table["n"], table["errors"], table["no_answer"], self.rows.values(), strict=True
+            )
         ]
         return table
 
@@ -253,8 +287,8 @@ class _Pool:
         return table.drop(columns=["length", "depth"])
 
 
-def _scores(rows: Iterable[Row]) -> list[float]:
-    return sorted(float(row.score) for row in rows if row.score is not None)
+def _scores(run: StoredRun, rows: Iterable[Row]) -> list[float]:
+    return sorted(float(score) for row in rows if (score := run.score_of(row)) is not None)
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -266,4 +300,4 @@ def _mean(values: Iterable[float | None]) -> float:
 def _table(lines: Iterable[Record]) -> pd.DataFrame:
     table = pd.DataFrame(list(lines), columns=list(COLUMNS))
     floats = dict.fromkeys(("depth", "correct", "accuracy", "low", "high"), float)
-    return table.astype({"length": "Int64", "n": int, "errors": int, **floats})
+    return table.astype({"length": "Int64", "n": int, "errors": int, "no_answer": int, **floats})

@@ -29,6 +29,7 @@ from nih.store.journal import Journal, Row, read_journal
 from nih.store.lock import RunLock
 from nih.store.manifest import Manifest, new_manifest, read_manifest, resumed, write_manifest
 from nih.store.settings import canonical, compare_settings, settings_hash
+from nih.types import UNANSWERED
 
 SYNC_SECONDS = 1.0
 """A power cut loses at most what was appended in this time; a killed process loses nothing that was appended."""
@@ -167,5 +168,5 @@ class RunDirectory:
     def _state(self, error: BaseException | None) -> str:
         if isinstance(error, KeyboardInterrupt):
             return "interrupted"
-        failed = any(row.failed for row in self.rows.values())
-        return "incomplete" if error is not None or failed else "done"
+        unanswered = any(row.status in UNANSWERED for row in self.rows.values())
+        return "incomplete" if error is not None or unanswered else "done"

@@ -19,7 +19,9 @@ from nih.store.settings import settings_hash, short
 from nih.types import Grid, Trials
 from nih.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
+"""What is written: 2 knows the status `no_answer`. Folders of schema 1 are read alike, for they have no such sample."""
+_READ = (1, SCHEMA)
 THRESHOLD = 0.856
 """Accuracy that counts as finding: RULER's bar (Hsieh et al. 2024, arXiv 2404.06654, section 4: Llama2-7B at 4k)."""
 
@@ -259,10 +261,12 @@ def new_manifest(settings: Mapping[str, Any]) -> Manifest:
 
 
 def resumed(manifest: Manifest) -> Manifest:
-    """Return the manifest with this process at its top level and the earlier ones under `earlier`."""
+    """Return the manifest with this process at its top level and the earlier ones under `earlier`, in the schema of now."""
     kept = ("nih", "command", "python", "packages", "machine", "started", "ended", "exit_state")
     past = {key: manifest.values.get(key) for key in kept}
-    return manifest.changed(**_invocation(), earlier=[*manifest.values.get("earlier", []), past])
+    return manifest.changed(
+        schema=SCHEMA, **_invocation(), earlier=[*manifest.values.get("earlier", []), past]
+    )
 
 
 def _invocation() -> dict[str, Any]:
@@ -300,9 +304,9 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise StoreError(f"`{path}` is damaged: it is not JSON") from error
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema != SCHEMA:
+    if type(schema) is not int or schema not in _READ:
         raise StoreError(
-            f"`{path}` has schema `{short(schema)}` and nih {__version__} reads schema {SCHEMA}; "
+            f"`{path}` has schema `{short(schema)}` and nih {__version__} reads schemas 1 to {SCHEMA}; "
             "use the version of nih that wrote it, or a newer one"
         )
     manifest = Manifest(values)

@@ -22,6 +22,8 @@ class StoredRun:
     manifest: Manifest
     rows: tuple[Row, ...]
     """The rows that count (highest attempt of each id), in the journal's order."""
+    no_answer_wrong: bool = False
+    """Whether an answer that is none counts as wrong; else it is left out, as what failed is."""
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -33,6 +35,10 @@ class StoredRun:
         """Return lengths and depths that a task was asked at: those of the run, or in a suite its own."""
         own = (each.grid for each in self.manifest.tasks if each.name == task and each.grid)
         return next(own, self.manifest.grid)
+
+    def score_of(self, row: Row) -> float | None:
+        """Return what a row counts; None if it is left out."""
+        return 0.0 if self.no_answer_wrong and row.status == "no_answer" else row.score
 
     def rows_of(self, task: str) -> tuple[Row, ...]:
         """Return the rows of one task, in the journal's order."""

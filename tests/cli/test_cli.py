@@ -241,3 +241,40 @@ def test_the_commands_of_the_readme_exist() -> None:
         ]
         told = nih(*path, "--help").stdout
         assert not [flag for flag in flags if flag.split("=")[0] not in told], command
+
+
+def test_no_answer_is_asked_again_only_if_that_is_typed(tmp_path: Path) -> None:
+    """A row of a finished run is made one whose answer is none; the run's settings do not know of --retry."""
+    out = tmp_path / "run"
+    asked = (
+        "run",
+        "--model",
+        "echo",
+        "--lengths",
+        "512",
+        "--depths",
+        "0,100",
+        "--trials",
+        "1",
+        "--out",
+        str(out),
+    )
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    journal = out / "samples.jsonl"
+    whole = [json.loads(line) for line in journal.read_text().splitlines()]
+    bare = whole[0] | {"status": "no_answer", "score": None, "answer": "", "error": "a filter"}
+    journal.write_text("".join(json.dumps(row) + "\n" for row in (bare, *whole[1:])))
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    for _ in range(2):
+        left = CliRunner().invoke(app, asked)
+        assert left.exit_code == 3 and "(1 no_answer: `--retry no_answer` asks them again)" in left.stderr
+        assert "tries them again" not in left.stderr
+        assert len(journal.read_text().splitlines()) == len(whole)
+    done = CliRunner().invoke(app, [*asked, "--retry", "no_answer"])
+    assert done.exit_code == 0
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(rows) == len(whole) + 1
+    assert (rows[-1]["id"], rows[-1]["attempt"], rows[-1]["answer"]) == (bare["id"], 2, whole[0]["answer"])
+    assert json.loads((out / "run.json").read_text())["settings"] == settings
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code == 0 and len(journal.read_text().splitlines()) == len(rows)

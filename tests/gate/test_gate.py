@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from nih.cli import app
 from nih.errors import SettingsDiffer, StoreError, UsageError
 from nih.gate import output as gate_report
 from nih.gate.baseline import open_baseline
-from nih.gate.rules import Group, Limits, Outcome, Verdict, compare, decide, gate
+from nih.gate.rules import Group, Limits, Outcome, Verdict, _groups, compare, decide, gate
 from nih.report.write import report as write_report
 from nih.stats.intervals import wilson
 from nih.store.journal import Row
@@ -211,6 +212,7 @@ ANY_ROW = st.sampled_from(
         {"status": "error"},
         {"status": "oom"},
         {"status": "over_limit"},
+        {"status": "no_answer"},
         {"absent": True},
     ]
 )
@@ -513,10 +515,10 @@ def test_exit_codes_and_a_line_a_rule(two: tuple[Path, Path], monkeypatch: pytes
     )
     assert [r.exit_code for r in (passed, dropped, refused)] == [0, 1, 2]
     assert [line.split()[:2] for line in dropped.stdout.splitlines()] == [
-        ["FAIL", "overall"], ["pass", "1k"], ["FAIL", "2k"], ["pass", "errors"], ["pass", "missing"],
+        ["FAIL", "overall"], ["pass", "1k"], ["FAIL", "2k"], ["pass", "no_answer"], ["pass", "errors"], ["pass", "missing"],
     ]  # fmt: skip
     assert all("power" in line for line in dropped.stdout.splitlines()[:3])
-    assert "gate failed: overall, 2k (2 of 5 rules)" in dropped.stderr
+    assert "gate failed: overall, 2k (2 of 6 rules)" in dropped.stderr
     assert refused.stdout == "" and refused.stderr.count("\n") == 1 and "nothing" in refused.stderr
 
 
@@ -622,3 +624,75 @@ def test_damage_to_a_baseline_is_caught(tmp_path: Path) -> None:
     assert set(failed(compare(worse, base, Limits()))) == {"overall", "512"}
     with pytest.raises(StoreError):
         open_baseline(tmp_path)
+
+
+# Answers that are none
+
+BARE = {"status": "no_answer"}
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_a_run_that_answers_as_often_fails_at_most_alpha(share: float, paired: bool) -> None:
+    """The whole gate, so all its rules: 1000 pairs of runs of 440 samples with the same share of `no_answer`."""
+    rng = np.random.default_rng(7)
+    failures = sum(any(answering(rng, share, share, paired)) for _ in range(1000))
+    assert failures <= 1000 * 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.4])
+def test_15_points_more_without_an_answer_are_caught(share: float) -> None:
+    rng = np.random.default_rng(8)
+    caught = sum(answering(rng, share, share + 0.15, True)[-1] for _ in range(500))
+    assert caught >= 500 * 0.95
+
+
+def answering(rng: np.random.Generator, base: float, run: float, paired: bool) -> list[bool]:
+    """Which rules fail on 440 samples of 8 lengths, of which these shares have no answer; nine of ten answers are right."""
+    here, there = (rng.random((8, 55)) >= share for share in (run, base))
+    right = [(rng.random((8, 55)) < 0.9) & side for side in (here, there)]
+    groups = as_groups(right[0].astype(float), right[1].astype(float), paired)
+    if not (here.all() and there.all()):
+        groups.append(
+            Group("no_answer", here.ravel().astype(float), there.ravel().astype(float), paired, answered=True)
+        )
+    return [decision.fails for decision in decide(groups, 0.05, 0.05)]
+
+
+def test_a_candidate_that_answers_less_often_fails_and_says_so() -> None:
+    """Every answer of both is wrong, so that accuracy cannot tell: only the rule of its own can."""
+    base = held(rows(lambda r: {"score": 0.0} if r.trial else {}))
+    outcome = compare(held(rows(lambda r: dict(BARE) if r.trial else {})), base, Limits())
+    assert failed(outcome) == ["no_answer"]
+    assert "answers less often than its baseline" in detail(outcome, "no_answer")
+    assert not compare(base, held(rows(lambda r: dict(BARE) if r.trial else {})), Limits()).failed
+
+
+def test_an_answer_that_is_none_is_wrong_in_the_rules_of_accuracy() -> None:
+    lost, none = (wrong(2048), lambda r: dict(BARE) if r.length == 2048 else {})
+    for rule in ("overall", "1k", "2k"):
+        left, right = (
+            next(d for d, g in zip(decide(found, 0.05, 0.05), found, strict=True) if g.rule == rule)
+            for found in (_groups(held(rows(change)), held(rows()), True)[:3] for change in (lost, none))
+        )
+        assert left == right
+    assert failed(compare(held(rows(none)), held(rows()), Limits())) == ["overall", "2k", "no_answer"]
+
+
+def test_no_answer_is_neither_an_error_nor_missing() -> None:
+    outcome = compare(held(rows(lambda r: dict(BARE) if r.trial == 0 else {})), held(rows()), Limits())
+    assert {"errors", "missing"}.isdisjoint(failed(outcome))
+    assert detail(compare(held(rows()), held(rows()), Limits()), "no_answer") == "none on either side"
+
+
+def test_a_tables_column_counts_as_the_journal_does(tmp_path: Path) -> None:
+    base = folder(tmp_path / "base", rows(lambda r: dict(BARE) if r.trial == 0 else {}))
+    write_report(base)
+    assert not gate(base, base / "cells.csv").failed
+    bare = folder(tmp_path / "bare", rows(lambda _: dict(BARE)))
+    assert "no_answer" in failed(gate(bare, base / "cells.csv"))
+    table = pd.read_csv(base / "cells.csv")
+    assert table["no_answer"].sum() > 0
+    old = tmp_path / "old.csv"
+    table.drop(columns="no_answer").assign(n=TRIALS, correct=TRIALS).to_csv(old, index=False)
+    assert detail(gate(folder(tmp_path / "whole", rows()), old), "no_answer") == "none on either side"

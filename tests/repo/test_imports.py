@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ MODULES = {
 }
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Modules of nih that a file imports, at top level or inside functions."""
     found: set[str] = set()
@@ -61,6 +63,7 @@ def room(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Room -> the other rooms that its files import. The trainer of the reference models is a script, not a part of `models`."""
     found: dict[str, set[str]] = {name: set() for name in FLOOR}
@@ -81,7 +84,7 @@ def test_no_room_imports_one_above_it(name: str) -> None:
 
 
 def test_rooms_make_no_circle() -> None:
-    left = arrows()
+    left = dict(arrows())
     while ends := [name for name, targets in left.items() if not targets & set(left)]:
         for name in ends:
             del left[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import random
 import re
@@ -43,7 +44,9 @@ from tests.support.journal_rows import grid, make_run, row
 matplotlib.use("Agg")
 
 LENGTHS, DEPTHS = [1024, 2048, 4096, 8192], [0.0, 50.0, 100.0]
-COLUMNS = "model,task,length,depth,n,correct,accuracy,ci_low,ci_high,errors,nll,prefill_tokens,seconds"
+COLUMNS = (
+    "model,task,length,depth,n,correct,accuracy,ci_low,ci_high,errors,nll,prefill_tokens,seconds,no_answer"
+)
 OUTPUTS = [
     "samples.csv",
     "cells.csv",
@@ -155,7 +158,7 @@ def test_an_empty_run_is_a_whole_grid_of_missing_cells(tmp_path: Path) -> None:
     report(path)
     assert (path / "samples.csv").read_text().count("\n") == 1
     lines = (path / "cells.csv").read_text().splitlines()
-    assert lines[0] == COLUMNS and lines[1] == "echo,passkey,1024,0,0,0,,,,0,,," and len(lines) == 13
+    assert lines[0] == COLUMNS and lines[1] == "echo,passkey,1024,0,0,0,,,,0,,,,0" and len(lines) == 13
 
 
 @given(st.randoms(use_true_random=False))
@@ -183,20 +186,21 @@ def test_a_resumed_run_writes_the_tables_of_an_undisturbed_one(tmp_path: Path) -
     for path in (whole, first):
         report(path)
     cut = [
-        [line.rsplit(",", 1)[0] for line in (p / "cells.csv").read_text().splitlines()]
+        [line.rsplit(",", 2)[0] for line in (p / "cells.csv").read_text().splitlines()]
         for p in (whole, first)
     ]
-    assert cut[0] == cut[1]
+    assert cut[0] == cut[1]  # all columns before `seconds`; `no_answer` follows it
+    assert tables.cells(whole)["no_answer"].equals(tables.cells(first)["no_answer"])
 
 
 def test_csv_of_cells_is_plain_numbers(mixed: Path) -> None:
     report(mixed)
     lines = (mixed / "cells.csv").read_text().splitlines()
     assert lines[0] == COLUMNS
-    assert lines[1] == "echo,passkey,1024,0,3,2,0.6667,0.2077,0.9385,0,,300,1.5"
-    assert lines[2] == "echo,passkey,1024,50,0,0,,,,0,,,"
-    assert lines[4] == "echo,passkey,2048,0,0,0,,,,3,,300,1.5"
-    assert lines[10] == "echo,passkey,8192,0,0,0,,,,0,,0,0"
+    assert lines[1] == "echo,passkey,1024,0,3,2,0.6667,0.2077,0.9385,0,,300,1.5,0"
+    assert lines[2] == "echo,passkey,1024,50,0,0,,,,0,,,,0"
+    assert lines[4] == "echo,passkey,2048,0,0,0,,,,3,,300,1.5,0"
+    assert lines[10] == "echo,passkey,8192,0,0,0,,,,0,,0,0,0"
     again = pd.read_csv(mixed / "cells.csv")
     assert again["n"].tolist() == tables.cells(mixed)["n"].tolist()
 
@@ -264,12 +268,12 @@ def test_the_stored_run_of_schema_1_still_makes_all_outputs(tmp_path: Path) -> N
     report(tmp_path)
     assert (tmp_path / "cells.csv").read_text() == (
         f"{COLUMNS}\n"
-        "smollm2,passkey,512,0,1,1,1,0.2065,1,0,,480,0.41\n"
-        "smollm2,passkey,512,100,1,0,0,0,0.7935,0,,31,0.38\n"
-        "smollm2,passkey,1024,0,1,1,1,0.2065,1,0,,900,0.9\n"
-        "smollm2,passkey,1024,100,0,0,,,,1,,60,0.2\n"
-        "smollm2,passkey,16384,0,0,0,,,,0,,0,0\n"
-        "smollm2,passkey,16384,100,0,0,,,,0,,,\n"
+        "smollm2,passkey,512,0,1,1,1,0.2065,1,0,,480,0.41,0\n"
+        "smollm2,passkey,512,100,1,0,0,0,0.7935,0,,31,0.38,0\n"
+        "smollm2,passkey,1024,0,1,1,1,0.2065,1,0,,900,0.9,0\n"
+        "smollm2,passkey,1024,100,0,0,,,,1,,60,0.2,0\n"
+        "smollm2,passkey,16384,0,0,0,,,,0,,0,0,0\n"
+        "smollm2,passkey,16384,100,0,0,,,,0,,,,0\n"
     )
 
 
@@ -500,3 +504,101 @@ def test_answers_in_the_table_are_not_changed_for_spreadsheets(tmp_path: Path, a
     report(path)
     found = pd.read_csv(path / "samples.csv", dtype=str).set_index("id")["answer"]
     assert found["a"] == answer and found["b"] == f"\\t\\r{answer}"
+
+
+# Answers that are none
+
+
+def unanswered_rows() -> list[Row]:
+    """Every status, alone and together, at depth 0 and 50 of two lengths."""
+    return [
+        *cell(1024, 0.0, "ok", "no_answer", "wrong"),
+        *cell(1024, 50.0, "no_answer", "no_answer", "no_answer"),
+        *cell(2048, 0.0, "ok", "error", "no_answer"),
+        *cell(2048, 50.0, "oom", "no_answer", "over_limit"),
+    ]
+
+
+@pytest.fixture
+def unanswered(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", unanswered_rows(), grid=grid([1024, 2048], [0.0, 50.0], 3))
+
+
+def test_an_answer_that_is_none_is_counted_apart(unanswered: Path) -> None:
+    results = results_for(unanswered)
+    counted = ["n", "correct", "errors", "no_answer"]
+    assert results.cells[counted].to_numpy().tolist() == [
+        [2, 1, 0, 1],
+        [0, 0, 0, 3],
+        [1, 1, 1, 1],
+        [0, 0, 1, 1],
+    ]
+    assert results.cells["state"].tolist() == ["scored", "no_answer", "scored", "error"]
+    assert results.lengths[counted].to_numpy().tolist() == [[2, 1, 0, 4], [1, 1, 2, 2]]
+    assert list(tables.cells(unanswered).columns)[-1] == "no_answer"
+
+
+def test_an_answer_that_is_none_has_its_own_mark(unanswered: Path) -> None:
+    ax = heatmap(unanswered)
+    assert squares(ax, None, "#cfe0f5") == {(0, 1)} and squares(ax, None, "#f4c7c3") == {(1, 1)}
+    assert words(ax) == {(0, 0): "1/2", (0, 1): "?3", (1, 0): "1/1", (1, 1): "×1 ?1"}
+    corners = [t.get_text() for t in ax.texts if set(t.get_text()) <= {"×", "?"}]
+    assert sorted(corners) == ["?", "×?"]
+    legend = ax.get_legend()
+    assert legend and [t.get_text() for t in legend.get_texts()] == ["× failed samples", "? no answer"]
+    assert [line.split() for line in printed(results_for(unanswered))[1:4]] == [
+        ["0%", "50?", "100×?"],
+        ["50%", "?3", "×1"],
+        ["1k", "2k"],
+    ]
+
+
+def test_both_accuracies_are_told_where_they_differ(unanswered: Path) -> None:
+    out, wrong = results_for(unanswered), results_for(unanswered, no_answer="wrong")
+    assert (out.overall.n, out.overall.correct) == (3, 2) and (wrong.overall.n, wrong.overall.correct) == (
+        9,
+        2,
+    )
+    assert out.counted_otherwise == {"passkey": wrong.overall}
+    assert wrong.counted_otherwise == {"passkey": out.overall}
+    assert f"with no_answer counted as wrong: accuracy {wrong.overall}" in terminal.headline(out)
+    assert f"with no_answer left out: accuracy {out.overall}" in terminal.headline(wrong)
+    told = report(unanswered, no_answer="wrong").summary()["tasks"]["passkey"]
+    assert told["overall"] == wrong.overall.fields() and told["no_answer_left_out"] == out.overall.fields()
+    assert json.loads((unanswered / "run.json").read_text())["report"]["no_answer"] == "wrong"
+    page = (unanswered / "report.html").read_text()
+    assert "accuracy with no_answer left out" in page
+    report(unanswered)
+    told = json.loads((unanswered / "statistics.json").read_text())["tasks"]["passkey"]
+    assert told["no_answer_wrong"] == wrong.overall.fields()
+    assert "no_answer" not in json.loads((unanswered / "run.json").read_text())["report"]
+
+
+def test_one_accuracy_is_told_where_nothing_is_unanswered(mixed: Path) -> None:
+    results = results_for(mixed)
+    assert results.counted_otherwise == {} and not any(
+        "no_answer" in line for line in terminal.headline(results)
+    )
+    wrong = results_for(mixed, no_answer="wrong")
+    pd.testing.assert_frame_equal(wrong.cells, results.cells)
+
+
+def test_a_table_without_the_column_is_read_as_before(mixed: Path) -> None:
+    table = tables.cells(mixed)
+    older = heatmap(table.drop(columns="no_answer"))
+    assert words(older) == words(heatmap(table))
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_committed_journals_and_tables_have_no_answer_that_is_none() -> None:
+    journals = [path.parent for path in (ROOT / "results").glob("*/*/samples.jsonl")]
+    assert len(journals) >= 3
+    for folder in [*journals, Path(__file__).parents[1] / "data" / "run-v1"]:
+        assert not results_for(folder).cells["no_answer"].any(), folder
+    drawn = list((ROOT / "results").glob("*/*/cells.csv"))
+    assert len(drawn) >= 6
+    for path in drawn:
+        table = pd.read_csv(path)
+        assert "no_answer" not in table or not table["no_answer"].any(), path

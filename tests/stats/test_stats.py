@@ -447,10 +447,11 @@ def test_tasks_weigh_alike_in_the_average_and_samples_do_not() -> None:
     assert average([many]) == mean([many]) and average([[], []]).n == 0
 
 
-@given(st.integers(0, 3), st.integers(0, 3), st.booleans())
-def test_what_a_cell_shows(n: int, errors: int, measured: bool) -> None:
-    want = "scored" if n else "error" if errors else "over_limit" if measured else "missing"
-    assert cell_state(n, errors, measured) == want
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_what_a_cell_shows(n: int, errors: int, none: int, measured: bool) -> None:
+    without = "no_answer" if none else "over_limit" if measured else "missing"
+    want = "scored" if n else "error" if errors else without
+    assert cell_state(n, errors, none, measured) == want
 
 
 def test_the_files_are_made_from_the_journal_and_a_manifest_that_says_adaptive(tmp_path: Path) -> None:

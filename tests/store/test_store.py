@@ -424,7 +424,7 @@ def test_the_manifest_tells_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with RunDirectory.open(tmp_path, SETTINGS) as run:
         run.write_manifest(model="m", endpoint={"api_key": "sesame", "url": "https://me:sesame@host/v1"})
     manifest = read(tmp_path).manifest.values
-    assert manifest["schema"] == 1 and manifest["settings"] == SETTINGS and manifest["model"] == "m"
+    assert manifest["schema"] == 2 and manifest["settings"] == SETTINGS and manifest["model"] == "m"
     assert manifest["command"] == ["nih", "run", "--api-key", "[hidden]", "--model", "m"]
     assert manifest["packages"]["numpy"] and manifest["python"] and manifest["machine"]["cpu"]
     assert manifest["started"] <= manifest["ended"]
@@ -490,7 +490,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="is not a run folder"):
         read(tmp_path)
-    for content in ("{", "[]", '{"schema": 2}', "{}"):
+    for content in ("{", "[]", '{"schema": 3}', "{}"):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(StoreError, match=r"run\.json"):
             read(tmp_path)

@@ -216,6 +216,7 @@ function drawLengths({ runs, compared, several }) {
     ["accuracy", scored((row) => row.accuracy.toFixed(3))],
     ["95 % interval", scored((row) => interval(row.ci_low, row.ci_high))],
     ["failed", (row) => row.errors || ""],
+    runs.some((run) => run.lengths.some((row) => row.no_answer)) && ["no answer", (row) => row.no_answer || ""],
     ["s per sample", (row) => number(row.seconds)],
     compared.length && ["difference", differing((d) => signed(d.value) + (d.clear ? "*" : ""))],
     compared.length && ["95 % interval", differing((d) => interval(d.low, d.high))],

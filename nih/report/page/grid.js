@@ -1,8 +1,13 @@
 // Maps of cells: depth (rows) x length (columns), coloured by accuracy or by difference.
 
 const MOST_ANNOTATED = 16; // columns; a map of narrower ones reads better by colour alone
-const STATES = { missing: "no sample", error: "failed samples", over_limit: "over the model's limit" };
-const MARKS = { missing: "", error: "×", over_limit: "–" };
+const STATES = {
+  missing: "no sample",
+  error: "failed samples",
+  no_answer: "no answer",
+  over_limit: "over the model's limit",
+};
+const MARKS = { missing: "", error: "×", no_answer: "?", over_limit: "–" };
 
 // A grid of cells: one cell at a time takes part in the tab order, arrows move it.
 function grid({ name, cells, look, training, open }) {
@@ -97,11 +102,15 @@ function trainingRow(lengths, split, training) {
   return el("thead", { "aria-hidden": "true" }, el("tr", {}, el("td", {}), cells));
 }
 
+// What a cell has of samples without a score, although they were asked: [state, count].
+const unscored = (cell) => [["error", cell.errors], ["no_answer", cell.no_answer]].filter(([, count]) => count);
+
 function accuracyLook(cell) {
   if (!cell) return { kind: "missing", text: "", words: STATES.missing };
   if (cell.state !== "scored") {
-    const failed = cell.state === "error" ? cell.errors : "";
-    return { kind: cell.state, text: MARKS[cell.state] + failed, words: `${failed} ${STATES[cell.state]}`.trim() };
+    const counts = unscored(cell).map(([state, count]) => `${count} ${STATES[state]}`);
+    const text = unscored(cell).map(([state, count]) => MARKS[state] + count).join(" ");
+    return { kind: cell.state, text: text || MARKS[cell.state], words: counts.join(", ") || STATES[cell.state] };
   }
   const whole = Number.isInteger(cell.correct);
   const words = [
@@ -110,11 +119,12 @@ function accuracyLook(cell) {
   ];
   if (cell.nll != null) words.push(`nll ${NUMBER.format(cell.nll)}`);
   if (cell.errors) words.push(`${cell.errors} failed`);
+  if (cell.no_answer) words.push(`${cell.no_answer} ${STATES.no_answer}`);
   return {
     kind: "scored",
     text: whole ? `${cell.correct}/${cell.n}` : fraction(cell.accuracy),
     words: words.join(", "),
-    corner: cell.errors ? "×" : "",
+    corner: unscored(cell).map(([state]) => MARKS[state]).join(""),
     ...shade(VIRIDIS, cell.accuracy),
   };
 }
@@ -159,7 +169,7 @@ function drawMaps({ runs, several }, open) {
   }));
   const cells = runs.flatMap((run) => run.maps.flatMap((map) => map.cells));
   const shown = Object.keys(STATES).filter((state) =>
-    cells.some((cell) => cell.state === state || (state === "error" && cell.errors)));
+    cells.some((cell) => cell.state === state || unscored(cell).some(([name]) => name === state)));
   document.querySelector("#maps .legend").append(
     scaleLegend(VIRIDIS, ["0", ".25", ".5", ".75", "1"]),
     ...shown.map((state) => legendKey(state, MARKS[state], STATES[state])));

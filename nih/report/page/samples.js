@@ -22,8 +22,9 @@ function allSamples({ runs, several }) {
 }
 
 function searched(sample) {
-  const { answer, needle, question, error, id, before, after, expected } = sample;
-  sample.folded ??= [answer, needle, question, error, id, before, after, ...expected].join("\n").toLowerCase();
+  const { answer, thinking, needle, question, error, id, before, after, expected } = sample;
+  const all = [answer, thinking, needle, question, error, id, before, after, ...expected];
+  sample.folded ??= all.join("\n").toLowerCase();
   return sample.folded;
 }
 
@@ -37,7 +38,8 @@ function filterOf(asked) {
 }
 
 function verdict({ score, status }) {
-  if (score == null) return ["none", `× ${status === "ok" ? "no score" : status.replace("_", " ")}`];
+  const words = status === "ok" ? "no score" : status.replace("_", " ");
+  if (score == null) return ["none", `${MARKS[status] || "×"} ${words}`];
   if (score === 1) return ["right", "✓ right"];
   return score === 0 ? ["wrong", "✗ wrong"] : ["between", `◐ ${fraction(score)}`];
 }
@@ -60,12 +62,14 @@ function sampleBody(s) {
   const context = [s.before && "… ", s.before, el("mark", {}, s.needle), s.after, " …"];
   const actual = s.actual_depth == null ? "" : `, ${s.actual_depth.toFixed(2)} % actual`;
   const [tokens, read] = [s.tokens, s.prefill_tokens].map((count) => count.toLocaleString("en"));
+  const thought = () => el("details", { class: "thinking" }, el("summary", {}, "what it thought"), text(s.thinking));
   const lines = [
     ["prompt", el("div", { class: "text" }, context)],
     ["question", text(s.question)],
     s.answer_prefix && ["answer begins", text(s.answer_prefix)],
     ["expected", s.expected.map((words) => text(words, " expected"))],
     ["answer", s.answer ? text(s.answer, " answer") : el("em", {}, "empty")],
+    s.thinking && ["thinking", thought()],
     s.error && ["error", text(s.error)],
     ["status", s.status + (s.attempt > 1 ? `, attempt ${s.attempt}` : "")],
     ["score", s.score == null ? "none" : `${NUMBER.format(s.score)} (${s.score_name})`],
