@@ -161,15 +161,16 @@ def test_unknown_scores_are_named() -> None:
         with pytest.raises(UnknownName, match="unknown score `exakt`; did you mean `exact`"):
             call()
     assert set(names("scores")) == {
-        "exact", "contains", "substring", "substring_any", "first_number", "ordered", "likelihood",
+        "exact", "contains", "substring", "substring_any", "first_number", "ordered", "likelihood", "babilong", "choice",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", names("scores"))
 @pytest.mark.parametrize("status", ["over_limit", "oom", "timeout", "error"])
 def test_only_ok_has_a_score(name: str, status: Any) -> None:
-    assert row(status=status).rescored(name).score is None
-    assert score_answer(Answer("a", status), ["12345"], name) is None
+    expected = ("B",) if name == "choice" else ("12345",)
+    assert row(status=status, expected=expected).rescored(name).score is None
+    assert score_answer(Answer("a", status), expected, name) is None
 
 
 def test_rescoring_uses_the_stored_answer() -> None:
