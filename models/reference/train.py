@@ -72,8 +72,8 @@ def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tenso
         return mamba, mamba, mamba.lm_head
     from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
-    AttentionInterface.register("nih_causal", causal_attention)
-    llama = LlamaForCausalLM(LlamaConfig(**config | {"attn_implementation": "nih_causal"}))
+    AttentionInterface.register("nih_reference", causal_attention)
+    llama = LlamaForCausalLM(LlamaConfig(**config | {"attn_implementation": "nih_reference"}))
     return llama, lambda ids: llama.model(input_ids=ids, use_cache=False).last_hidden_state, llama.lm_head
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -680,9 +681,10 @@ def test_a_thinking_without_a_tag_that_fills_its_room_is_no_answer() -> None:
 def test_a_thinking_that_the_template_began_is_not_scored_where_the_room_ends_it(tmp_path: Path) -> None:
     from tests.support.vocabularies import tokenizer
 
-    coder: Any = tokenizer("chat")
-    coder._tokenizer.chat_template += "<think>\n"
-    coder._tokenizer.save_pretrained(tmp_path)
+    shared: Any = tokenizer("chat")
+    coder = copy.deepcopy(shared._tokenizer)
+    coder.chat_template += "<think>\n"
+    coder.save_pretrained(tmp_path)
     options: dict[str, Any] = {**SHORT, "chat": True, "tokenizer": str(tmp_path)}
 
     def says(finish: str, text: str) -> Fault:
