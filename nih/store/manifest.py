@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nih.errors import StoreError
+from nih.reading import MOST_BYTES_OF_CONFIG, json_problem, parse_strict_json, read_bytes
 from nih.store.environment import commit, machine, now, versions
 from nih.store.files import MANIFEST, write_atomic
 from nih.store.redact import redact, without_secrets
@@ -296,13 +297,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"there is no run folder `{folder}`; type the folder that `nih run` printed")
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_strict_json(read_bytes(path, MOST_BYTES_OF_CONFIG, follow=False))
     except FileNotFoundError as error:
         raise StoreError(f"`{folder}` is not a run folder: it has no `{MANIFEST}`") from error
     except OSError as error:
-        raise StoreError(f"cannot read `{path}`: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"`{path}` is damaged: it is not JSON") from error
+        raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StoreError(f"`{path}` is damaged: {json_problem(error)}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
     if type(schema) is not int or schema not in _READ:
         raise StoreError(
