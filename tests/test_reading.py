@@ -62,7 +62,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
         (tmp_path, {}, "not a regular file"),
     ):
         with pytest.raises(OSError, match=problem):
-            read_bytes(path, **more)  # type: ignore[arg-type]
+            read_bytes(path, **more)
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "absent")
 

@@ -45,6 +45,8 @@ class StoredTask(NamedTuple):
     """Its own grid, in a suite."""
     haystack: Mapping[str, Any] | None
     """Its own haystack, in a suite."""
+    rows: int | None = None
+    """Of a file of prompts, the number of rows that are asked; None for prompts of a grid."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,23 @@ class Manifest:
                 task["score"],
                 _grid(task["grid"]) if "grid" in task else None,
                 task.get("haystack"),
+                int(task["rows"]["asked"]) if "rows" in task else None,
             )
             for task in self.values.get("tasks", [])
         )
+
+    @property
+    def samples(self) -> int | None:
+        """Number of samples of the plan; None where the run ended before it was made."""
+        count = self.values.get("samples")
+        if count is not None and type(count) is not int:
+            raise TypeError("not a number of samples")
+        return count
+
+    @cached_property
+    def score_versions(self) -> Mapping[str, int]:
+        """The version of each score that the run was judged by; versions before they were counted are 1."""
+        return {str(name): int(version) for name, version in self.values.get("score_versions", {}).items()}
 
     @cached_property
     def grid(self) -> Grid:
