@@ -16,11 +16,30 @@ _MEANT = re.compile(
 """What Markdown, or GitHub's kind of it, reads as markup, a mention, mathematics or a link."""
 
 
+_SECRETS: set[str] = set()
+_SHORTEST_SECRET = 16
+"""Characters. Shorter keys are dummies for servers that want none, and would hide parts of plain answers."""
+
+
+def keep_secret(value: str) -> None:
+    """Let `mask` hide this text from now on, wherever it leaves the program, unless it is too short for a secret."""
+    if len(value) >= _SHORTEST_SECRET:
+        _SECRETS.add(value)
+
+
+def mask(text: str) -> str:
+    """Return the text with `[hidden]` for every secret."""
+    for secret in _SECRETS:
+        text = text.replace(secret, "[hidden]")
+    return text
+
+
 def sanitize(text: str, *, lines: bool = True) -> str:
-    """Return the text with control, format, surrogate and non-characters as escapes like `\\x1b` or `\\u202e`.
+    """Return the text without secrets, and with control, format, surrogate and non-characters as escapes like `\\x1b` or `\\u202e`.
 
     Line feeds and tabs stay if `lines`. Rich reads `[...]` as markup: print the result as `rich.text.Text`.
     """
+    text = mask(text)
     kept = "\n\t" if lines else ""
     hostile = {c for c in set(text) if c not in kept and _hostile(c)}
     return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hostile})

@@ -15,7 +15,7 @@ import numpy as np
 
 from nih.errors import EngineError
 from nih.inference.thinking import ENDS, spelled, split
-from nih.models.engines._http import Malformed, Refused, Unsupported, shown
+from nih.models.engines._http import Malformed, Refused, Unsupported, quoted
 from nih.models.engines._response import Kind, Spoken, ending, finite, first_choice, spoken, usage, written
 from nih.protocols import ReadsSpecial, Tokenizer
 from nih.types import Prompt, Sample, TokenIds, Usage
@@ -208,7 +208,7 @@ class Dialect:
         stop string has ended the thinking.
         """
         choice = first_choice(response)
-        model, fingerprint = (shown(str(response.get(k) or "")) for k in ("model", "system_fingerprint"))
+        model, fingerprint = (quoted(str(response.get(k) or "")) for k in ("model", "system_fingerprint"))
         reply = Reply("", usage(response), model, fingerprint)
         if likelihood:
             nll, greedy = self._rating(sample, choice)
@@ -291,7 +291,7 @@ def _why_none(
     """Why a response holds no answer; "" where it holds one. `thought`: whether something was thought before it."""
     how = f"finish_reason `{word}`" if word else "no finish_reason"
     if said.refused.strip():
-        return f"the model refused to answer: {shown(said.refused)}"
+        return f"the model refused to answer: {quoted(said.refused)}"
     if (kind == "failed" and ("tool" in word.lower() or "function" in word.lower())) or (
         said.called and not answer
     ):

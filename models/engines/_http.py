@@ -23,6 +23,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from tenacity.wait import wait_random_exponential
 
 from nih.errors import EngineError
+from nih.models.engines._exchange import MOST_BYTES, MOST_BYTES_RATED, Oversized, exchange, open_client
 from nih.models.engines._refusal import (
     Refusal,
     hidden,
@@ -34,6 +35,7 @@ from nih.models.engines._refusal import (
     status_of,
 )
 from nih.models.engines._stream import assembled
+from nih.text import mask
 from nih.types import Status
 
 T = TypeVar("T")
@@ -43,8 +45,9 @@ LONGEST_WAIT = 60.0
 """Most seconds that backoff alone grows to."""
 LONGEST_PAUSE = 300.0
 """Most seconds that are waited because a server asks for it; a longer Retry-After ends the run."""
-_CONNECT_SECONDS = 10.0
 _MOST_QUOTED = 200
+_MOST_SEARCHED = 100_000
+"""Characters of a server's words that are looked at. Our key may end behind those that are quoted."""
 
 
 class Retry(Exception):
@@ -108,12 +111,8 @@ class Sender:
     _not_before: float = 0.0
 
     def client(self, connections: int) -> httpx.AsyncClient:
-        """A client with the key in its headers; redirects are not followed, because they would carry it elsewhere."""
-        return httpx.AsyncClient(
-            headers=authorization(self.key),
-            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        )
+        """Return a client with the key in its headers. Raises EngineError."""
+        return open_client(authorization(self.key), connections)
 
     async def post(
         self,
@@ -154,17 +153,22 @@ class Sender:
         start = time.perf_counter()
         try:
             async with asyncio.timeout(seconds):
-                response = await client.post(f"{self.base_url}/{path}", json=body)
+                response = await exchange(client, "POST", f"{self.base_url}/{path}", body, _most(body))
             return self._read(response, read, body), time.perf_counter() - start
+        except (Retry, Refused, Unsupported, EngineError) as error:
+            if isinstance(error, Retry):
+                self._count(str(error).partition(":")[0])
+            raise
         except TimeoutError:
             self._count("timeout")
             raise Retry(f"no answer within {seconds:g} s", "timeout") from None
-        except httpx.HTTPError as error:
+        except Oversized as error:
+            self._count("oversized")
+            raise Malformed(str(error)) from error
+        # A library may raise anything for what a stranger sends.
+        except Exception as error:
             self._count(type(error).__name__)
-            raise Retry(f"{type(error).__name__}: {self.quoted(str(error))}") from error
-        except Retry as error:
-            self._count(str(error).partition(":")[0])
-            raise
+            raise Retry(f"{type(error).__name__}: {quoted(str(error))}") from error
 
     def _spend(self) -> None:
         if self.max_requests is not None and self.requests >= self.max_requests:
@@ -190,7 +194,13 @@ class Sender:
         try:
             made = read(self.decoded(response, body))
         except Malformed as error:
-            raise Malformed(f"{error}: `{self.quoted(text_of(response))}`") from error
+            raise Malformed(f"{error}: `{quoted(text_of(response))}`") from error
+        except (Retry, Refused, Unsupported, EngineError):
+            raise
+        except Exception as error:
+            raise Malformed(
+                f"response cannot be read ({type(error).__name__}): `{quoted(text_of(response))}`"
+            ) from error
         self.good += 1
         return made
 
@@ -213,7 +223,7 @@ class Sender:
         raise self._failure(response.status_code, found, _retry_after(response.headers), sent)
 
     def _json(self, response: httpx.Response) -> Any:
-        text = self.without_key(text_of(response))
+        text = text_of(response)
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
@@ -224,7 +234,7 @@ class Sender:
 
     def _failure(self, code: int, found: Refusal, wait: float, sent: Collection[str]) -> Exception:
         """What a refusal means: for the run, for the sample, or for this attempt alone."""
-        where, said = f"`{self.base_url}`", self.quoted(found.said)
+        where, said = f"`{self.base_url}`", quoted(found.said)
         if 400 <= code < 500 and code not in (401, 429) and is_filtered(found):
             return Refused(f"the server's filter refused to answer ({code}: {said})", "no_answer")
         if code in (401, 403):
@@ -235,7 +245,7 @@ class Sender:
             )
             return EngineError(f"the server at {where} does not let this run in ({code}: {said}); {how}")
         if code == 404:
-            names = ", ".join(f"`{self.quoted(name)}`" for name in self.known_models[:8])
+            names = ", ".join(f"`{quoted(name)}`" for name in self.known_models[:8])
             return EngineError(
                 f"the server at {where} has no such address or no model `{self.model}` (404: {said}); check --base-url, "
                 "which usually ends in /v1, and --model" + (f" (it serves {names})" if names else "")
@@ -262,26 +272,23 @@ class Sender:
         self._not_before = max(self._not_before, time.monotonic() + wait)
 
     def _refusal(self, response: httpx.Response) -> Refusal:
-        text = self.without_key(text_of(response))
+        text = text_of(response)
         try:
             found = refusal(json.loads(text))
         except (ValueError, RecursionError):
             found = Refusal({}, " ".join(text.split()))
         return found if found.said.strip() else found._replace(said=response.reason_phrase)
 
-    def without_key(self, text: str) -> str:
-        """Text of the server in which it may not repeat our key."""
-        return text.replace(self.key, "[hidden]") if self.key else text
 
-    def quoted(self, text: str) -> str:
-        """What a server said, fit to be shown: without our key."""
-        return shown(self.without_key(text)[: 4 * _MOST_QUOTED])
-
-
-def shown(text: str) -> str:
-    """The beginning of a foreign text on one line, without control characters and full stop."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+def quoted(text: str) -> str:
+    """Return the beginning of what a server said on one line, without our key, control characters and full stop."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(mask(text[:_MOST_SEARCHED]).split()))
     return line[:_MOST_QUOTED].rstrip(".")
+
+
+def _most(body: Mapping[str, Any]) -> int:
+    """Return the most bytes of a response to this request."""
+    return MOST_BYTES_RATED if body.get("echo") or body.get("prompt_logprobs") is not None else MOST_BYTES
 
 
 def authorization(key: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from nih.errors import EngineError
-from nih.models.engines._http import Malformed, shown
+from nih.models.engines._http import Malformed, quoted
 from nih.types import Usage
 
 Kind = Literal["stop", "length", "window", "other", "failed"]
@@ -29,6 +29,10 @@ _FAILED = re.compile(
 _WINDOW = re.compile(r"context|window", re.IGNORECASE)
 _LENGTH = re.compile(r"length|max|limit|truncat", re.IGNORECASE)
 _STOP = re.compile(r"stop|\beos|eos_|\bend|complete|finished|done|normal|^$", re.IGNORECASE)
+
+
+_MOST_CHARACTERS = 1 << 20
+"""Of an answer, which is written into the journal. 100,000 tokens have about half of that."""
 
 
 class Spoken(NamedTuple):
@@ -54,8 +58,9 @@ def first_choice(response: Any) -> Mapping[str, Any]:
     choices = response["choices"]
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         raise Malformed("response has no choices")
-    choice: Mapping[str, Any] = choices[0]
-    return choice
+    # Servers may list several, in any order, although one was asked for.
+    listed = [choice for choice in choices if isinstance(choice, Mapping)]
+    return next((choice for choice in listed if choice.get("index") == 0), listed[0])
 
 
 def ending(choice: Mapping[str, Any]) -> tuple[Kind, str]:
@@ -71,7 +76,7 @@ def ending(choice: Mapping[str, Any]) -> tuple[Kind, str]:
 def _word(value: Any) -> str:
     if isinstance(value, Mapping):
         value = value.get("type")
-    return shown(value) if isinstance(value, str) else ""
+    return quoted(value) if isinstance(value, str) else ""
 
 
 def _kind(word: str) -> Kind:
@@ -108,6 +113,8 @@ def spoken(choice: Mapping[str, Any], kind: Kind) -> Spoken:
         "reasoning_details",
     )
     field = next(filter(str.strip, (_words(message.get(name)) for name in fields)), "")
+    if (characters := sum(len(said) for said, _ in parts)) > _MOST_CHARACTERS:
+        raise Malformed(f"response has an answer of {characters} characters")
     return Spoken(
         mended("".join(said for said, what in parts if what == "text")),
         mended("".join([field, *thoughts])),

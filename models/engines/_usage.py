@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nih.models.engines._completion import Reply
-from nih.models.engines._http import shown
+from nih.models.engines._http import quoted
 
 _NEAR = 0.1
 """Two counts that differ by no more than this share on average are those of one tokenizer."""
@@ -83,10 +83,10 @@ class Log:
             if again["differ"]:
                 yield f"prompts that were sent as text differ by {_range(again)} when they are encoded again"
         if len(self.models) > 1 or len(self.fingerprints) > 1:
-            names = ", ".join(f"`{shown(n)}`" for n in (*self.models, *self.fingerprints))
+            names = ", ".join(f"`{quoted(n)}`" for n in (*self.models, *self.fingerprints))
             yield f"the answers came from several models or versions: {names}"
         if self.odd:
-            words = ", ".join(f"`{shown(word)}`" for word in self.odd)
+            words = ", ".join(f"`{quoted(word)}`" for word in self.odd)
             yield f"the server ended answers with {words}, which is taken for an end like any other"
 
 

@@ -25,6 +25,7 @@ from nih.inference.thinking import ENDS, kept, opens, spelled
 from nih.models.engines._background import from_background
 from nih.models.engines._completion import Dialect, Reply, Wanted
 from nih.models.engines._cut_prompts import CutPrompts
+from nih.models.engines._exchange import exchange
 from nih.models.engines._http import (
     BudgetSpent,
     Malformed,
@@ -33,17 +34,19 @@ from nih.models.engines._http import (
     Sender,
     Tally,
     Unsupported,
-    authorization,
+    quoted,
+    text_of,
 )
 from nih.models.engines._response import count, prompt_tokens
 from nih.models.engines._usage import Log
 from nih.protocols import Tokenizer
+from nih.text import keep_secret, sanitize
 from nih.tokenizers.huggingface import open_tokenizer
 from nih.types import Answer, Sample, Status, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
-"""Number of samples in a row that may end in errors before the run stops."""
+"""Number of samples in a row that may end in errors, or get no answer in time, before the run stops."""
 LLAMA_CPP = "llamacpp"
 """Who owns the models of a llama.cpp server, which answers with the one it holds, whatever name is asked for."""
 _LOOK_SECONDS = 10.0
@@ -123,14 +126,14 @@ class OpenAIEngine:
         named.
         """
         try:
-            response = httpx.get(
-                f"{self.base_url}/models", headers=authorization(self.sender.key), timeout=_LOOK_SECONDS
-            )
+            (response,) = from_background(self._look)
         except httpx.ConnectError as error:
             raise EngineError(
-                f"no server answers at `{self.base_url}` ({self.sender.quoted(str(error))}); start it, or type another --base-url"
+                f"no server answers at `{self.base_url}` ({quoted(str(error))}); start it, or type another --base-url"
             ) from error
-        except httpx.HTTPError:
+        except EngineError:
+            raise
+        except Exception:
             return  # the first sample will tell
         if response.status_code == 401:
             self.sender.decoded(response)
@@ -140,11 +143,15 @@ class OpenAIEngine:
         self.sender.known_models = tuple(str(entry.get("id")) for entry in listed)
         self.served = dict(next((entry for entry in listed if _is_called(entry, self.name)), {}))
         if not self.served and any(entry.get("owned_by") == LLAMA_CPP for entry in listed):
-            names = ", ".join(f"`{self.sender.quoted(name)}`" for name in self.sender.known_models[:8])
+            names = ", ".join(f"`{quoted(name)}`" for name in self.sender.known_models[:8])
             raise EngineError(
                 f"the llama.cpp server at `{self.base_url}` has no model `{self.name}` but would answer all the same; type --model "
                 f"with one of its names ({names}), or start it with `--alias {self.name}`"
             )
+
+    async def _look(self, put: Callable[[httpx.Response], None]) -> None:
+        async with asyncio.timeout(_LOOK_SECONDS), self.sender.client(1) as client:
+            put(await exchange(client, "GET", f"{self.base_url}/models", None))
 
     def _loaded(self, response: httpx.Response) -> None:
         """Raise EngineError if a server that is not available says that it loads its model; another may soon be back."""
@@ -164,7 +171,7 @@ class OpenAIEngine:
     def _listed(self, response: httpx.Response) -> list[Mapping[str, Any]]:
         """Return the entries of the server's list of models; none where it has no such list."""
         try:
-            value = json.loads(self.sender.without_key(response.text)) if response.is_success else {}
+            value = json.loads(text_of(response)) if response.is_success else {}
         except (ValueError, RecursionError):
             return []
         entries = value.get("data") if isinstance(value, Mapping) else None
@@ -346,11 +353,11 @@ class _Sweep:
         return (told, len(probe.prompt)) if told is not None else None
 
     def _failed(self, sample: Sample, status: Status, why: str, tally: Tally) -> Answer:
-        if status == "error":
+        if status in ("error", "timeout"):
             self.failed_in_a_row += 1
         if self.failed_in_a_row >= GIVE_UP_AFTER:
             raise EngineError(
-                f"the last {GIVE_UP_AFTER} samples all ended in errors ({why}), so the run stops; what came is kept, the same "
+                f"the last {GIVE_UP_AFTER} samples all ended in errors or without an answer in time ({why}), so the run stops; what came is kept, the same "
                 "command goes on"
             )
         return Answer(sample.id, status, error=why, usage=Usage(requests=tally.requests))
@@ -422,7 +429,12 @@ def _checked_url(typed: str | None) -> str:
         raise EngineError(
             "--engine openai needs --base-url; type for example `--base-url http://localhost:8000/v1`"
         )
-    parts = urlsplit(typed)
+    try:
+        parts = urlsplit(str(httpx.URL(typed)))
+    except (httpx.InvalidURL, ValueError) as error:
+        raise EngineError(
+            f"--base-url `{sanitize(typed, lines=False)[:200]}` is not an address ({error}); type for example `http://localhost:8000/v1`"
+        ) from error
     if "@" in typed or parts.query or parts.fragment:
         raise EngineError(
             f"--base-url may hold no user, password or query, because it is written into run.json; put the key into {KEY_VARIABLE}"
@@ -464,4 +476,5 @@ def _key() -> str:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise EngineError(f"{KEY_VARIABLE} holds characters that no key has; set it again")
+    keep_secret(key)
     return key

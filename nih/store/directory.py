@@ -29,6 +29,7 @@ from nih.store.files import (
 from nih.store.journal import Journal, Row, read_journal
 from nih.store.lock import RunLock
 from nih.store.manifest import Manifest, new_manifest, read_manifest, resumed, write_manifest
+from nih.store.redact import masked
 from nih.store.settings import canonical, compare_settings, settings_hash
 from nih.types import UNANSWERED
 
@@ -131,7 +132,9 @@ class RunDirectory:
         """
         if row.attempt != self.next_attempt(row.id):
             raise ValueError(f"attempt {row.attempt} of {row.id}, expected {self.next_attempt(row.id)}")
-        self._write_line(json.dumps(row.as_dict(), allow_nan=False, separators=(",", ":")).encode() + b"\n")
+        self._write_line(
+            json.dumps(masked(row.as_dict()), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        )
         self.rows.pop(row.id, None)
         self.rows[row.id] = row
 

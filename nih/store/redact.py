@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nih.text import mask
+
 _SECRET_OPTION = re.compile(r"(key|token|secret|password)$", re.IGNORECASE)
 _SECRET_FIELD = re.compile(
     r"(api_?key|(access|auth|hf|bearer)_?token|secret|password|authorization)$", re.IGNORECASE
@@ -38,7 +40,16 @@ def without_secrets(value: Any) -> Any:
         return {k: _HIDDEN if _hides(k, v) else without_secrets(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(v) for v in value]
-    return _USER_IN_URL.sub(f"{_HIDDEN}@", value) if isinstance(value, str) else value
+    return _USER_IN_URL.sub(f"{_HIDDEN}@", mask(value)) if isinstance(value, str) else value
+
+
+def masked(value: Any) -> Any:
+    """Return a JSON value without the secrets that this process knows, and otherwise as it is."""
+    if isinstance(value, Mapping):
+        return {k: masked(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(v) for v in value]
+    return mask(value) if isinstance(value, str) else value
 
 
 def _hides(key: Any, value: Any) -> bool:
