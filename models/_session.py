@@ -16,7 +16,8 @@ import torch
 
 from nih.errors import AnswerTimeout, DeviceError, KernelError, ModelError, NotFinite, OutOfMemory, reason
 from nih.models._device import is_lost
-from nih.protocols import Tokenizer
+from nih.inference.continuation import cut
+from nih.protocols import Over, Tokenizer
 from nih.types import Generation, Likelihood, TokenIds
 
 T = TypeVar("T")
@@ -164,6 +165,13 @@ class ForwardSession:
         """
         return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, stop)))
 
+    def generate_until(self, max_new_tokens: int, over: Over) -> Generation:
+        """Continue the text greedily until `over` says so; the state is left as it was.
+
+        The ids hold the end-of-text tokens that were passed, but not one that comes last. Raises as `generate` does.
+        """
+        return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, over)))
+
     def likelihood(self, ids: TokenIds) -> Likelihood:
         """Rate ids (T,) as the continuation, teacher-forced; the state is left as it was.
 
@@ -193,36 +201,41 @@ class ForwardSession:
         self._logits = logits[-1].clone()
         self._position += tokens
 
-    def _greedy(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
+    def _greedy(self, max_new_tokens: int, stop: Sequence[str] | Over) -> Generation:
+        over = self._over(stop)
         ids: list[int] = []
         while len(ids) < max_new_tokens:
             logits = self._next()
             self._check_finite(logits)
             best = logits.argmax()
-            token = int(best)
-            if token in self._eos:
-                break
-            ids.append(token)
-            if self._stopped(ids, stop):
+            ids.append(int(best))
+            if over(ids, ids[-1] in self._eos):
                 break
             if len(ids) < max_new_tokens:
                 self._step(best[None])
         return self._generation(ids, stop)
 
-    def _generation(self, ids: Sequence[int], stop: Sequence[str]) -> Generation:
-        text = self._tokenizer.decode(ids)
-        return Generation(text[: _first_of(text, stop)], tuple(ids))
+    def _over(self, stop: Sequence[str] | Over) -> Over:
+        """Say when a continuation is over that ends at an end-of-text token or a stop string."""
+        if callable(stop):
+            return stop
+        return lambda ids, ended: ended or self._stopped(ids, stop)
 
-    def _stopped(self, ids: list[int], stop: Sequence[str]) -> bool:
+    def _generation(self, ids: Sequence[int], stop: Sequence[str] | Over) -> Generation:
+        said = ids[:-1] if ids and ids[-1] in self._eos else ids
+        text = self._tokenizer.decode(said)
+        return Generation(text if callable(stop) else cut(text, stop), tuple(said))
+
+    def _stopped(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
         """Return whether a stop string is in the text; looks at the tail first, so that long answers stay linear."""
         if not stop:
             return False
         # A character takes at most four tokens of a byte-level vocabulary.
         tail = self._tokenizer.decode(ids[-4 * (max(map(len, stop)) + 1) :])
-        if _first_of(tail, stop) == len(tail):
+        if cut(tail, stop) == tail:
             return False
         text = self._tokenizer.decode(ids)
-        return _first_of(text, stop) < len(text)
+        return cut(text, stop) != text
 
     def _rate(self, ids: TokenIds) -> Likelihood:
         nll: list[float] = []
@@ -312,8 +325,3 @@ class ForwardSession:
             f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})",
             position,
         )
-
-
-def _first_of(text: str, stop: Sequence[str]) -> int:
-    """Return where the first stop string begins; the text's length if there is none."""
-    return min((at for at in map(text.find, stop) if at >= 0), default=len(text))
