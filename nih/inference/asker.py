@@ -67,9 +67,7 @@ class Asker:
         following = [Continuation(self.tokenizer, s, self.ends) for s in samples]
         stops = [f.over if s.thinking else s.stop for s, f in zip(samples, following, strict=True)]
         made = rows.generate_rows(marks, [f.most for f in following], stops)
-        return [
-            (f.answer(m), np.array(m.ids, np.int32)) for f, m in zip(following, made, strict=True)
-        ]
+        return [(f.answer(m), np.array(m.ids, np.int32)) for f, m in zip(following, made, strict=True)]
 
     def _continue(self, sample: Sample) -> tuple[Answer, Sequence[int]]:
         following = Continuation(self.tokenizer, sample, self.ends)

@@ -58,7 +58,7 @@ class Continuation:
         if self._inside:
             return len(ids) >= sample.thinking
         if self._undecided:
-            return ended or len(ids) >= max(sample.thinking, sample.room)
+            return ended or len(ids) >= max(sample.thinking, sample.room + 1)
         answered = len(ids) - self._begins
         return ended or answered >= sample.room or (bool(sample.stop) and self._stopped(ids))
 

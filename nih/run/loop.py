@@ -252,9 +252,7 @@ def _answerer(job: Job, say: Say) -> Answerer:
     if not options.spread:
         return LocalAnswerer(job.model, job.likelihood, options.timeout, job.thinking_ends)
     open_model = partial(open_again, options, max(job.grid.lengths))
-    settings = WorkerSettings(
-        open_model, job.likelihood, options.timeout, os.getcwd(), job.thinking_ends
-    )
+    settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd(), job.thinking_ends)
     tokenizer = job.model.tokenizer.fingerprint
     return WorkerPool(Workers(settings, options.workers, options.ray, options.device, tokenizer, say))
 
