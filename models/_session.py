@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from nih.errors import AnswerTimeout, DeviceError, KernelError, ModelError, NotFinite, OutOfMemory, reason
-from nih.models._device import is_lost
 from nih.inference.continuation import cut
+from nih.models._device import is_lost
 from nih.protocols import Over, Tokenizer
 from nih.types import Generation, Likelihood, TokenIds
 
@@ -192,6 +192,11 @@ class ForwardSession:
         full, rest = divmod(tokens, self._stride)
         return [self._stride] * full + [rest] * (rest > 0)
 
+    def _rated_lengths(self, tokens: int) -> Sequence[int]:
+        """Return the tokens of each forward call whose logits are all needed."""
+        full, rest = divmod(tokens, self._stride)
+        return [self._stride] * full + [rest] * (rest > 0)
+
     def _step(self, ids: torch.Tensor) -> None:
         self._before_call()
         self._advance(self._forward(ids, 1), len(ids))
@@ -253,12 +258,14 @@ class ForwardSession:
         if len(ids):
             yield self._next()[None], ids[:1]
         whole = self._on_device(ids)
-        for start in range(0, len(ids) - 1, self._stride):
-            given = whole[start : min(start + self._stride, len(ids) - 1)]
+        start = 0
+        for length in self._rated_lengths(max(len(ids) - 1, 0)):
+            given = whole[start : start + length]
             self._before_call()
             logits = self._forward(given, len(given))
             self._advance(logits, len(given))
             yield logits, ids[start + 1 : start + 1 + len(given)]
+            start += length
 
     def _restoring(self, work: Callable[[], T]) -> T:
         position, logits, state = self._position, self._logits, self._snapshot()

@@ -18,8 +18,8 @@ from nih.inference.continuation import Continuation
 from nih.inference.events import Comparison
 from nih.inference.thinking import ENDS
 from nih.inference.verify import Findings
-from nih.inference.worker import Worker, WorkerSettings
 from nih.inference.wire import Wire
+from nih.inference.worker import Worker, WorkerSettings
 from nih.options import RunOptions
 from nih.run.job import Job, open_again, prepare
 from nih.run.record import row_of
