@@ -105,6 +105,8 @@ class TransformerModel:
         self._config = config
         self._text = config.get_text_config(decoder=True)
         self._device = device
+        own = getattr(self._text, "nih_training_length", None)
+        self._training_length: int | None = own or original_positions(self._text) or positions(self._text)
         stored = str(getattr(self._text, "dtype", None)).removeprefix("torch.")
         self._dtype = pick_dtype(options.dtype, stored, device, self._local_files)
         self._tokenizer = tokenizer
@@ -143,8 +145,7 @@ class TransformerModel:
     @property
     def training_length(self) -> int | None:
         """Our own key in the config, else positions before any RoPE scaling, else all it allows."""
-        own = getattr(self._text, "nih_training_length", None)
-        return own or original_positions(self._text) or positions(self._text)
+        return self._training_length
 
     def state_bytes(self, tokens: int) -> int:
         """Return the bytes of the cache after `tokens` tokens, found without weights; growing buffers may hold a quarter more."""
@@ -401,6 +402,7 @@ class CachedSession(ForwardSession):
             arguments[self._cache_name] = self._cache
         if self._keeps_logits:
             arguments["logits_to_keep"] = keep
+        self._stretch(start + len(ids))
         if self._takes_positions:
             # Not every model counts on from its cache by itself (Bamba begins each call at position 0).
             arguments["position_ids"] = torch.arange(start, start + len(ids), device=ids.device)[None]
@@ -410,6 +412,12 @@ class CachedSession(ForwardSession):
         self._tell_unknown()
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
+
+    def _stretch(self, tokens: int) -> None:
+        """Let MPT, which makes its distances anew in each call, make so many; its weights know no length."""
+        config = self._model.config
+        if config.model_type == "mpt" and tokens > config.max_seq_len:
+            config.max_seq_len = tokens + tokens // 4
 
     def _tell_unknown(self) -> None:
         if not self._told and self._cache is not None and (unknown := unknown_layers(self._cache)):

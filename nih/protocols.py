@@ -215,6 +215,14 @@ class Asks(Protocol):
 
 
 @runtime_checkable
+class Rereads(Protocol):
+    """A session that may have to read a text anew while it grows, because it is then computed in another way."""
+
+    def rereads(self, start: int, stop: int) -> bool:
+        """Whether it does so on the way from `start` to `stop` tokens."""
+
+
+@runtime_checkable
 class Rows(Protocol):
     """A session that can decode several of its marks together. What it generates is what `Session.generate` would."""
 

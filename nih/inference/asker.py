@@ -45,6 +45,9 @@ class Asker:
         if not self.likelihood:
             answer, said = self._continue(sample)
             return answer, np.array(said, np.int32)
+        if Continuation(self.tokenizer, sample, self.ends).is_opened:
+            why = "the prompt opens a thinking, where the expected answer does not stand; turn that off, as by --set chat.enable_thinking=false"
+            return Answer(sample.id, "no_answer", error=why), np.empty(0, np.int32)
         ids = self.tokenizer.encode(sample.continuation)
         rated = self.session.likelihood(ids)
         nll = float(np.mean(rated.nll))

@@ -49,6 +49,11 @@ class Continuation:
         """The most tokens that are generated."""
         return self._sample.room + self._sample.thinking
 
+    @property
+    def is_opened(self) -> bool:
+        """Whether the prompt itself opens the thinking."""
+        return bool(self._head)
+
     def over(self, ids: Sequence[int], ended: bool) -> bool:
         """Whether `ids` are the whole continuation; to be called after each token. `ended`: the last one is an end-of-text token."""
         if len(ids) == 1:

@@ -127,6 +127,8 @@ def test_the_template_may_open_the_thinking(opened: str) -> None:
     said = {"says": form.removeprefix(opened)}
     asked: dict[str, Any] = {"task": "jsonl:rows.jsonl", **FILE}
     assert seen(go(said, thinking=150, **asked)) == {("ok", 1.0)}
+    rated = go(said, score="likelihood", **asked)
+    assert seen(rated) == {("no_answer", None)} and "opens a thinking" in rated.rows[0].error
     without = go(said, **asked)
     assert seen(without) == {("no_answer", None)} and "--thinking N" in without.rows[0].error
 
