@@ -148,6 +148,7 @@ class ThinkingRows(RowSession):
     def __init__(self, script: Script, tokenizer: Any) -> None:
         super().__init__(tokenizer, torch.device("cpu"), VOCABULARY, frozenset({256, 258}), 256)
         self._script = script
+        self._state: Any = None
         self._clear()
 
     def _forward(self, ids: Tensor, keep: int) -> Tensor:
@@ -173,7 +174,7 @@ class ThinkingRows(RowSession):
         self._state = state
 
     def _clear(self) -> None:
-        self._state: Any = ((torch.zeros(1, LONGEST, dtype=torch.long), torch.zeros(1, dtype=torch.long)),)
+        self._state = ((torch.zeros(1, LONGEST, dtype=torch.long), torch.zeros(1, dtype=torch.long)),)
 
 
 class PlainSession(ThinkingSession):

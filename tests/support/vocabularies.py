@@ -81,9 +81,9 @@ def save_chain(folder: Path, chain: list[str], tags: tuple[str, ...], special: b
     `tags` are tokens of their own, special ones or plain ones.
     """
     import torch
+    import transformers as _transformers
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
@@ -94,14 +94,14 @@ def save_chain(folder: Path, chain: list[str], tags: tuple[str, ...], special: b
     )
     words = [AddedToken(word, special=special, normalized=False) for word in tags]
     (backend.add_special_tokens if special else backend.add_tokens)(words)
-    wrapper: Any = PreTrainedTokenizerFast
-    coder = wrapper(tokenizer_object=backend, eos_token="<eos>")
+    transformers: Any = _transformers
+    coder = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
     coder.chat_template = CHATML
     coder.save_pretrained(folder)
     ids = [int(i) for word in chain for i in coder(word)["input_ids"]]
     vocabulary = len(coder)
     width = vocabulary + -vocabulary % 4
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=4,
@@ -111,7 +111,7 @@ def save_chain(folder: Path, chain: list[str], tags: tuple[str, ...], special: b
         max_position_embeddings=8192,
         eos_token_id=ids[-1],
     )
-    model = LlamaForCausalLM(config)
+    model = transformers.LlamaForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0) if "norm" in name else parameter.zero_()
@@ -119,5 +119,5 @@ def save_chain(folder: Path, chain: list[str], tags: tuple[str, ...], special: b
         model.model.embed_tokens.weight[every, every] = 1
         for before, after in pairwise(ids):
             model.lm_head.weight[after, before] = 1
-    model.generation_config = GenerationConfig(eos_token_id=ids[-1])
+    model.generation_config = transformers.GenerationConfig(eos_token_id=ids[-1])
     model.save_pretrained(folder)
