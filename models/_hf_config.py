@@ -21,6 +21,8 @@ from nih.tokenizers.huggingface import locate
 log = logging.getLogger(__name__)
 _AutoConfig: Any = transformers.AutoConfig
 
+_ALIBI = frozenset({"bloom", "mpt"})
+"""Model types that have ALiBi whatever their config says."""
 _POSITION_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
 
 
@@ -115,13 +117,15 @@ def shortened(config: Any) -> Any:
 
 
 def position_limit(config: Any) -> int | None:
-    """Return the most positions a text config allows; None if it names none (recurrent models, ALiBi without a bound).
+    """Return the most positions a text config allows; None if it names none (recurrent models) or there is none (ALiBi).
 
     RoPE scaled by YaRN or linearly reaches `factor` times its original positions, where these are given; `dynamic` is
     computed from `max_position_embeddings` as the original (transformers' RopeParameters). Every other kind is already in
     the config's own number, and so is linear scaling without original: some such configs hold the product (DeepSeek
     Coder), others the original and the product as `max_sequence_length` (Vicuna 16k).
     """
+    if has_alibi(config):
+        return None
     found = positions(config)
     rope = _rope(config)
     kind, factor = rope.get("rope_type"), rope.get("factor")
@@ -165,9 +169,11 @@ def original_positions(config: Any) -> int | None:
     return int(own) if own else None
 
 
+def has_alibi(config: Any) -> bool:
+    """Return whether attention is biased by distance and knows no positions: the config's number is then a length of training."""
+    return config.model_type in _ALIBI or getattr(config, "alibi", None) is True
+
+
 def extrapolates(config: Any) -> bool:
     """Return whether positions are computed (RoPE, ALiBi, none) rather than looked up in a table that ends."""
-    return (
-        bool(getattr(config, "rope_parameters", None) or getattr(config, "alibi", False))
-        or positions(config) is None
-    )
+    return bool(getattr(config, "rope_parameters", None)) or has_alibi(config) or positions(config) is None

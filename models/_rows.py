@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nih.models._session import ForwardSession, Mark
+from nih.protocols import Over
 from nih.types import Generation
 
 SIZES = (4, 16, 40)
@@ -65,7 +66,7 @@ class RowSession(ForwardSession):
         raise NotImplementedError
 
     def generate_rows(
-        self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+        self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str] | Over]
     ) -> list[Generation]:
         """Continue each mark greedily, as `generate` would, for at most `new_tokens` tokens of its own.
 
@@ -81,7 +82,7 @@ class RowSession(ForwardSession):
                 found.append(self._generation(row.ids, stop))
         return found
 
-    def _generate_from(self, mark: Mark, most: int, stop: Sequence[str]) -> Generation:
+    def _generate_from(self, mark: Mark, most: int, stop: Sequence[str] | Over) -> Generation:
         def work() -> Generation:
             self.rewind(mark)
             return self._greedy(most, stop)
@@ -89,8 +90,9 @@ class RowSession(ForwardSession):
         return self._guarded(lambda: self._restoring(work))
 
     def _decode(
-        self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+        self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str] | Over]
     ) -> list[_Row]:
+        overs = [self._over(stop) for stop in stops]
         size = next(size for size in (1, *SIZES) if size >= len(marks))
         padded = [*marks, *[marks[-1]] * (size - len(marks))]
         state = _stacked(padded)
@@ -102,11 +104,8 @@ class RowSession(ForwardSession):
             best, lead = _best(logits)
             for row in sorted(unfinished):
                 margins[row] = min(margins[row], lead[row])
-                if best[row] in self._eos:
-                    unfinished.discard(row)
-                    continue
                 ids[row].append(best[row])
-                if len(ids[row]) >= new_tokens[row] or self._stopped(ids[row], stops[row]):
+                if overs[row](ids[row], best[row] in self._eos) or len(ids[row]) >= new_tokens[row]:
                     unfinished.discard(row)
             if unfinished:
                 token = torch.tensor(best, device=logits.device)[:, None]

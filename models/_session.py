@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from nih.errors import AnswerTimeout, DeviceError, KernelError, ModelError, NotFinite, OutOfMemory, reason
+from nih.inference.continuation import cut
 from nih.models._device import is_lost
-from nih.protocols import Tokenizer
+from nih.protocols import Over, Tokenizer
 from nih.types import Generation, Likelihood, TokenIds
 
 T = TypeVar("T")
@@ -164,6 +165,13 @@ class ForwardSession:
         """
         return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, stop)))
 
+    def generate_until(self, max_new_tokens: int, over: Over) -> Generation:
+        """Continue the text greedily until `over` says so; the state is left as it was.
+
+        The ids hold the end-of-text tokens that were passed, but not one that comes last. Raises as `generate` does.
+        """
+        return self._guarded(lambda: self._restoring(lambda: self._greedy(max_new_tokens, over)))
+
     def likelihood(self, ids: TokenIds) -> Likelihood:
         """Rate ids (T,) as the continuation, teacher-forced; the state is left as it was.
 
@@ -184,6 +192,11 @@ class ForwardSession:
         full, rest = divmod(tokens, self._stride)
         return [self._stride] * full + [rest] * (rest > 0)
 
+    def _rated_lengths(self, tokens: int) -> Sequence[int]:
+        """Return the tokens of each forward call whose logits are all needed."""
+        full, rest = divmod(tokens, self._stride)
+        return [self._stride] * full + [rest] * (rest > 0)
+
     def _step(self, ids: torch.Tensor) -> None:
         self._before_call()
         self._advance(self._forward(ids, 1), len(ids))
@@ -193,36 +206,41 @@ class ForwardSession:
         self._logits = logits[-1].clone()
         self._position += tokens
 
-    def _greedy(self, max_new_tokens: int, stop: Sequence[str]) -> Generation:
+    def _greedy(self, max_new_tokens: int, stop: Sequence[str] | Over) -> Generation:
+        over = self._over(stop)
         ids: list[int] = []
         while len(ids) < max_new_tokens:
             logits = self._next()
             self._check_finite(logits)
             best = logits.argmax()
-            token = int(best)
-            if token in self._eos:
-                break
-            ids.append(token)
-            if self._stopped(ids, stop):
+            ids.append(int(best))
+            if over(ids, ids[-1] in self._eos):
                 break
             if len(ids) < max_new_tokens:
                 self._step(best[None])
         return self._generation(ids, stop)
 
-    def _generation(self, ids: Sequence[int], stop: Sequence[str]) -> Generation:
-        text = self._tokenizer.decode(ids)
-        return Generation(text[: _first_of(text, stop)], tuple(ids))
+    def _over(self, stop: Sequence[str] | Over) -> Over:
+        """Say when a continuation is over that ends at an end-of-text token or a stop string."""
+        if callable(stop):
+            return stop
+        return lambda ids, ended: ended or self._stopped(ids, stop)
 
-    def _stopped(self, ids: list[int], stop: Sequence[str]) -> bool:
+    def _generation(self, ids: Sequence[int], stop: Sequence[str] | Over) -> Generation:
+        said = ids[:-1] if ids and ids[-1] in self._eos else ids
+        text = self._tokenizer.decode(said)
+        return Generation(text if callable(stop) else cut(text, stop), tuple(said))
+
+    def _stopped(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
         """Return whether a stop string is in the text; looks at the tail first, so that long answers stay linear."""
         if not stop:
             return False
         # A character takes at most four tokens of a byte-level vocabulary.
         tail = self._tokenizer.decode(ids[-4 * (max(map(len, stop)) + 1) :])
-        if _first_of(tail, stop) == len(tail):
+        if cut(tail, stop) == tail:
             return False
         text = self._tokenizer.decode(ids)
-        return _first_of(text, stop) < len(text)
+        return cut(text, stop) != text
 
     def _rate(self, ids: TokenIds) -> Likelihood:
         nll: list[float] = []
@@ -240,12 +258,14 @@ class ForwardSession:
         if len(ids):
             yield self._next()[None], ids[:1]
         whole = self._on_device(ids)
-        for start in range(0, len(ids) - 1, self._stride):
-            given = whole[start : min(start + self._stride, len(ids) - 1)]
+        start = 0
+        for length in self._rated_lengths(max(len(ids) - 1, 0)):
+            given = whole[start : start + length]
             self._before_call()
             logits = self._forward(given, len(given))
             self._advance(logits, len(given))
             yield logits, ids[start + 1 : start + 1 + len(given)]
+            start += length
 
     def _restoring(self, work: Callable[[], T]) -> T:
         position, logits, state = self._position, self._logits, self._snapshot()
@@ -312,8 +332,3 @@ class ForwardSession:
             f"out of memory on {self._device} after {position} tokens ({said.strip().partition(chr(10))[0][:200]})",
             position,
         )
-
-
-def _first_of(text: str, stop: Sequence[str]) -> int:
-    """Return where the first stop string begins; the text's length if there is none."""
-    return min((at for at in map(text.find, stop) if at >= 0), default=len(text))

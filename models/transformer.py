@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -51,6 +52,7 @@ from nih.models._hf_config import (
 )
 from nih.models._hf_load import find_tokenizer, load, weight_files
 from nih.models._loading import fingerprint, is_reference, reference
+from nih.models._rope import ChangingRope, Factors, changing_rope, even_calls
 from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
 
@@ -103,6 +105,8 @@ class TransformerModel:
         self._config = config
         self._text = config.get_text_config(decoder=True)
         self._device = device
+        own = getattr(self._text, "nih_training_length", None)
+        self._training_length: int | None = own or original_positions(self._text) or positions(self._text)
         stored = str(getattr(self._text, "dtype", None)).removeprefix("torch.")
         self._dtype = pick_dtype(options.dtype, stored, device, self._local_files)
         self._tokenizer = tokenizer
@@ -141,8 +145,7 @@ class TransformerModel:
     @property
     def training_length(self) -> int | None:
         """Our own key in the config, else positions before any RoPE scaling, else all it allows."""
-        own = getattr(self._text, "nih_training_length", None)
-        return own or original_positions(self._text) or positions(self._text)
+        return self._training_length
 
     def state_bytes(self, tokens: int) -> int:
         """Return the bytes of the cache after `tokens` tokens, found without weights; growing buffers may hold a quarter more."""
@@ -159,6 +162,7 @@ class TransformerModel:
             "dtype": str(self._dtype).removeprefix("torch."),
             "chunk": self._chunk,
             "sharing": self._shape.sharing,
+            **({"rope": self._rope.describe()} if self._rope else {}),
             "tokenizer": self._tokenizer.name,
             "tokenizer_fingerprint": self._tokenizer.fingerprint,
             "options": asdict(self._options),
@@ -175,6 +179,8 @@ class TransformerModel:
 
         One session at a time: some models keep state in their modules.
         """
+        if self._rope:
+            log.warning("%s %s", self._name, self._rope.warning())
         return CachedSession(self._loaded, self._tokenizer, self._device, self._eos, self._chunk)
 
     def judge(self) -> CachedSession | None:
@@ -210,6 +216,10 @@ class TransformerModel:
             layers = self._text.num_hidden_layers
             prefer_causal(model, layers, lambda tokens: session.extend([np.zeros(tokens, np.int32)]))
         return model
+
+    @property
+    def _rope(self) -> ChangingRope | None:
+        return changing_rope(self._text)
 
     @property
     def _grows_only(self) -> bool:
@@ -276,6 +286,16 @@ class TransformerModel:
         return frozenset()
 
 
+class _State(NamedTuple):
+    """What a mark of a CachedSession holds."""
+
+    cache: CacheMark | None
+    modules: list[dict[str, Any]]
+    """State that is kept in the model's modules."""
+    factors: Factors | None
+    """RoPE's, of what is cached."""
+
+
 class CachedSession(ForwardSession):
     """A Session over a model of transformers and its cache."""
 
@@ -297,6 +317,13 @@ class CachedSession(ForwardSession):
         self._stateful = [m for m in model.modules() if _MODULE_STATES & vars(m).keys()]
         self._cache: Any = None
         self._reserved = 0
+        self._rope = changing_rope(model.config.get_text_config(decoder=True))
+        self._factors: Factors | None = None
+        """RoPE's, of all that is cached."""
+        self._longest_met = sys.maxsize
+        """Text of the last forward call, as far as its factors depend on that; unknown before the first."""
+        self._read_ids = torch.empty(0, dtype=torch.long)
+        """What was read, where it may have to be read again."""
         self._clear()
         self._told = device.type == "meta"
 
@@ -324,42 +351,73 @@ class CachedSession(ForwardSession):
         """Allocate the buffers of keys and values for so many tokens as soon as they are needed."""
         self._reserved = tokens
 
+    def rereads(self, start: int, stop: int) -> bool:
+        """Whether RoPE's factors change while a text grows from `start` to `stop` tokens, so that it is read anew on the way."""
+        return self._rope is not None and self._rope.factors(start) != self._rope.factors(stop)
+
     def _lengths(self, tokens: int) -> Sequence[int]:
-        # Equal but for one token: every call reads all weights, and a short last one would do so for a few tokens.
-        calls = -(-tokens // self._stride)
-        return [tokens // calls + (i < tokens % calls) for i in range(calls)]
+        if self._rope is not None and self._stride > 1:
+            return self._rope.calls(self._position, tokens, self._stride)
+        return even_calls(tokens, self._stride)
+
+    def _rated_lengths(self, tokens: int) -> Sequence[int]:
+        if self._rope is not None:
+            return self._rope.rated_calls(self._position, tokens, self._stride)
+        return super()._rated_lengths(tokens)
 
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+        ids, start = self._under_one_rope(ids)
         if self._cache is None and self._takes_cache:
             self._cache = new_cache(self._model.config, self._reserved)
-        return self._call(ids, keep)
+        return self._call(ids, keep, start)
+
+    def _under_one_rope(self, ids: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Return what to read next, and its first position: `ids`, or all again where the cache has other factors than the text now has."""
+        if self._rope is None:
+            return ids, self._position
+        self._read_ids = torch.cat((self._read_ids.to(ids.device)[: self._position], ids))
+        needed = self._rope.factors(len(self._read_ids))
+        if needed == self._factors:
+            return ids, self._position
+        if self._rope.growing_from and needed[1] < self._longest_met:
+            # transformers keeps the factors of the longest text that it met, until it meets a short one.
+            self._model(input_ids=ids[None, :1], use_cache=False)
+        self._factors, self._longest_met = needed, needed[1]
+        self._cache = None
+        return self._read_ids, 0
 
     def _forward_whole(self, ids: torch.Tensor) -> torch.Tensor:
+        ids, _ = self._under_one_rope(ids)
         if self._returns_cache:
-            logits = self._call(ids, 1)
+            logits = self._call(ids, 1, 0)
             if self._cache is not None:
                 return logits
             # RecurrentGemma fills a cache and does not hand it out: it has to be given an empty one.
             self._returns_cache = False
         return self._forward(ids, 1)
 
-    def _call(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+    def _call(self, ids: torch.Tensor, keep: int, start: int) -> torch.Tensor:
         arguments: dict[str, Any] = {"input_ids": ids[None], "use_cache": True}
         if self._cache is not None:
             arguments[self._cache_name] = self._cache
         if self._keeps_logits:
             arguments["logits_to_keep"] = keep
+        self._stretch(start + len(ids))
         if self._takes_positions:
             # Not every model counts on from its cache by itself (Bamba begins each call at position 0).
-            arguments["position_ids"] = torch.arange(
-                self._position, self._position + len(ids), device=ids.device
-            )[None]
+            arguments["position_ids"] = torch.arange(start, start + len(ids), device=ids.device)[None]
         with without_cudnn():
             output = self._model(**arguments)
         self._cache = output.get(self._cache_name, self._cache)
         self._tell_unknown()
         logits: torch.Tensor = output.logits[0, -keep:]
         return logits
+
+    def _stretch(self, tokens: int) -> None:
+        """Let MPT, which makes its distances anew in each call, make so many; its weights know no length."""
+        config = self._model.config
+        if config.model_type == "mpt" and tokens > config.max_seq_len:
+            config.max_seq_len = tokens + tokens // 4
 
     def _tell_unknown(self) -> None:
         if not self._told and self._cache is not None and (unknown := unknown_layers(self._cache)):
@@ -370,20 +428,23 @@ class CachedSession(ForwardSession):
             )
         self._told = True
 
-    def _snapshot(self) -> tuple[CacheMark | None, list[dict[str, Any]]]:
-        return snapshot(self._cache), copied(self.module_states)
+    def _snapshot(self) -> _State:
+        return _State(snapshot(self._cache), copied(self.module_states), self._factors)
 
-    def _snapshot_at(self, tokens: int) -> tuple[CacheMark | None, list[dict[str, Any]]]:
-        return snapshot_at(self._cache, tokens), []
+    def _snapshot_at(self, tokens: int) -> _State:
+        return _State(snapshot_at(self._cache, tokens), [], self._factors)
 
-    def _restore(self, state: tuple[CacheMark | None, list[dict[str, Any]]]) -> None:
-        mark, states = state
+    def _restore(self, state: _State) -> None:
+        mark, states, factors = state
+        if factors != self._factors and not self.crops:
+            # Some layers are the mark's and some are cropped: what they hold was turned by different factors.
+            self._factors = None
         self._cache = restore(self._cache, mark)
         for module, values in zip(self._stateful, copied(states), strict=True):
             vars(module).update(values)
 
     def _clear(self) -> None:
-        self._cache = None
+        self._cache = self._factors = None
         for module in self._stateful:
             vars(module).update(dict.fromkeys(_MODULE_STATES & vars(module).keys()))
 

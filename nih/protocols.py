@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.types import Answer, Generation, Likelihood, Needle, Sample, TokenIds
+
+Over = Callable[[Sequence[int], bool], bool]
+"""Says after each token whether a continuation is over: takes its ids, and whether the last one is an end-of-text token."""
 
 
 class Tokenizer(Protocol):
@@ -201,6 +204,25 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Asks(Protocol):
+    """A session that asks after each token whether its continuation is over, as thinking needs it.
+
+    Any other session thinks too: without stop strings, to the end of its room or to an end-of-text token.
+    """
+
+    def generate_until(self, max_new_tokens: int, over: Over) -> Generation:
+        """Continue greedily until `over` says so, or for `max_new_tokens`. An end-of-text token that comes last is left out."""
+
+
+@runtime_checkable
+class Rereads(Protocol):
+    """A session that may have to read a text anew while it grows, because it is then computed in another way."""
+
+    def rereads(self, start: int, stop: int) -> bool:
+        """Whether it does so on the way from `start` to `stop` tokens."""
+
+
+@runtime_checkable
 class Rows(Protocol):
     """A session that can decode several of its marks together. What it generates is what `Session.generate` would."""
 
@@ -208,9 +230,9 @@ class Rows(Protocol):
         """Return how many marks as large as this one fit into one call of `generate_rows`."""
 
     def generate_rows(
-        self, marks: Sequence[Any], new_tokens: Sequence[int], stops: Sequence[Sequence[str]]
+        self, marks: Sequence[Any], new_tokens: Sequence[int], stops: Sequence[Sequence[str] | Over]
     ) -> list[Generation]:
-        """Continue each mark greedily for at most `new_tokens` tokens of its own, or to its stop strings.
+        """Continue each mark greedily for at most `new_tokens` tokens of its own, or to its stop strings, or until it is `Over`.
 
         The marks stay valid. Raises OutOfMemory, after which `reset` is the only legal call but to rewind to a mark.
         """

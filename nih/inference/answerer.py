@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from nih.inference.asker import Asker
 from nih.inference.events import Event, Workload
 from nih.inference.prefix_plan import build_plan
+from nih.inference.thinking import ENDS
 from nih.inference.verify import Verifier
 from nih.inference.walk import Walk
 from nih.protocols import Model, Oracle, Session
@@ -73,6 +74,8 @@ class LocalAnswerer:
     model: Model
     likelihood: bool
     timeout: float | None
+    ends: tuple[str, ...] = ENDS
+    """What ends a thinking."""
     load_seconds: float = 0.0
     session: Session | None = None
     """None until `start`."""
@@ -92,7 +95,7 @@ class LocalAnswerer:
         if isinstance(self.model, Oracle):
             self.model.teach(samples)
         yield Workload.of(build_plan(samples), shared)
-        asker = Asker(self.session, self.model.tokenizer, self.likelihood, self.timeout)
+        asker = Asker(self.session, self.model.tokenizer, self.likelihood, self.timeout, self.ends)
         dtype = str(self.model.identity().get("dtype", "float32"))
         verified = {s.id: s for s in samples if s.id in request.verify}
         judge = getattr(self.model, "judge", None)

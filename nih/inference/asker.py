@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from nih.errors import AnswerFailure, AnswerTimeout, NotFinite, OutOfMemory, UsageError
-from nih.protocols import Rows, Session, Tokenizer
-from nih.types import Answer, Sample, TokenIds
+from nih.inference.continuation import Continuation
+from nih.inference.thinking import ENDS
+from nih.protocols import Asks, Rows, Session, Tokenizer
+from nih.types import Answer, Generation, Sample, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class Asker:
     tokenizer: Tokenizer
     likelihood: bool
     timeout: float | None
+    ends: tuple[str, ...] = ENDS
+    """What ends a thinking."""
 
     def start_timer(self) -> None:
         """Start the time of `--timeout` for the forward calls that follow."""
@@ -39,8 +43,11 @@ class Asker:
         """Answer, and tell the ids (T,) that were generated, or rated. Raises AnswerFailure."""
         self.start_timer()
         if not self.likelihood:
-            text, said = self.session.generate(sample.room, sample.stop)
-            return Answer(sample.id, "ok", text), np.array(said, np.int32)
+            answer, said = self._continue(sample)
+            return answer, np.array(said, np.int32)
+        if Continuation(self.tokenizer, sample, self.ends).is_opened:
+            why = "the prompt opens a thinking, where the expected answer does not stand; turn that off, as by --set chat.enable_thinking=false"
+            return Answer(sample.id, "no_answer", error=why), np.empty(0, np.int32)
         ids = self.tokenizer.encode(sample.continuation)
         rated = self.session.likelihood(ids)
         nll = float(np.mean(rated.nll))
@@ -60,11 +67,22 @@ class Asker:
     ) -> list[tuple[Answer, TokenIds]]:
         """Answer samples at their marks, and tell the ids (T,) that were generated. Raises AnswerFailure."""
         self.start_timer()
-        made = rows.generate_rows(marks, [s.room for s in samples], [s.stop for s in samples])
-        return [
-            (Answer(s.id, "ok", m.text), np.array(m.ids, np.int32))
-            for s, m in zip(samples, made, strict=True)
-        ]
+        following = [Continuation(self.tokenizer, s, self.ends) for s in samples]
+        stops = [f.over if s.thinking else s.stop for s, f in zip(samples, following, strict=True)]
+        made = rows.generate_rows(marks, [f.most for f in following], stops)
+        return [(f.answer(m), np.array(m.ids, np.int32)) for f, m in zip(following, made, strict=True)]
+
+    def _continue(self, sample: Sample) -> tuple[Answer, Sequence[int]]:
+        following = Continuation(self.tokenizer, sample, self.ends)
+        if not sample.thinking:
+            made = self.session.generate(sample.room, sample.stop)
+        elif isinstance(self.session, Asks):
+            made = self.session.generate_until(following.most, following.over)
+        else:
+            whole = self.session.generate(following.most, ())
+            ids = following.first_part(whole.ids)
+            made = whole if len(ids) == len(whole.ids) else Generation(self.tokenizer.decode(ids), tuple(ids))
+        return following.answer(made), made.ids
 
 
 def answerless(error: Exception) -> Exception:

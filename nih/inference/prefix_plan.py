@@ -99,8 +99,8 @@ class PrefixPlan:
 
     @property
     def longest(self) -> int:
-        """Tokens of the deepest state, with the room for the answer."""
-        return max((len(s.prompt) + s.room for s in self.samples), default=0)
+        """Tokens of the deepest state, with the room for thinking and answer."""
+        return max((len(s.prompt) + s.room + s.thinking for s in self.samples), default=0)
 
     @property
     def order(self) -> tuple[Sample, ...]:

@@ -38,6 +38,8 @@ MOST_KEPT = 20_000
 
 _CHANNEL = TAGS[HARMONY]
 _FINAL = re.compile(r"<\|channel\|>\s*final\b(?:[^<]|<\|constrain\|>)*<\|message\|>")
+_HEADER = re.compile(r"<\|channel\|>(?!\s*final\b)(?:[^<]|<\|constrain\|>)*(?:<\|message\|>\s*)?\Z")
+"""A header at the end of a prompt, of a channel other than the one that the user reads."""
 _OVER = re.compile(r"<\|(?:return|end|start|call)\|>")
 _LEAKED = re.compile(r"\s*analysis(?=[A-Z])")
 """Harmony's headers where a server has left out their special tokens: `analysisWe need ... assistantfinal12`."""
@@ -87,8 +89,46 @@ def split(text: str, ends: Sequence[str] = ENDS, *, opened: bool = False) -> Thi
 
 def opens(text: str, ends: Sequence[str] = ENDS) -> bool:
     """Whether a prompt ends inside a thinking, so that the model goes on with one."""
+    return bool(opening(text, ends))
+
+
+def opening(text: str, ends: Sequence[str] = ENDS) -> str:
+    """Return the end of a prompt that opens a thinking which the model goes on with: a tag, or a header of a channel; "" if none does."""
+    if HARMONY in ends and (header := _HEADER.search(text)):
+        return header[0]
     stripped = text.rstrip()
-    return any(stripped.endswith(tag) for tag in _openings(tuple(ends)) if tag != _CHANNEL)
+    tags = [tag for tag in _openings(tuple(ends)) if tag != _CHANNEL and stripped.endswith(tag)]
+    return text[len(stripped) - max(map(len, tags)) :] if tags else ""
+
+
+def inside(text: str, ends: Sequence[str] = ENDS) -> bool:
+    """Whether a text ends inside a thinking, or with what may become the tag that opens one."""
+    last = _last_end(text, ends)
+    if last is None:
+        return _begun(text, ends, anywhere=False)
+    return _begun(text[last[1] :], ends, anywhere=True)
+
+
+def thinks(text: str, ends: Sequence[str] = ENDS) -> bool:
+    """Whether a thinking that holds any words begins in a text."""
+    thought, answer = split(text, ends)
+    return answer is None or (bool(thought) and _begun(text, ends, anywhere=False))
+
+
+def count_ends(text: str, ends: Sequence[str] = ENDS) -> int:
+    """Count the ends of thinking that stand in a text."""
+    return len(_all_ends(text, ends))
+
+
+def names_tags(text: str, ends: Sequence[str] = ENDS) -> bool:
+    """Whether a tag that opens or ends a thinking stands in a text, be it quoted."""
+    lower = text.lower()
+    return any(tag.lower() in lower for tag in (*ends, *_openings(tuple(ends)))) or bool(_FINAL.search(text))
+
+
+def has_openings(ends: Sequence[str]) -> bool:
+    """Whether it is known what opens a thinking that these end."""
+    return bool(_openings(tuple(ends)))
 
 
 def spelled(tokenizer: Tokenizer, ids: npt.ArrayLike) -> str:
@@ -107,13 +147,17 @@ def kept(thought: str) -> str:
 
 def _last_end(text: str, ends: Sequence[str]) -> tuple[int, int] | None:
     """Where the last end begins and ends."""
+    return max(_all_ends(text, ends), key=lambda span: span[1], default=None)
+
+
+def _all_ends(text: str, ends: Sequence[str]) -> list[tuple[int, int]]:
     pattern = _end_pattern(tuple(ends))
     found = [match.span() for match in pattern.finditer(text)] if pattern else []
     if HARMONY in ends:
         found += [match.span() for match in _FINAL.finditer(text)]
         if _LEAKED.match(text):
             found += [match.span() for match in _LEAKED_FINAL.finditer(text)]
-    return max(found, key=lambda span: span[1], default=None)
+    return found
 
 
 @cache

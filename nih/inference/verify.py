@@ -25,7 +25,7 @@ from nih.errors import AnswerFailure
 from nih.inference.asker import Asker
 from nih.inference.events import Comparison, Progress
 from nih.inference.prefix_plan import Extend, Mark, PrefixPlan, Rewind
-from nih.protocols import Session
+from nih.protocols import Rereads, Session
 from nih.types import Answer, Sample, TokenIds
 
 FACTOR = {"float32": 30.0, "float16": 5.0, "bfloat16": 5.0}
@@ -194,6 +194,8 @@ class Verifier:
                 return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
             difference = _stored(_apart(from_scratch, kept.logits))
             behind = teacher_forced(session, kept.ids, kept.answer.greedy is not False)
+            if isinstance(session, Rereads) and session.rereads(len(ids), len(ids) + len(kept.ids)):
+                difference = max(difference, _stored(_apart_at_the_end(session, ids, kept.ids)))
         except AnswerFailure:
             session.reset()
             return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
@@ -213,6 +215,13 @@ class Verifier:
     @property
     def _type(self) -> str:
         return self.dtype if self.dtype in _UNIT else "float32"
+
+
+def _apart_at_the_end(session: Session, ids: TokenIds, said: TokenIds) -> float:
+    """Return how far the logits behind an answer are from those of a prompt `ids` (T,) that held it."""
+    step_by_step = session.logits()
+    session.prefill_whole(np.concatenate((ids, said)))
+    return _apart(step_by_step, session.logits())
 
 
 def teacher_forced(session: Session, ids: TokenIds, best: bool) -> list[float]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from nih.inference.answerer import LocalAnswerer, PrefillMode, Ready, Request
 from nih.inference.events import Chosen, Event
 from nih.inference.prefix_plan import build_plan
+from nih.inference.thinking import ENDS
 from nih.inference.verify import choose
 from nih.inference.wire import Wire
 from nih.protocols import Model
@@ -29,6 +30,8 @@ class WorkerSettings:
     timeout: float | None
     folder: str
     """Relative paths of the options begin here, where the worker's machine has it."""
+    ends: tuple[str, ...] = ENDS
+    """What ends a thinking."""
 
 
 class WorkerReady(NamedTuple):
@@ -62,7 +65,8 @@ class Worker:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             model = self.settings.open_model()
-            self.answerer = LocalAnswerer(model, self.settings.likelihood, self.settings.timeout)
+            told = self.settings
+            self.answerer = LocalAnswerer(model, told.likelihood, told.timeout, told.ends)
             ready = self.answerer.start()
         return WorkerReady(
             ready._replace(identity=dict(ready.identity)),

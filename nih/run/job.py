@@ -10,6 +10,7 @@ from typing import Any
 from nih.coerce import MOST_OF_A_TASK, build, deciding, option_names
 from nih.errors import UsageError
 from nih.inference.prefix_plan import PrefixPlan, build_plan
+from nih.inference.thinking import ENDS
 from nih.options import Assigned, Resolved, RunOptions, assign, pairs, resolve
 from nih.prompts import grid as grids
 from nih.prompts import imported
@@ -25,6 +26,9 @@ _MODEL_FLAGS = ("device", "dtype", "tokenizer", "beyond_limit", "chat", "system"
 _ENGINE_FLAGS = ("base_url", "concurrency", "max_requests")
 """Options of the command line that reach the options of the model or engine that declares them. Whoever does not declare an option
 that would change its answers refuses it: an engine most of them, a model those of engines."""
+
+_THINKING_END = "thinking_end"
+"""What `--set` calls the end of the thinking. An engine has an option of this name; for a model it belongs to the run."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Job:
     settings: dict[str, Any]
     """All that decides prompts and answers: a resumed run must agree in it."""
     suite: Suite | None = None
+    thinking_ends: tuple[str, ...] = ENDS
+    """What ends the thinking of a model that a session answers for."""
 
     @property
     def label(self) -> str:
@@ -174,26 +180,24 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     limits = grids.shares(options.limit, [task.prompts.total(task.grid) for task in tasks])
     tasks = [replace(task, limit=limit) for task, limit in zip(tasks, limits, strict=True)]
     if options.thinking:
-        _check_thinking(options, model, tasks)
+        _check_thinking(tasks)
     settings = {
         **options.deciding(),
         "model_options": chosen.model,
         "chat_options": chosen.chat,
         "tokenizer": model.tokenizer.fingerprint,
     }
+    end = chosen.model.get(_THINKING_END)
+    ends = (end,) if end else ENDS
     if suite is None:
-        return Job(options, model, tuple(tasks), settings | tasks[0].deciding())
+        return Job(options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends)
     suite.check({task.prompts.label: task.score for task in tasks}, len(tasks))
     settings["tasks"] = [task.deciding() for task in tasks]
-    return Job(options, model, tuple(tasks), settings, suite)
+    return Job(options, model, tuple(tasks), settings, suite, ends)
 
 
-def _check_thinking(options: RunOptions, model: Model | Engine, tasks: Sequence[TaskRun]) -> None:
+def _check_thinking(tasks: Sequence[TaskRun]) -> None:
     """Raises UsageError where nothing would be thought."""
-    if not isinstance(model, Engine):
-        raise UsageError(
-            f"--thinking means nothing to model `{options.model}` without --engine; leave it out"
-        )
     if any(find(task.score).needs == "loglikelihood" for task in tasks):
         raise UsageError(
             "--thinking means nothing to --score likelihood, which rates the expected answer right behind the prompt; "
@@ -254,10 +258,11 @@ def _open(
     typed = _typed(options, declared)
     free = declared - {*_MODEL_FLAGS, *_ENGINE_FLAGS, "template"}
     further = further_options(module, options.set, task_options | declared)
-    chosen = assign(options.set, task_options, free | further, task, options.model)
+    ours = set() if options.engine else {_THINKING_END} - declared
+    chosen = assign(options.set, task_options, free | further | ours, task, options.model)
     if "template" in declared:
         typed["template"] = chosen.chat
-    own = {key: value for key, value in chosen.model.items() if key not in further}
+    own = {key: value for key, value in chosen.model.items() if key not in further | ours}
     built = build(module.Options, {**typed, **own}, f"option of {whose}")
     if further:
         built = replace(built, arguments={k: v for k, v in chosen.model.items() if k in further})

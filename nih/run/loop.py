@@ -250,9 +250,9 @@ def _answerer(job: Job, say: Say) -> Answerer:
     if isinstance(job.model, Engine):
         return EngineAnswerer(job.model, job.likelihood, options.timeout, say)
     if not options.spread:
-        return LocalAnswerer(job.model, job.likelihood, options.timeout)
+        return LocalAnswerer(job.model, job.likelihood, options.timeout, job.thinking_ends)
     open_model = partial(open_again, options, max(job.grid.lengths))
-    settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd())
+    settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd(), job.thinking_ends)
     tokenizer = job.model.tokenizer.fingerprint
     return WorkerPool(Workers(settings, options.workers, options.ray, options.device, tokenizer, say))
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +67,57 @@ def _smollm2() -> Tokenizer:
     assert spec is not None and spec.origin is not None
     gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
     return open_tokenizer(str(gguf))
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_chain(folder: Path, chain: list[str], tags: tuple[str, ...], special: bool) -> None:
+    """Write a Llama that says behind each token of a chain the next one, whatever stood before, and its tokenizer of bytes.
+
+    `tags` are tokens of their own, special ones or plain ones.
+    """
+    import torch
+    import transformers as _transformers
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(
+        [AddedToken(word, special=True) for word in ("<eos>", "<|im_start|>", "<|im_end|>")]
+    )
+    words = [AddedToken(word, special=special, normalized=False) for word in tags]
+    (backend.add_special_tokens if special else backend.add_tokens)(words)
+    transformers: Any = _transformers
+    coder = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    coder.chat_template = CHATML
+    coder.save_pretrained(folder)
+    ids = [int(i) for word in chain for i in coder(word)["input_ids"]]
+    vocabulary = len(coder)
+    width = vocabulary + -vocabulary % 4
+    config = transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        eos_token_id=ids[-1],
+    )
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0) if "norm" in name else parameter.zero_()
+        every = torch.arange(vocabulary)
+        model.model.embed_tokens.weight[every, every] = 1
+        for before, after in pairwise(ids):
+            model.lm_head.weight[after, before] = 1
+    model.generation_config = transformers.GenerationConfig(eos_token_id=ids[-1])
+    model.save_pretrained(folder)
