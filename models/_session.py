@@ -45,6 +45,8 @@ class ForwardSession:
     """
 
     deadline: float | None = None
+    end_texts: tuple[str, ...] = ()
+    """Strings that end every answer, beside its own: what a chat template puts behind an assistant's words."""
 
     def __init__(
         self, tokenizer: Tokenizer, device: torch.device, vocabulary: int, eos: frozenset[int], chunk: int
@@ -211,10 +213,11 @@ class ForwardSession:
 
     def _generation(self, ids: Sequence[int], stop: Sequence[str]) -> Generation:
         text = self._tokenizer.decode(ids)
-        return Generation(text[: _first_of(text, stop)], tuple(ids))
+        return Generation(text[: _first_of(text, (*stop, *self.end_texts))], tuple(ids))
 
     def _stopped(self, ids: list[int], stop: Sequence[str]) -> bool:
         """Return whether a stop string is in the text; looks at the tail first, so that long answers stay linear."""
+        stop = (*stop, *self.end_texts)
         if not stop:
             return False
         # A character takes at most four tokens of a byte-level vocabulary.

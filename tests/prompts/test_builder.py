@@ -20,7 +20,7 @@ from nih.errors import PromptError
 from nih.prompts.builder import Builder
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
-from nih.prompts.source import frame_of
+from nih.prompts.chat import frame_of
 from nih.protocols import Tokenizer
 from nih.registry import load
 from nih.tokenizers.byte import ByteTokenizer

@@ -26,7 +26,7 @@ from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.prompts.builder import Builder
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
-from nih.prompts.source import frame_of
+from nih.prompts.chat import frame_of
 from nih.protocols import OwnHaystack, Packs, SharedDraws
 from nih.registry import load, names
 from nih.scores import find, ordered
