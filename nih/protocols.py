@@ -81,7 +81,7 @@ class RendersChat(Protocol):
     def chat_text(self, system: str, options: Mapping[str, Any]) -> ChatText:
         """Return what the template writes around the user's and the assistant's words.
 
-        `options` are its variables; `strftime_now` among them is the function that tells it the date. Raises ModelError as `chat_frame`.
+        `options` are its variables; `strftime_now` among them is the nih.tokenizers.chat_template.Clock that tells it the date. Raises ModelError as `chat_frame`.
         """
 
     def encode_frame(self, before: str, after: str) -> tuple[TokenIds, TokenIds]:

@@ -7,7 +7,8 @@ split at them. Some templates want a content as text, others as a list of parts;
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from nih.errors import ModelError, reason
@@ -16,7 +17,7 @@ from nih.types import ChatText
 Messages = Sequence[Mapping[str, Any]]
 
 CLOCK = "strftime_now"
-"""What templates call the function that tells the date."""
+"""What templates call the function that tells the date; the Clock is handed over under its name."""
 _USER, _ANSWER, _SYSTEM = "XnihXuserXwordsX", "XnihXassistantXwordsX", "XnihXsystemXwordsX"
 """They stand for words while a template is rendered: letters only, so that no template alters them."""
 _OURS = frozenset(
@@ -33,7 +34,11 @@ class Clock:
         self.moment = moment
         self.told = False
 
-    def __call__(self, form: str) -> str:
+    def now(self, tz: Any = None) -> Clock:
+        """Return itself: it stands in for the class `datetime`, of which transformers asks what time it is."""
+        return self
+
+    def strftime(self, form: str) -> str:
         """Return the moment in a form of `strftime`."""
         self.told = True
         return self.moment.strftime(form)
@@ -118,16 +123,35 @@ class ChatTemplate:
         self, messages: Messages, options: Mapping[str, Any], advice: str = "", speaks: bool = True
     ) -> str:
         """Return what the template writes; with `speaks`, up to where the assistant speaks. Raises ModelError."""
+        variables = {key: value for key, value in options.items() if not isinstance(value, Clock)}
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=speaks, **options
-            )
+            with _told(options.get(CLOCK)):
+                text: str = self._tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=speaks, **variables
+                )
         # A template raises what its author wrote, or any of Jinja's errors.
         except Exception as error:
             raise ModelError(
                 f"the chat template of `{self._name}` cannot be filled in ({reason(error)}){advice}"
             ) from error
         return text
+
+
+@contextmanager
+def _told(clock: Any) -> Iterator[None]:
+    """Let templates be told the clock's time. transformers hands them no function but its own, which asks its module's `datetime`."""
+    from transformers.utils import chat_template_utils
+
+    asked = vars(chat_template_utils)
+    own = asked.get("datetime")
+    if own is None or not isinstance(clock, Clock):
+        yield
+        return
+    asked["datetime"] = clock
+    try:
+        yield
+    finally:
+        asked["datetime"] = own
 
 
 def _conversation(system: str, parts: bool) -> list[dict[str, Any]]:
