@@ -135,7 +135,9 @@ class Dialect:
         if name == "stop":
             cause = said if said == _STOPS_THINKING else "the server takes no `stop`"
             return f"{cause}, so none is sent and answers are cut here"
-        return f"the server takes no `{name}`, so it is left out" if name in ("stream_options", _END_IDS) else ""
+        return (
+            f"the server takes no `{name}`, so it is left out" if name in ("stream_options", _END_IDS) else ""
+        )
 
     def body(self, sample: Sample, content: Mapping[str, Any], likelihood: bool) -> dict[str, Any]:
         """The request: greedy, one answer, at most the sample's room and what may be thought before it.

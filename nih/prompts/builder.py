@@ -121,7 +121,9 @@ class Builder:
             raise UsageError(
                 "--packed asks all questions from one state, so they come last; leave out --question"
             )
-        if (self.question != "end" or self.frame.chat or self.frame.repeats) and self.task.needle(Random(0)).bare:
+        if (self.question != "end" or self.frame.chat or self.frame.repeats) and self.task.needle(
+            Random(0)
+        ).bare:
             raise UsageError(
                 f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
             )

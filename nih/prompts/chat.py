@@ -6,9 +6,9 @@ answer prefix does not belong there. It stands where the template itself puts th
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,12 @@ def frame_of(
     if where is None:
         why = "--thinking lets the model think first" if thinks else _why(tokenizer)
         return Frame(
-            before, after, False, repeats=True, text=text, note=f"{why}, so the answer prefix ends the question"
+            before,
+            after,
+            False,
+            repeats=True,
+            text=text,
+            note=f"{why}, so the answer prefix ends the question",
         )
     if where == text.after:
         return Frame(before, after, True, text=text)
@@ -81,7 +86,8 @@ def begun(text: ChatText) -> str | None:
 
 def _common(left: str, right: str) -> str:
     """Return what both texts begin with, up to a whole word of the template."""
-    both = os.path.commonprefix([left, right])
+    equal = takewhile(lambda letters: letters[0] == letters[1], zip(left, right, strict=False))
+    both = left[: sum(1 for _ in equal)]
     last = max(both.rfind(opening) for opening in "<[◁")
     cut = last >= 0 and not re.search(r"[>\]▷]", both[last:])
     return both[:last] if cut else both

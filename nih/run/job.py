@@ -113,7 +113,14 @@ class Job:
             return dated or None
         where = "question" if not self.frame.chat else "assistant"
         begun = {} if self.frame.begun is None else {"begun": text.answer}
-        return {"before": text.before, "after": text.after, **begun, "close": text.close, "prefix": where, **dated}
+        return {
+            "before": text.before,
+            "after": text.after,
+            **begun,
+            "close": text.close,
+            "prefix": where,
+            **dated,
+        }
 
     @property
     def label(self) -> str:
@@ -164,9 +171,7 @@ class Job:
         return dict(zip((s.id for s in self.plan.samples), self.plan.own_tokens, strict=True))
 
 
-def prepare(
-    options: RunOptions, suite: Suite | None = None, moment: datetime.datetime | None = None
-) -> Job:
+def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.datetime | None = None) -> Job:
     """Resolve every name and read every specification; `suite` is the one of the options, if it was read before.
 
     `moment` is what a chat template is told where it asks for the date; --chat-date comes first, and now last. Raises UsageError of
@@ -254,7 +259,9 @@ class _Draft:
 
 def _variables(model: Model | Engine, typed: Mapping[str, Any], clock: Clock) -> Mapping[str, Any]:
     """Return the variables of the chat template, with what tells it the date."""
-    return {**typed, CLOCK: clock} if isinstance(model.tokenizer, RendersChat) and CLOCK not in typed else typed
+    return (
+        {**typed, CLOCK: clock} if isinstance(model.tokenizer, RendersChat) and CLOCK not in typed else typed
+    )
 
 
 def _frame(options: RunOptions, model: Model | Engine, chosen: Assigned, clock: Clock) -> Frame:

@@ -43,10 +43,7 @@ def compare_settings(path: Path, stored: Mapping[str, Any], asked: Mapping[str, 
         return
     told = [f"{k} is {_quoted(there, k)} there and {_quoted(here, k)} here" for k in keys[:_MOST_TOLD]]
     more = f", and {len(keys) - _MOST_TOLD} more differ" if len(keys) > _MOST_TOLD else ""
-    raise SettingsDiffer(
-        f"`{path}` holds a run of other settings: {', '.join(told)}{more}; "
-        f"{ANOTHER}"
-    )
+    raise SettingsDiffer(f"`{path}` holds a run of other settings: {', '.join(told)}{more}; {ANOTHER}")
 
 
 def compare_frames(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:

@@ -21,7 +21,14 @@ CLOCK = "strftime_now"
 _USER, _ANSWER, _SYSTEM = "XnihXuserXwordsX", "XnihXassistantXwordsX", "XnihXsystemXwordsX"
 """They stand for words while a template is rendered: letters only, so that no template alters them."""
 _OURS = frozenset(
-    {"add_generation_prompt", "continue_final_message", "conversation", "documents", "messages", "return_dict"}
+    {
+        "add_generation_prompt",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "messages",
+        "return_dict",
+    }
     | {"return_tensors", "tokenize", "tools", "truncation", "max_length", "padding", CLOCK}
 )
 """Arguments of `apply_chat_template` that are no variables of a template."""
@@ -78,7 +85,9 @@ class ChatTemplate:
         taken = sorted(key for key in _OURS & options.keys() if not isinstance(options[key], Clock))
         if taken:
             typed = "--chat-date tells the date" if taken[0] == CLOCK else "nih decides it"
-            raise ModelError(f"`--set chat.{taken[0]}` is no variable of a chat template ({typed}); leave it out")
+            raise ModelError(
+                f"`--set chat.{taken[0]}` is no variable of a chat template ({typed}); leave it out"
+            )
 
     def _wants_parts(self, system: bool, options: Mapping[str, Any], advice: str) -> bool:
         """Return whether contents have to be lists of parts. Raises ModelError if neither form shows all words."""

@@ -22,6 +22,7 @@ from nih.run.plan import plan
 from nih.store import run as store
 from nih.types import Answer, Sample
 from tests.support.fake_vllm import Behaviour, package
+from tests.support.vocabularies import chatting
 
 GRID: dict[str, Any] = {"model": "transformer", "lengths": "512-1k", "depths": "0-100:5", "trials": 2}
 Install = Callable[..., Behaviour]
@@ -360,3 +361,16 @@ def test_a_gguf_file_is_refused(install: Install, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(transformer, "open_model", lambda *_: opened)
     with pytest.raises(EngineError, match=r"no \.gguf file"):
         vllm.open_engine("model.gguf", vllm.Options(), 512)
+
+
+def test_a_chat_ends_with_the_turn(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM is told the tokens that end a turn, and no others outside of a chat."""
+    folder = tmp_path / "tokenizer"
+    template = "{% for m in messages %}<u>{{ m.content }}<e>{% endfor %}<a>"
+    made = chatting(template, ("<u>", "<e>", "<a>", "</s>"), eos="</s>")
+    made.save_pretrained(folder)
+    for chat, ends in ((True, made.convert_tokens_to_ids(["<e>", "</s>"])), (False, None)):
+        fake = install()
+        engine, samples = started(tokenizer=str(folder), chat=chat)
+        ask(engine, samples)
+        assert {tuple(s.get("stop_token_ids", ())) for s in fake.sampling} == {tuple(sorted(ends or ()))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -67,3 +67,22 @@ def _smollm2() -> Tokenizer:
     assert spec is not None and spec.origin is not None
     gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
     return open_tokenizer(str(gguf))
+
+
+def chatting(
+    template: str, special: Sequence[str] = (), words: Sequence[str] = (), eos: str | None = None
+) -> Any:
+    """A tokenizer of transformers with a token per byte, then special tokens, then words that are tokens of their own."""
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Backend(models.BPE(alphabet, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(word, special=True) for word in special])
+    backend.add_tokens([AddedToken(word, normalized=False) for word in words])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos)
+    made.chat_template = template
+    return made
