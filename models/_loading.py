@@ -7,7 +7,6 @@ device once is never held twice.
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from nih.errors import ModelError, reason
 from nih.protocols import Tokenizer
+from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 from nih.tokenizers.byte import ByteTokenizer
 from nih.tokenizers.huggingface import HubTokenizer, open_tokenizer
 from nih.tokenizers.rwkv_world import WORLD_FILE, WorldTokenizer
@@ -123,7 +123,7 @@ def _shards(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ModelError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bytes(path, MOST_BYTES_OF_CONFIG))
     except (OSError, ValueError) as error:
         raise ModelError(f"`{path}` cannot be read ({reason(error)})") from error
     if not isinstance(value, dict):

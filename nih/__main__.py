@@ -1,5 +1,18 @@
-"""`python -m nih`."""
+"""The console script, and `python -m nih`. It imports nothing of weight before it can answer an interrupt."""
 
-from nih.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; an interrupt at any moment, also while it is imported, is one sentence and exit code 130."""
+    try:
+        from nih.cli import main as command_line
+
+        command_line()
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes a run", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The command line: each command parses, calls one function, and renders. Frameworks are imported inside the commands.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 gate failed, 2 wrong usage, 3 finished but some
-samples have no score, 130 interrupted (the same command resumes).
+samples have no score, 70 a defect of nih, 130 interrupted (the same command resumes), 141 the reader of a pipe has gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -38,6 +39,12 @@ app.add_typer(bench_app, name="bench")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
 
 
+_DEFECT = 70
+"""EX_SOFTWARE of sysexits.h."""
+_CLOSED_PIPE = 141
+"""What a shell reports of a program that SIGPIPE ended."""
+
+
 def _say(line: str) -> None:
     typer.echo(line, err=True)
 
@@ -48,17 +55,26 @@ def _fail(error: NihError) -> NoReturn:
 
 
 def _plain(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the user's errors into one sentence and exit code 2, an interrupt into 130; bugs keep their traceback."""
+    """Turn the user's errors into one sentence and exit code 2, an interrupt into 130; defects keep their traceback."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()
         except NihError as error:
             _fail(error)
+        except MemoryError:
+            _fail(
+                UsageError("the memory does not suffice for this; ask for shorter lengths or fewer samples")
+            )
         except KeyboardInterrupt:
             _say("interrupted; the same command resumes the run")
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # Who reads our output has gone. Python flushes once more when it ends, and must find nothing to complain of.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_CLOSED_PIPE) from None
 
     return wrapper
 
@@ -470,4 +486,13 @@ def bench_prompts(
 def main() -> None:
     """Entry point of the console script."""
     let_threads_sleep()
-    app(prog_name="nih")
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened, whatever the user's other programs want
+    try:
+        app(prog_name="nih")
+    except Exception:
+        traceback.print_exc()
+        _say(
+            f"this is a defect of nih {__version__}, not of what you typed; please report it with the lines above "
+            "(what was answered is kept: the same command resumes a run)"
+        )
+        sys.exit(_DEFECT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import cache
+from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +23,11 @@ Count = Annotated[int, Ge(1)]
 """A whole number of at least 1."""
 Positive = Annotated[float, Gt(0)]
 """A number above 0."""
+
+MOST = (1 << 63) - 1
+"""Files and libraries hold integers of 64 bits."""
+MOST_OF_A_TASK = 4_000
+"""Needles, words or digits: more than papers ask for, and as many digits as Python reads."""
 
 Naming = Callable[[str, Any], str]
 """How a complaint names a key and its value."""
@@ -42,8 +48,12 @@ def entry(whose: str) -> Naming:
     return lambda key, value: f"`{key}: {value}` of {whose}"
 
 
-def build(cls: type[T], values: Mapping[str, Any], kind: str, name: Naming | None = None) -> T:
+def build(
+    cls: type[T], values: Mapping[str, Any], kind: str, name: Naming | None = None, most: int = MOST
+) -> T:
     """Make a dataclass from typed or written values. `kind` says what its keys are: "option of task `fact`".
+
+    No whole number may be above `most`.
 
     Raises UnknownName for a key that is not a field, UsageError for a value of another type and for a missing one.
     """
@@ -53,7 +63,7 @@ def build(cls: type[T], values: Mapping[str, Any], kind: str, name: Naming | Non
             raise UnknownName.of(kind, str(key), known)
     name = name or setting(kind.partition(" of ")[2])
     hints = get_type_hints(cls, include_extras=True)
-    converted = {key: convert(value, hints[key], name(key, value)) for key, value in values.items()}
+    converted = {key: convert(value, hints[key], name(key, value), most) for key, value in values.items()}
     for key, field in known.items():
         if key not in converted and _required(field):
             raise UsageError(f"{kind.partition(' of ')[2]} has no `{key}`; write `{key}: ...`")
@@ -79,7 +89,7 @@ def mapping(value: Any, whose: str, known: Collection[str] = ()) -> Mapping[str,
     return value
 
 
-def convert(value: Any, hint: Any, said: str) -> Any:
+def convert(value: Any, hint: Any, said: str, most: int = MOST) -> Any:
     """Convert one value to the type `hint`. Raises UsageError, which begins with `said`.
 
     The text `none` is None where the type allows it, and one text is a list of one where several are wanted. A bool is not a number.
@@ -94,10 +104,15 @@ def convert(value: Any, hint: Any, said: str) -> Any:
     if isinstance(value, bool) and _plain(inner) in (int, float):
         raise UsageError(f"{said} must be {_NUMBERS[_plain(inner)]}")
     try:
-        return _adapter(inner).validate_python(value)
+        found = _adapter(inner).validate_python(value)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise UsageError(f"{said} must be {_wanted(inner, problem)}") from None
+    if isinstance(found, float) and not isfinite(found):
+        raise UsageError(f"{said} must be a finite number")
+    if isinstance(found, int) and abs(found) > most:
+        raise UsageError(f"{said} must be at most {most}")
+    return found
 
 
 _NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from nih.errors import ModelError, UnknownName
+from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 
 _ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
@@ -133,7 +134,7 @@ def _adapter_of(path: Path) -> str:
             f"folder `{path}` holds no config.json; type the folder that `save_pretrained` wrote, or a .gguf file"
         )
     try:
-        return _adapter(json.loads(config.read_text(encoding="utf-8")))
+        return _adapter(parse_json(read_bytes(config, MOST_BYTES_OF_CONFIG)))
     except (OSError, ValueError) as error:
         raise ModelError(f"`{config}` cannot be read: {error}") from error
 

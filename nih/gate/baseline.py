@@ -11,12 +11,14 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isclose, nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nih.errors import SettingsDiffer, StoreError, UsageError
+from nih.gate.whole import cells_of
 from nih.prompts.grid import format_depth, format_length, format_trials
 from nih.store.run import StoredRun, read
 from nih.store.settings import compare_frames
@@ -88,11 +90,6 @@ def _same_prompts(run: StoredRun, baseline: StoredRun) -> bool:
     if not places:
         return True
     if run.tokenizer != baseline.tokenizer:
-        if run.is_adaptive or baseline.is_adaptive:
-            raise SettingsDiffer(
-                f"`{run.path}` and `{baseline.path}` have different tokenizers, and adaptive runs are comparable only sample by "
-                "sample; run both again, with `--trials` in place of `--adaptive`"
-            )
         return False
     if run.manifest.chat_frame and baseline.manifest.chat_frame:
         advice = f"type `{_like(baseline, run.model, 'NEW_RUN')}` to ask through the same, with the same date"
@@ -121,8 +118,6 @@ def _other_settings(run: StoredRun, baseline: StoredRun) -> str:
 def _check_settings(run: StoredRun, baseline: StoredRun) -> None:
     here, there = _asked(run), _asked(baseline)
     differing = [name for name in here if here[name] != there[name]]
-    if run.is_adaptive or baseline.is_adaptive:
-        differing = [name for name in differing if name != "trials"]
     if not differing:
         return
     if differing == ["score"]:
@@ -200,11 +195,6 @@ def _model_note(run: StoredRun, models: tuple[str, ...]) -> list[str]:
 
 
 def _check_table(run: StoredRun, table: Table) -> list[str]:
-    if run.is_adaptive:
-        raise SettingsDiffer(
-            f"`{run.path}` is adaptive and comparable only sample by sample, which the table `{table.path}` does not hold; "
-            "give the baseline's run folder"
-        )
     here: dict[str, Any] = {
         "task": tuple(task.name for task in run.manifest.tasks),
         "lengths": run.manifest.grid.lengths,
@@ -228,22 +218,32 @@ def _check_table(run: StoredRun, table: Table) -> list[str]:
         )
     _check_trials(run, table)
     checked = (
-        "the baseline is a table: only model, task and grid could be checked, not seed, haystack, template or score; samples do "
-        "not pair: Fisher's test instead of McNemar's"
+        "the baseline is a table: only model, task and grid could be checked, not seed, haystack, template or score, and not whether "
+        "it is whole; samples do not pair: Fisher's test instead of McNemar's"
     )
     return [*_model_note(run, table.models), checked]
 
 
 def _check_trials(run: StoredRun, table: Table) -> None:
-    for task, length in sorted({(task, cell.length) for task, cell in table.cells}):
-        planned = run.grid(task).trials.at(length)
-        here = [c for (name, cell), c in table.cells.items() if (name, cell.length) == (task, length)]
-        most = max(c.n + c.errors + c.no_answer for c in here)
-        if most not in (0, planned):
+    planned = cells_of(run)
+    if lacking := sorted(planned.keys() - table.cells.keys()):
+        raise StoreError(
+            f"baseline `{table.path}` lacks {len(lacking)} of {len(planned)} cells (first: {_at(lacking[0])}); draw it anew with "
+            "`nih report RUN`"
+        )
+    for place, counts in sorted(table.cells.items()):
+        had = counts.n + counts.errors + counts.no_answer
+        # A cell over the model's limit has no samples.
+        if had not in (0, planned.get(place, had)):
             raise SettingsDiffer(
-                f"`{run.path}` has {planned} trials per cell at {format_length(length)} tokens and baseline `{table.path}` "
-                f"has {most}; run it again with `--trials` as the baseline had it, or give a baseline of this run's settings"
+                f"`{run.path}` has {planned[place]} trials at {_at(place)} and baseline `{table.path}` "
+                f"has {had}; run it again with `--trials` as the baseline had it, or give a baseline of this run's settings"
             )
+
+
+def _at(place: Key) -> str:
+    task, cell = place
+    return f"{sanitize(task, lines=False)[:60]}, {format_length(cell.length)} tokens, depth {format_depth(cell.depth)}"
 
 
 def _read_table(path: Path) -> Table:
@@ -280,6 +280,12 @@ def _counted(path: Path, line: int, row: Mapping[Any, str]) -> tuple[Key, Counts
         raise StoreError(
             f"line {line} of baseline `{path}` is damaged; draw it anew with `nih report RUN`"
         ) from error
+    accuracy = row.get("accuracy")
+    if n and accuracy is not None and not isclose(_number(accuracy), correct / n, abs_tol=5e-4):
+        raise StoreError(
+            f"line {line} of baseline `{path}` contradicts itself: {correct:g} of {n} right and accuracy `{accuracy[:20]}`; draw it anew "
+            "with `nih report RUN`"
+        )
     if not 0 <= correct <= n or min(errors, no_answer) < 0:
         raise StoreError(
             f"line {line} of baseline `{path}` is damaged: {correct:g} of {n} right; draw it anew with `nih report RUN`"
@@ -290,6 +296,13 @@ def _counted(path: Path, line: int, row: Mapping[Any, str]) -> tuple[Key, Counts
             "give the baseline's run folder"
         )
     return (task, Cell(int(length), depth)), Counts(int(n), int(correct), int(errors), int(no_answer))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return nan
 
 
 def failures(baseline: Baseline) -> Mapping[Key, int]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from scipy import stats
 
 from nih.errors import UsageError
 from nih.gate.baseline import Baseline, Key, Table, check, failures, open_baseline
+from nih.gate.whole import check_whole, judged_anew
 from nih.prompts.grid import format_length
 from nih.stats import significance
 from nih.stats.significance import Scores
@@ -144,13 +145,21 @@ def gate(
     Raises SettingsDiffer if the two were not asked the same, UsageError and StoreError if they cannot be read or compared.
     """
     run, baseline = read(run_path), open_baseline(baseline_path)
+    for side in (run, baseline):
+        if isinstance(side, StoredRun):
+            check_whole(side)
+    run, notes = judged_anew(run)
+    if isinstance(baseline, StoredRun):
+        baseline, further = judged_anew(baseline)
+        notes += further
     if score is not None:
         if isinstance(baseline, Table):
             raise UsageError(
                 f"`--score` needs the answers, and `{baseline_path}` is a table; give the baseline's run folder"
             )
         run, baseline = run.rescored(score), baseline.rescored(score)
-    return compare(run, baseline, limits or Limits())
+    outcome = compare(run, baseline, limits or Limits())
+    return replace(outcome, notes=(*notes, *outcome.notes))
 
 
 def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
@@ -390,7 +399,7 @@ def _errors(run: StoredRun, baseline: Baseline) -> Verdict:
 def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
     """Judge samples that the baseline answered and the run did not try, or has no positions for."""
     tried = [row for row in run.rows if row.status != "over_limit"]
-    if paired and isinstance(baseline, StoredRun) and not (run.is_adaptive or baseline.is_adaptive):
+    if paired and isinstance(baseline, StoredRun):
         ids = {row.id for row in tried}
         lost = [row.length for row in baseline.rows if row.score is not None and row.id not in ids]
     else:
@@ -403,18 +412,13 @@ def _missing(run: StoredRun, baseline: Baseline, paired: bool) -> Verdict:
 
 
 def _missing_by_cell(run: StoredRun, tried: Sequence[Row], baseline: Baseline) -> list[int]:
-    """Return the length of each sample that is missing by number; of adaptive runs, only in cells without any sample."""
+    """Return the length of each sample that is missing by number."""
     here = Counter((row.task, row.cell) for row in tried)
     if isinstance(baseline, Table):
         there = {place: c.n + c.errors + c.no_answer for place, c in baseline.cells.items()}
     else:
         there = dict(Counter((row.task, row.cell) for row in baseline.rows if row.score is not None))
-    adaptive = run.is_adaptive or (isinstance(baseline, StoredRun) and baseline.is_adaptive)
-    missing = []
-    for place, n in there.items():
-        if not adaptive or not here[place]:
-            missing += [place[1].length] * max(n - here[place], 0)
-    return missing
+    return [place[1].length for place, n in there.items() for _ in range(n - here[place])]
 
 
 def _at(lengths: Iterable[int]) -> str:

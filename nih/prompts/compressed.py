@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
+
+from nih.reading import MOST_BYTES, read_bytes
 
 _OTHERS = {
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -24,11 +27,11 @@ class Unreadable(Exception):
 def read(path: Path) -> bytes:
     """Return the content of a file, decompressed if its name ends with `.gz`. Raises FileNotFoundError, Unreadable."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Unreadable(f"cannot be read: {error}") from error
+        raise Unreadable(f"cannot be read: {error.strerror or error}") from error
     return unpacked(path, raw)
 
 
@@ -47,12 +50,16 @@ def unpacked(path: Path, raw: bytes) -> bytes:
             )
         return raw
     try:
-        return gzip.decompress(raw)
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            content = file.read(MOST_BYTES + 1)
     # A flipped byte is a zlib.error, a wrong checksum an OSError, a missing end an EOFError.
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(
             f"cannot be read: its gzip data are damaged ({error}); copy or compress it again"
         ) from error
+    if len(content) > MOST_BYTES:
+        raise Unreadable(f"cannot be read: it unpacks to more than {MOST_BYTES >> 20} MB; give a part of it")
+    return content
 
 
 def decoded(content: bytes) -> str:

@@ -17,17 +17,32 @@ from typing import TypeVar
 import numpy as np
 
 from nih.errors import GridError
+from nih.text import cut
 from nih.types import Cell, Grid, Trials
 
 T = TypeVar("T")
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([km]?)", re.IGNORECASE)
+MOST_TOKENS = (1 << 31) - 1
+"""Positions are integers of 32 bits."""
+MOST_STEPS = 10_000
+"""Of an axis. A map of more lengths or depths shows nothing."""
+MOST_SAMPLES = 1_000_000
+"""Of a run; a journal of so many rows has about half a gigabyte."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def parse(lengths: str, depths: str, trials: str | int) -> Grid:
+def parse(lengths: str, depths: str, trials: str | int | Trials) -> Grid:
     """Read the three axes. Raises GridError, which names the bad part."""
-    return Grid(parse_lengths(lengths), parse_depths(depths), parse_trials(str(trials)))
+    if isinstance(trials, Trials):
+        return Grid(parse_lengths(lengths), parse_depths(depths), trials)
+    grid = Grid(parse_lengths(lengths), parse_depths(depths), parse_trials(str(trials)))
+    samples = len(grid.depths) * sum(grid.trials.at(length) for length in grid.lengths)
+    if samples > MOST_SAMPLES:
+        raise GridError(
+            f"lengths `{lengths}`, depths `{depths}` and trials `{trials}` are {samples} samples; the most is {MOST_SAMPLES}"
+        )
+    return grid
 
 
 def places(grid: Grid, limit: int | None = None) -> list[tuple[Cell, int]]:
@@ -80,16 +95,15 @@ def shares(limit: int | None, totals: Sequence[int]) -> list[int | None]:
 
 def parse_length(text: str) -> int:
     """Read one length: `1000`, `32k`, `1.5k`, `1m`. Raises GridError."""
-    match = _LENGTH.fullmatch(text.strip())
+    text = cut(text.strip(), 40)
+    match = _LENGTH.fullmatch(text)
     if not match:
-        raise GridError(
-            f"length `{text.strip()}` is not a number of tokens; type for example `1000`, `32k` or `1m`"
-        )
+        raise GridError(f"length `{text}` is not a number of tokens; type for example `1000`, `32k` or `1m`")
     tokens = float(match[1]) * _UNITS[match[2].lower()]
     if tokens != int(tokens) or tokens < 1:
-        raise GridError(
-            f"length `{text.strip()}` is {tokens:g} tokens; it must be a whole number of at least 1"
-        )
+        raise GridError(f"length `{text}` is {tokens:g} tokens; it must be a whole number of at least 1")
+    if tokens > MOST_TOKENS:
+        raise GridError(f"length `{text}` is {tokens:.3g} tokens; the most is {MOST_TOKENS}")
     return int(tokens)
 
 
@@ -150,10 +164,14 @@ def _parts(text: str, what: str, example: str) -> list[str]:
 
 
 def _count(text: str, whole: str, what: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
+    text, whole = cut(text.strip(), 40), cut(whole, 40)
+    if not text.isdecimal() or int(text) < 1:
         raise GridError(
             f"`{text}` in {what} `{whole}` is not a count; it must be a whole number of at least 1"
         )
+    most = MOST_SAMPLES if what == "trials" else MOST_STEPS
+    if int(text) > most:
+        raise GridError(f"`{text}` in {what} `{whole}` is too many; the most is {most}")
     return int(text)
 
 

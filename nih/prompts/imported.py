@@ -32,7 +32,7 @@ from nih.types import Cell, Grid, Prompt, Sample, TokenIds, Trials
 
 ROOM = 128
 """Tokens reserved for an answer without --max-new-tokens: as many as RULER gives at most."""
-ALL = 1_000_000_000
+ALL = Trials(1_000_000_000)
 """Trials per cell where no number was typed: more than any file holds."""
 _LOOKS_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 """What special tokens of chat templates look like."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from nih.errors import UsageError
 from nih.prompts import compressed
+from nih.reading import parse_json, read_bytes
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 """How the names of such files end, but for `.gz`."""
@@ -35,7 +36,7 @@ class Rows(NamedTuple):
 def read_rows(path: Path) -> Rows:
     """Read a file of rows. Raises UsageError, which names the bad line."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
         fingerprint = hashlib.sha256(raw).hexdigest()
         if path.suffix.lower() == ".parquet":
             return Rows(fingerprint, "row", _some(path, _parquet(path, raw)))
@@ -45,7 +46,7 @@ def read_rows(path: Path) -> Rows:
             f"there is no file `{path}`; type `--task jsonl:FILE` with the path of a .jsonl file"
         ) from None
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {error}") from error
+        raise UsageError(f"`{path}` cannot be read: {error.strerror or error}") from error
     except compressed.Unreadable as error:
         raise UsageError(f"`{path}` {error}") from error
     if path.name.lower().removesuffix(".gz").endswith(".csv"):
@@ -65,7 +66,7 @@ def _some(
 def _objects(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if text.lstrip().startswith("["):
         try:
-            listed = list(enumerate(json.loads(text), 1))
+            listed = list(enumerate(parse_json(text), 1))
         except ValueError as error:
             raise UsageError(f"`{path}` is not a JSON list: {error}") from error
     else:
@@ -79,8 +80,8 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _parsed(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return parse_json(line)
+    except ValueError as error:
         raise UsageError(f"line {number} of `{path}` is not JSON: {error}") from error
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nih.coerce import Count, build, convert, entry, mapping
+from nih.coerce import MOST_OF_A_TASK, Count, build, convert, entry, mapping
 from nih.errors import UnknownName, UsageError
 from nih.prompts.yaml_file import read
 from nih.types import Needle
@@ -137,7 +137,7 @@ def _word_list(name: Any, value: Any, whose: str) -> tuple[str, ...] | int:
         )
     if isinstance(value, Mapping):
         of = f"`{name}` of {whose}"
-        return build(_Number, value, f"key of {of}", entry(of)).digits
+        return build(_Number, value, f"key of {of}", entry(of), MOST_OF_A_TASK).digits
     words: tuple[str, ...] = convert(value, tuple[str, ...], entry(f"`words` of {whose}")(name, value))
     if len(set(words)) < max(2, len(words)):
         raise UsageError(

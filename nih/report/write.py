@@ -10,7 +10,7 @@ from typing import Literal
 
 from nih.report import cost, heatmap, page, tables, tasks
 from nih.stats.results import Results
-from nih.store.directory import annotate
+from nih.store.directory import annotating
 from nih.store.files import write_atomic
 
 
@@ -20,8 +20,9 @@ def report(folder: Path, score: str | None = None, no_answer: Literal["wrong"] |
 
     The journal is not touched. Raises StoreError, RunLocked, UsageError.
     """
-    results = tables.results_for(folder, score, no_answer)
-    annotate(folder, report=write(results))
+    with annotating(folder) as changes:
+        results = tables.results_for(folder, score, no_answer)
+        changes["report"] = write(results)
     return results
 
 

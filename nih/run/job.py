@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from nih.coerce import build, deciding, option_names
+from nih.coerce import MOST_OF_A_TASK, build, deciding, option_names
 from nih.errors import UsageError
 from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.options import Assigned, Resolved, RunOptions, assign, pairs, parse_date, resolve
@@ -247,7 +247,9 @@ class _Draft:
         self, values: Mapping[str, str], model: Model | Engine, frame: Frame, template: Mapping[str, Any]
     ) -> TaskRun:
         """Return the task with its prompts. Raises UsageError of all kinds."""
-        task_options = build(self.kind.Options, values, f"option of task `{self.options.task}`")
+        task_options = build(
+            self.kind.Options, values, f"option of task `{self.options.task}`", most=MOST_OF_A_TASK
+        )
         setup = Setup(self.options, model.tokenizer, frame, self.grid, self.name, template)
         prompts = self.kind.prompts(task_options, setup)
         score = find(self.options.score or prompts.default_score)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from nih.run.job import Job, grid_settings
-from nih.scores import score_answer
+from nih.scores import find, score_answer
 from nih.store.journal import Row
 from nih.types import Answer, Sample
 
@@ -34,6 +34,7 @@ def describe(job: Job) -> dict[str, Any]:
         "one_haystack": job.options.one_haystack,
         "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
         "training_length": job.model.training_length,
+        "score_versions": {name: find(name).version for name in sorted(set(job.scores.values()))},
         "exit_state": "running",
     }
 

@@ -1,10 +1,11 @@
 """Scores: how right an answer is, from 0 to 1.
 
 The name of a file is its registration: `scores/exact.py` is `--score exact`, and packages add scores through the entry point
-`nih.scores`. A module of a score has the function `score` and may have `NEEDS` and `check`:
+`nih.scores`. A module of a score has the function `score` and may have `NEEDS`, `VERSION` and `check`:
 
     NEEDS = "text"                                  (the default) score(answer, expected) judges what was generated
     NEEDS = "loglikelihood"                         score(nll, greedy) judges how the model rates the expected answer; nothing is generated
+    VERSION = 1                                     (the default) counts up whenever the score of any answer changes
     check(expected) -> str                          why these expected answers cannot be judged; "" if they can
 
 The docstring is its help. A score of several expected answers is usually the share of them that was given.
@@ -33,6 +34,8 @@ class Score:
     """(answer, expected answers), or (mean negative log-likelihood in nats per token, whether it was greedy), to [0, 1]."""
     needs: Literal["text", "loglikelihood"]
     problem: Callable[[Sequence[str]], str]
+    version: int
+    """Counts up whenever the score of any answer changes."""
 
     def check(self, expected: Sequence[str]) -> None:
         """Raise UsageError for expected answers that it cannot judge."""
@@ -51,7 +54,13 @@ class Score:
 def find(name: str) -> Score:
     """Return the score called `name`. Raises UnknownName."""
     module: Any = load("scores", name)
-    return Score(name, module.score, getattr(module, "NEEDS", "text"), getattr(module, "check", lambda _: ""))
+    return Score(
+        name,
+        module.score,
+        getattr(module, "NEEDS", "text"),
+        getattr(module, "check", lambda _: ""),
+        getattr(module, "VERSION", 1),
+    )
 
 
 def score_answer(answer: Answer, expected: Sequence[str], name: str) -> float | None:

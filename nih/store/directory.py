@@ -7,12 +7,13 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from nih.errors import StoreError
+from nih.reading import open_regular
 from nih.store.environment import now
 from nih.store.files import (
     JOURNAL,
@@ -31,6 +32,8 @@ from nih.store.manifest import Manifest, new_manifest, read_manifest, resumed, w
 from nih.store.settings import ANOTHER, canonical, compare_frames, compare_settings, settings_hash
 from nih.types import UNANSWERED
 
+_FOR_APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 SYNC_SECONDS = 1.0
 """A power cut loses at most what was appended in this time; a killed process loses nothing that was appended."""
 
@@ -40,11 +43,23 @@ def default_folder(root: Path, model: str, task: str, settings: Mapping[str, Any
     return root / f"{slug(model)}-{slug(task)}-{settings_hash(settings)[:8]}"
 
 
-def annotate(path: Path, **changes: Any) -> None:
-    """Merge `changes` into a run's manifest. Raises RunLocked if a writer holds the run, StoreError."""
+@contextlib.contextmanager
+def annotating(path: Path) -> Iterator[dict[str, Any]]:
+    """Hold a run's lock; what the block writes into the dict is merged into the manifest at its end.
+
+    Raises RunLocked if a writer holds the run, StoreError.
+    """
     read_manifest(path)  # a folder that is not a run must not get a lock file
     with RunLock(path):
+        changes: dict[str, Any] = {}
+        yield changes
         write_manifest(path, read_manifest(path).changed(**changes))
+
+
+def annotate(path: Path, **changes: Any) -> None:
+    """Merge `changes` into a run's manifest. Raises RunLocked if a writer holds the run, StoreError."""
+    with annotating(path) as said:
+        said.update(changes)
 
 
 class RunDirectory:
@@ -59,6 +74,7 @@ class RunDirectory:
         self.manifest = manifest
         self._lock = lock
         self._end = journal.end
+        self._read = journal.size
         self._synced = time.monotonic()
         self._fd = -1
 
@@ -113,7 +129,8 @@ class RunDirectory:
     def _open_journal(self) -> None:
         journal = self.path / JOURNAL
         with writing(journal):
-            self._fd = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._fd = open_regular(journal, _FOR_APPENDING)
+            self._check_size(self._read)
             os.ftruncate(self._fd, self._end)
 
     def next_attempt(self, id: str) -> int:
@@ -135,6 +152,7 @@ class RunDirectory:
     def _write_line(self, line: bytes) -> None:
         journal = self.path / JOURNAL
         try:
+            self._check_size(self._end)
             write_all(self._fd, line)
             self._end += len(line)
             if time.monotonic() - self._synced >= SYNC_SECONDS:
@@ -145,6 +163,14 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
             raise unwritable(journal, error) from error
+
+    def _check_size(self, expected: int) -> None:
+        """Raise StoreError if another process has written into the journal, as it can where a file system ignores locks."""
+        if os.fstat(self._fd).st_size != expected:
+            raise StoreError(
+                f"another process writes into `{self.path}` too, because this file system ignores locks; nothing was cut off: "
+                "let one of them end, or give `--out` a folder on a local disk"
+            )
 
     def write_manifest(self, **changes: Any) -> None:
         """Merge `changes` (JSON values) into the manifest and replace run.json in one step. Raises StoreError."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nih.errors import StoreError
+from nih.reading import open_regular
 
 MANIFEST, JOURNAL, LOCK = "run.json", "samples.jsonl", ".lock"
 
@@ -20,11 +21,16 @@ _RUN_FILES = (
 """Files that a run would write over: a folder that has one of them but no manifest belongs to somebody else."""
 
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file in one step: a reader, or a kill at any moment, meets the old content or the new. Raises StoreError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        with os.fdopen(open_regular(temporary, _NEW), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -87,8 +93,22 @@ def refuse_foreign_files(path: Path) -> None:
 
 
 def sweep_leftovers(path: Path) -> None:
-    """Remove what a writer that was killed inside `write_atomic` left behind."""
+    """Remove what a writer that was killed inside `write_atomic` left behind; a living process may still want its own."""
     for name in (MANIFEST, *_RUN_FILES):
         for leftover in path.glob(f".{name}.*.tmp"):
-            with writing(leftover):
-                leftover.unlink(missing_ok=True)
+            writer = leftover.name.split(".")[-2]
+            if not (writer.isdecimal() and _lives(int(writer))):
+                with writing(leftover):
+                    leftover.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if process == os.getpid():
+        return False  # an earlier process had the same number; this one has nothing left to write
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

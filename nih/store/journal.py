@@ -7,7 +7,6 @@ however hostile, can break a line or reach a terminal as an escape sequence.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nih.errors import JournalDamaged, StoreError, UsageError
+from nih.reading import json_problem, parse_strict_json, read_bytes
 from nih.scores import find
 from nih.store.settings import short
 from nih.types import FAILURES, STATUSES, Cell, Placed, Status, Usage
@@ -236,6 +236,8 @@ class Journal:
     """The row that counts of each id, its highest attempt, in the order of the file."""
     end: int = 0
     """Bytes of whole lines."""
+    size: int = 0
+    """Bytes of the file, with the torn line."""
     torn: bool = False
     """Whether the last line has no end."""
 
@@ -243,13 +245,13 @@ class Journal:
 def read_journal(path: Path) -> Journal:
     """Read a journal; one that does not exist is empty. Raises StoreError, JournalDamaged. Warns of a torn last line."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, follow=False)
     except FileNotFoundError:
         return Journal()
     except OSError as error:
-        raise StoreError(f"cannot read `{path}`: {error.strerror}") from error
+        raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from error
     end = data.rfind(b"\n") + 1
-    journal = Journal(end=end, torn=end < len(data))
+    journal = Journal(end=end, size=len(data), torn=end < len(data))
     if journal.torn:
         warnings.warn(
             f"the last line of `{path}` is torn and is left out; its sample counts as not answered",
@@ -270,9 +272,9 @@ def read_journal(path: Path) -> Journal:
 
 def _parse(path: Path, number: int, line: bytes) -> Row:
     try:
-        values = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, number, "it is not JSON") from error
+        values = parse_strict_json(line)
+    except ValueError as error:
+        raise _damaged(path, number, json_problem(error)) from error
     try:
         return Row.of(values)
     except (TypeError, ValueError, OverflowError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nih.errors import StoreError
+from nih.reading import MOST_BYTES_OF_CONFIG, json_problem, parse_strict_json, read_bytes
 from nih.store.environment import commit, machine, now, versions
 from nih.store.files import MANIFEST, write_atomic
 from nih.store.redact import redact, without_secrets
@@ -45,6 +46,8 @@ class StoredTask(NamedTuple):
     """Its own grid, in a suite."""
     haystack: Mapping[str, Any] | None
     """Its own haystack, in a suite."""
+    rows: int | None = None
+    """Of a file of prompts, the number of rows that are asked; None for prompts of a grid."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,23 @@ class Manifest:
                 task["score"],
                 _grid(task["grid"]) if "grid" in task else None,
                 task.get("haystack"),
+                int(task["rows"]["asked"]) if "rows" in task else None,
             )
             for task in self.values.get("tasks", [])
         )
+
+    @property
+    def samples(self) -> int | None:
+        """Number of samples of the plan; None where the run ended before it was made."""
+        count = self.values.get("samples")
+        if count is not None and type(count) is not int:
+            raise TypeError("not a number of samples")
+        return count
+
+    @cached_property
+    def score_versions(self) -> Mapping[str, int]:
+        """The version of each score that the run was judged by; versions before they were counted are 1."""
+        return {str(name): int(version) for name, version in self.values.get("score_versions", {}).items()}
 
     @cached_property
     def grid(self) -> Grid:
@@ -316,13 +333,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"there is no run folder `{folder}`; type the folder that `nih run` printed")
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_strict_json(read_bytes(path, MOST_BYTES_OF_CONFIG, follow=False))
     except FileNotFoundError as error:
         raise StoreError(f"`{folder}` is not a run folder: it has no `{MANIFEST}`") from error
     except OSError as error:
-        raise StoreError(f"cannot read `{path}`: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"`{path}` is damaged: it is not JSON") from error
+        raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StoreError(f"`{path}` is damaged: {json_problem(error)}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
     if type(schema) is not int or schema not in _READ:
         raise StoreError(

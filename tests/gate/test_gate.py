@@ -26,7 +26,6 @@ from nih.gate import output as gate_report
 from nih.gate.baseline import open_baseline
 from nih.gate.rules import Group, Limits, Outcome, Verdict, _groups, compare, decide, gate
 from nih.report.write import report as write_report
-from nih.stats.intervals import wilson
 from nih.store.journal import Row
 from nih.store.manifest import Manifest
 from nih.store.run import StoredRun, read
@@ -153,30 +152,6 @@ def test_a_drop_of_15_points_on_440_pairs_is_caught(scenario: str) -> None:
     assert caught >= 950
 
 
-@pytest.mark.parametrize("accuracy", [0.5, 0.856])
-def test_adaptive_runs_without_a_change_fail_at_most_alpha(accuracy: float) -> None:
-    """Each run stops a cell by its own answers, and what both answered is compared: 8 lengths of 5 cells of 3 to 20 trials."""
-    rng = np.random.default_rng(6)
-
-    def stops(right: int, n: int) -> bool:
-        low, high = wilson(right, n)
-        return low > 0.856 or high < 0.856 or high - low < 0.3
-
-    stopping = np.array(
-        [[stops(right, n) if n >= max(3, right) else False for n in range(21)] for right in range(21)]
-    )
-    failures = 0
-    for _ in range(1000):
-        both = (rng.random((2, 8, 5, 20)) < accuracy).astype(float)
-        stopped = stopping[both.cumsum(-1).astype(int), np.arange(1, 21)]
-        trials = np.where(stopped.any(-1), stopped.argmax(-1) + 1, 20).min(0)
-        asked = np.arange(20) < trials[..., None]
-        lengths = [Group(str(i), both[0, i][asked[i]], both[1, i][asked[i]], True) for i in range(8)]
-        overall = Group("overall", both[0][asked], both[1][asked], True)
-        failures += any(d.fails for d in decide([overall, *lengths], 0.05, 0.05))
-    assert failures <= 50
-
-
 def test_fractional_scores_without_a_change_fail_at_most_alpha() -> None:
     rng = np.random.default_rng(4)
     pairs = rng.integers(0, 5, (60, 2, 2, 30)) / 4
@@ -192,7 +167,10 @@ def test_the_folders_give_the_decision_of_the_arrays(tmp_path: Path) -> None:
         sides = []
         for name, side in (("base", base), ("run", run)):
             scores = iter(side.astype(float).ravel())
-            full = rows(lambda _, s=scores: {"score": next(s)}, TRIALS * 3)  # type: ignore[misc]
+            full = [
+                changed(r, {"score": s, "answer": " 12345." if s else " no"})
+                for r, s in zip(rows(trials=TRIALS * 3), scores, strict=True)
+            ]
             sides.append(folder(tmp_path / f"{name}{number}", full, grid=grid(LENGTHS, DEPTHS, TRIALS * 3)))
         groups = as_groups(run.reshape(2, -1).astype(float), base.reshape(2, -1).astype(float), True)
         decided = [d.fails for d in decide(groups, 0.05, 0.05)]
@@ -223,10 +201,10 @@ def made(changes: list[dict[str, Any]]) -> list[Row]:
     return [changed(r, c) for r, c in zip(rows(), changes, strict=True) if not c.get("absent")]
 
 
-@given(ANY_RUN, st.booleans())
+@given(ANY_RUN)
 @settings(max_examples=40, deadline=None)
-def test_a_run_passes_against_itself(changes: list[dict[str, Any]], adaptive: bool) -> None:
-    run = held(made(changes), options={"adaptive": adaptive})
+def test_a_run_passes_against_itself(changes: list[dict[str, Any]]) -> None:
+    run = held(made(changes))
     if not any(r.score is not None for r in run.rows):
         with pytest.raises(UsageError, match="no scored samples"):
             compare(run, run, Limits())
@@ -310,16 +288,6 @@ def test_missing_samples_and_cells_fail() -> None:
     outcome = compare(shorter, held(rows()), Limits())
     assert failed(outcome) == ["missing"] and "2k (10)" in detail(outcome, "missing")
     assert "2k was not judged: no sample is scored in both" in outcome.notes
-
-
-def test_adaptive_runs_pair_by_sample_and_miss_only_empty_cells() -> None:
-    options = {"adaptive": True}
-    base = held([r for r in rows() if r.trial < 3 or r.length == 1024], options=options)
-    run = held([r for r in rows() if r.trial < 3 or r.length == 2048], options=options)
-    outcome = compare(run, base, Limits())
-    assert failed(outcome) == [] and "of 6 pairs" in detail(outcome, "1k")
-    empty = held([r for r in run.rows if (r.length, r.depth) != (2048, 50.0)], options=options)
-    assert failed(compare(empty, base, Limits())) == ["missing"]
 
 
 def test_a_slow_down_fails_on_the_same_machine_only() -> None:
@@ -414,12 +382,6 @@ def test_other_tokenizers_do_not_pair() -> None:
     outcome = compare(held(other, tokenizer={"fingerprint": "words"}), held(rows()), Limits())
     assert failed(outcome) == ["overall", "2k"] and "10 samples against 10, Fisher" in detail(outcome, "2k")
     assert any("tokenizers differ" in note for note in outcome.notes)
-    with pytest.raises(SettingsDiffer, match="--adaptive"):
-        compare(
-            held(other, tokenizer={"fingerprint": "words"}, options={"adaptive": True}),
-            held(rows()),
-            Limits(),
-        )
 
 
 def test_another_models_name_is_a_warning() -> None:
@@ -443,7 +405,9 @@ def test_a_table_is_tested_by_fisher(tmp_path: Path) -> None:
     (tmp_path / "named.csv").write_text(cells.replace("echo,", "other,"))
     with pytest.raises(SettingsDiffer, match=r"lengths is .*`--lengths 1k,4k`"):
         gate(base, tmp_path / "short.csv")
-    with pytest.raises(SettingsDiffer, match=r"5 trials per cell at 1k tokens and baseline .* has 4"):
+    with pytest.raises(
+        SettingsDiffer, match=r"5 trials at passkey, 1k tokens, depth 0 and baseline .* has 4"
+    ):
         gate(base, tmp_path / "fewer.csv")
     assert any("the baseline's `other`" in note for note in gate(base, tmp_path / "named.csv").notes)
     with pytest.raises(UsageError, match="--score"):
@@ -453,7 +417,13 @@ def test_a_table_is_tested_by_fisher(tmp_path: Path) -> None:
 def test_errors_and_missing_samples_are_counted_against_a_table(tmp_path: Path) -> None:
     base = folder(tmp_path / "base", rows())
     write_report(base)
-    run = folder(tmp_path / "run", rows(lambda r: {"status": "error"} if r.trial == 0 else {})[:-1])
+    unanswered = {0: {"status": "error"}}
+    last = rows()[-1].id
+
+    def change(r: Row) -> dict[str, Any]:
+        return {"status": "over_limit"} if r.id == last else unanswered.get(r.trial, {})
+
+    run = folder(tmp_path / "run", rows(change))
     outcome = gate(run, base / "cells.csv")
     assert failed(outcome) == ["errors", "missing"]
     assert "4 error" in detail(outcome, "errors") and "2k (1)" in detail(outcome, "missing")
