@@ -20,9 +20,8 @@ from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import plan
 from nih.store import run as store
-from nih.types import Answer, Sample
+from nih.types import NO_TURN, Answer, Sample, Turn
 from tests.support.fake_vllm import Behaviour, package
-from tests.support.vocabularies import chatting
 
 GRID: dict[str, Any] = {"model": "transformer", "lengths": "512-1k", "depths": "0-100:5", "trials": 2}
 Install = Callable[..., Behaviour]
@@ -363,14 +362,16 @@ def test_a_gguf_file_is_refused(install: Install, tmp_path: Path, monkeypatch: p
         vllm.open_engine("model.gguf", vllm.Options(), 512)
 
 
-def test_a_chat_ends_with_the_turn(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM is told the tokens that end a turn, and no others outside of a chat."""
-    folder = tmp_path / "tokenizer"
-    template = "{% for m in messages %}<u>{{ m.content }}<e>{% endfor %}<a>"
-    made = chatting(template, ("<u>", "<e>", "<a>", "</s>"), eos="</s>")
-    made.save_pretrained(folder)
-    for chat, ends in ((True, made.convert_tokens_to_ids(["<e>", "</s>"])), (False, None)):
-        fake = install()
-        engine, samples = started(tokenizer=str(folder), chat=chat)
-        ask(engine, samples)
-        assert {tuple(s.get("stop_token_ids", ())) for s in fake.sampling} == {tuple(sorted(ends or ()))}
+@pytest.mark.parametrize(
+    ("turn", "ends"),
+    [(NO_TURN, None), (NO_TURN._replace(end_ids=frozenset({9, 3}), end_texts=("7",)), [3, 9])],
+    ids=["no chat", "chat"],
+)
+def test_a_chat_ends_with_the_turn(install: Install, turn: Turn, ends: list[int] | None) -> None:
+    """vLLM is told the tokens that end a turn, and nothing outside of a chat; what it says behind the end of a turn is cut."""
+    fake = install()
+    engine, samples = started()
+    engine.take_turns(turn)
+    answers = ask(engine, samples)
+    assert all(s.get("stop_token_ids") == ends for s in fake.sampling)
+    assert any("7" in answer.text for answer in answers) == (ends is None)

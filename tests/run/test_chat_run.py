@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_the_gate_names_the_template_and_like_asks_through_the_same(
 ) -> None:
     baseline = store.read(yesterday["out"])
     today = evaluate(**{**yesterday, "out": tmp_path / "today"})
-    with pytest.raises(SettingsDiffer, match="chat template.*Today: 03 Feb 2024.*nih run --like"):
+    with pytest.raises(SettingsDiffer, match=r"chat template.*Today: 03 Feb 2024.*nih run --like"):
         check(store.read(today.path), baseline)
     alike = evaluate(like(yesterday["out"], {"out": str(tmp_path / "alike")}))
     assert check(store.read(alike.path), baseline) == (True, [])
@@ -164,7 +165,7 @@ def speaks(folder: Path, tokenizer: Any, said: list[str]) -> None:
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     vocabulary = 4 * (len(tokenizer) // 4 + 1)
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": vocabulary,
         "intermediate_size": 4,
         "num_hidden_layers": 1,
@@ -178,9 +179,10 @@ def speaks(folder: Path, tokenizer: Any, said: list[str]) -> None:
         for name, parameter in model.named_parameters():
             parameter.fill_(float("norm" in name))
         model.model.embed_tokens.weight.copy_(torch.eye(vocabulary))
-        for before, after in zip(tokens, tokens[1:], strict=False):
+        for before, after in pairwise(tokens):
             model.lm_head.weight[after, before] = 1
-    model.generation_config = GenerationConfig(eos_token_id=0)
+    config: Any = GenerationConfig
+    model.generation_config = config(eos_token_id=0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -83,6 +83,7 @@ def chatting(
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(word, special=True) for word in special])
     backend.add_tokens([AddedToken(word, normalized=False) for word in words])
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos)
+    fast: Any = PreTrainedTokenizerFast
+    made = fast(tokenizer_object=backend, eos_token=eos)
     made.chat_template = template
     return made

@@ -352,7 +352,7 @@ def test_a_folder_with_only_tekken_json(tmp_path: Path) -> None:
     from transformers import MistralConfig
 
     MistralConfig(vocab_size=131072).save_pretrained(tmp_path)
-    newest = sorted((Path(package.__file__).parent / "data").glob("tekken*.json"))[-1]
+    newest = max((Path(package.__file__).parent / "data").glob("tekken*.json"))
     shutil.copy(newest, tmp_path / "tekken.json")
     coder = open_tokenizer(str(tmp_path))
     text = "The pass key is 4711, [INST] or so.\n"
