@@ -22,6 +22,7 @@ from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
 from nih.models._session import JUDGED_CHUNK
 from nih.protocols import Tokenizer
+from nih.types import NO_TURN, Turn
 
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple per layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
@@ -143,6 +144,11 @@ class RecurrentModel:
         self._tokenizer = tokenizer
         self._device = device
         self._dtype = dtype
+        self._turn = NO_TURN
+
+    def take_turns(self, turn: Turn) -> None:
+        """End answers also at the end of a turn of a chat."""
+        self._turn = turn
 
     @property
     def name(self) -> str:
@@ -188,9 +194,7 @@ class RecurrentModel:
 
     def session(self) -> RecurrentSession:
         """Load the weights (once) and start at position 0. Raises ModelError, KernelError."""
-        session = RecurrentSession(
-            self._network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, self._chunk
-        )
+        session = self._session(self._network, self._chunk)
         session.tie = tie_of(self._dtype)
         return session
 
@@ -199,9 +203,15 @@ class RecurrentModel:
         if self._dtype == torch.float32:
             return None
         network = self._checkpoint.load(self._device, torch.float32)
-        return RecurrentSession(
-            network, self._tokenizer, self._device, self._shape.vocabulary, self._shape.eos, JUDGED_CHUNK
+        return self._session(network, JUDGED_CHUNK)
+
+    def _session(self, network: Network, chunk: int) -> RecurrentSession:
+        ends = self._shape.eos | self._turn.end_ids
+        session = RecurrentSession(
+            network, self._tokenizer, self._device, self._shape.vocabulary, ends, chunk
         )
+        session.end_texts = self._turn.end_texts
+        return session
 
     @cached_property
     def _network(self) -> Network:

@@ -46,6 +46,8 @@ class ForwardSession:
     """
 
     deadline: float | None = None
+    end_texts: tuple[str, ...] = ()
+    """Strings that end every answer, beside its own: what a chat template puts behind an assistant's words."""
 
     def __init__(
         self, tokenizer: Tokenizer, device: torch.device, vocabulary: int, eos: frozenset[int], chunk: int
@@ -229,10 +231,11 @@ class ForwardSession:
     def _generation(self, ids: Sequence[int], stop: Sequence[str] | Over) -> Generation:
         said = ids[:-1] if ids and ids[-1] in self._eos else ids
         text = self._tokenizer.decode(said)
-        return Generation(text if callable(stop) else cut(text, stop), tuple(said))
+        return Generation(text if callable(stop) else cut(text, (*stop, *self.end_texts)), tuple(said))
 
     def _stopped(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
         """Return whether a stop string is in the text; looks at the tail first, so that long answers stay linear."""
+        stop = (*stop, *self.end_texts)
         if not stop:
             return False
         # A character takes at most four tokens of a byte-level vocabulary.

@@ -55,6 +55,7 @@ from nih.models._loading import fingerprint, is_reference, reference
 from nih.models._rope import ChangingRope, Factors, changing_rope, even_calls
 from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
+from nih.types import NO_TURN, Turn
 
 __all__ = ["CachedSession", "Options", "TransformerModel", "open_model"]
 
@@ -110,6 +111,11 @@ class TransformerModel:
         stored = str(getattr(self._text, "dtype", None)).removeprefix("torch.")
         self._dtype = pick_dtype(options.dtype, stored, device, self._local_files)
         self._tokenizer = tokenizer
+        self._turn = NO_TURN
+
+    def take_turns(self, turn: Turn) -> None:
+        """End answers also at the end of a turn of a chat."""
+        self._turn = turn
 
     @property
     def name(self) -> str:
@@ -181,7 +187,7 @@ class TransformerModel:
         """
         if self._rope:
             log.warning("%s %s", self._name, self._rope.warning())
-        return CachedSession(self._loaded, self._tokenizer, self._device, self._eos, self._chunk)
+        return self._session(self._loaded, self._chunk)
 
     def judge(self) -> CachedSession | None:
         """Load a short float32 copy: the first layers, with which verification judges what half precision hides.
@@ -193,11 +199,17 @@ class TransformerModel:
         try:
             config = shortened(self._config)
             model = load(self._source, self._options, config, torch.float32, self._device, part=True)
-            return CachedSession(model, self._tokenizer, self._device, self._eos, JUDGED_CHUNK)
+            return self._session(model, JUDGED_CHUNK)
         # Whatever a model's own code raises when it has fewer layers than it was made for.
         except Exception as error:
             log.warning("%s cannot be judged in float32 (%s)", self._name, reason(error))
             return None
+
+    def _session(self, model: Any, chunk: int) -> CachedSession:
+        ends = self._eos | self._turn.end_ids
+        session = CachedSession(model, self._tokenizer, self._device, ends, chunk)
+        session.end_texts = self._turn.end_texts
+        return session
 
     @cached_property
     def _loaded(self) -> Any:

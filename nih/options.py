@@ -6,6 +6,7 @@ settings in run.json.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -38,6 +39,16 @@ def _option(default: Any, text: str, **more: Any) -> Any:
     """A field of a group. `decides`: it changes prompts or answers, so a resumed run must agree in it. True, or "unless default" for
     options that came after the first runs, so that older runs still agree."""
     return field(default=default, metadata={"help": text, **more})
+
+
+def parse_date(typed: str | None) -> datetime.datetime | None:
+    """Read a date, or a date and a time, of ISO 8601. Raises UsageError."""
+    if typed is None:
+        return None
+    try:
+        return datetime.datetime.fromisoformat(typed).replace(tzinfo=None)
+    except ValueError as error:
+        raise UsageError(f"--chat-date `{typed}` is not a date; type for example 2025-07-31") from error
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,10 @@ class Answering:
     )
     chat: bool = _option(False, "Wrap the prompt in the model's chat template", decides=True)
     system: str = _option("", "System message of the chat template", decides=True)
+    chat_date: str | None = _option(
+        None,
+        "Date that a chat template tells the model, where it tells one: YYYY-MM-DD; default: today's, or that of the run that is resumed",
+    )
     max_new_tokens: Count | None = _option(
         None, "Tokens reserved for the answer, inside the length; default: the task's", decides=True
     )
@@ -152,6 +167,7 @@ class Answering:
             raise UsageError(
                 "no model given; type for example `--model smollm2`, or `--model echo` to try without one"
             )
+        parse_date(self.chat_date)
         if self.system and not self.chat:
             raise UsageError("--system needs --chat, because only a chat template has a place for it")
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from nih.types import Answer, Generation, Likelihood, Needle, Sample, TokenIds
+from nih.types import Answer, ChatText, Generation, Likelihood, Needle, Sample, TokenIds, Turn
 
 Over = Callable[[Sequence[int], bool], bool]
 """Says after each token whether a continuation is over: takes its ids, and whether the last one is an end-of-text token."""
@@ -71,6 +71,32 @@ class Converses(Protocol):
 
         Raises ModelError if the tokenizer has no chat template, or if it refuses these messages.
         """
+
+
+@runtime_checkable
+class RendersChat(Protocol):
+    """A tokenizer whose chat template writes text."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a text; None if there is none."""
+
+    def chat_text(self, system: str, options: Mapping[str, Any]) -> ChatText:
+        """Return what the template writes around the user's and the assistant's words.
+
+        `options` are its variables; `strftime_now` among them is the nih.tokenizers.chat_template.Clock that tells it the date. Raises ModelError as `chat_frame`.
+        """
+
+    def encode_frame(self, before: str, after: str) -> tuple[TokenIds, TokenIds]:
+        """Return the ids of both, special tokens as they are written. `before` begins a text, `after` stands in mid-text."""
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """A model or engine that can be told how its turn in a chat begins and ends."""
+
+    def take_turns(self, turn: Turn) -> None:
+        """End answers also at the end of a turn. Called once, before anything else."""
 
 
 class Session(Protocol):

@@ -27,6 +27,41 @@ UNANSWERED: frozenset[str] = FAILURES | {"no_answer"}
 """Statuses that make a run end with exit code 3."""
 
 
+class ChatText(NamedTuple):
+    """What a chat template writes around words, special tokens as they are written."""
+
+    before: str
+    """Before the user's words."""
+    after: str
+    """Behind the user's words, up to where the model speaks: the generation prompt."""
+    answer: str | None
+    """What stands in a finished conversation between the user's words and the assistant's; None if the template does not say."""
+    close: str
+    """What stands behind the assistant's words."""
+
+
+_NO_IDS = np.empty(0, np.int32)
+
+
+class Turn(NamedTuple):
+    """How a model's turn begins and ends in a chat."""
+
+    before: TokenIds
+    """Tokens (T,) before the user's words."""
+    after: TokenIds
+    """Tokens (T,) behind the user's words."""
+    begun: TokenIds
+    """Tokens (T,) behind the user's words where the answer prefix follows."""
+    end_ids: frozenset[int]
+    """Tokens that end an answer, beside those of the model's config."""
+    end_texts: tuple[str, ...]
+    """How they are written."""
+
+
+NO_TURN = Turn(_NO_IDS, _NO_IDS, _NO_IDS, frozenset(), ())
+"""Outside of a chat."""
+
+
 class Cell(NamedTuple):
     """One square of the heatmap."""
 

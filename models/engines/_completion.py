@@ -25,6 +25,7 @@ MOST_STOPS = 4
 _STOPS_THINKING = "a stop string ends the thinking"
 _BEGUN = ("add_generation_prompt", "continue_final_message")
 _RATED = ("echo", "logprobs")
+_END_IDS = "stop_token_ids"
 
 
 class Reply(NamedTuple):
@@ -68,6 +69,12 @@ class Dialect:
     """Merged into every request."""
     frame: tuple[int, int] = (0, 0)
     """Tokens of the chat template before and after the user's words."""
+    begun: int = 0
+    """Tokens of it behind the user's words where the answer prefix follows."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end a turn, for servers that are sent token ids."""
+    turn_ends: tuple[str, ...] = ()
+    """What the chat template puts behind an assistant's words."""
     ends: tuple[str, ...] = ENDS
     """What ends a thinking."""
     opened: bool = False
@@ -128,7 +135,9 @@ class Dialect:
         if name == "stop":
             cause = said if said == _STOPS_THINKING else "the server takes no `stop`"
             return f"{cause}, so none is sent and answers are cut here"
-        return f"the server takes no `{name}`, so it is left out" if name == "stream_options" else ""
+        return (
+            f"the server takes no `{name}`, so it is left out" if name in ("stream_options", _END_IDS) else ""
+        )
 
     def body(self, sample: Sample, content: Mapping[str, Any], likelihood: bool) -> dict[str, Any]:
         """The request: greedy, one answer, at most the sample's room and what may be thought before it.
@@ -149,6 +158,8 @@ class Dialect:
         stops = [stop for stop in sample.stop if stop][:MOST_STOPS]
         if stops and "stop" not in self.dropped and not self.chat and not sample.thinking:
             body["stop"] = stops
+        if self.prompt == "ids" and self.end_ids and _END_IDS not in self.dropped:
+            body[_END_IDS] = list(self.end_ids)
         return {**body, **self.extra}
 
     def wanted(self, sample: Sample, likelihood: bool) -> Wanted:
@@ -169,6 +180,7 @@ class Dialect:
     def _messages(self, sample: Sample, ids: TokenIds) -> Wanted:
         before, after = self.frame
         begun = len(self.tokenizer.encode(sample.answer_prefix)) if self.prefix == "assistant" else 0
+        after = self.begun if begun else after
         text, again = self._text(ids[before : len(ids) - after - begun])
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": text})
@@ -195,6 +207,7 @@ class Dialect:
         ids = sample.prompt.ids()
         before, after = self.frame if self.chat else (len(self.tokenizer.opening), 0)
         begun = len(self.tokenizer.encode(sample.answer_prefix)) if self.prefix == "assistant" else 0
+        after = self.begun if begun and self.chat else after
         end = len(ids) - begun
         words = ids[before : end - after]
         words = words if tokens is None else words[:tokens]
@@ -230,7 +243,7 @@ class Dialect:
             raise Unsupported("stop", _STOPS_THINKING)
         asked = sent.get(self.room)
         room = asked if isinstance(asked, int) else sample.room + sample.thinking
-        final = cut(answer or "", sample.stop)
+        final = cut(answer or "", (*sample.stop, *self.turn_ends))
         none = _why_none(said, kind, word, answer, bool(thought or reasoned), sample, room)
         if not none and kind in ("length", "window") and final == answer:
             counted = max(tokens, len(self.tokenizer.encode(thought + text))) if tokens is not None else None

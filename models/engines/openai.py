@@ -42,7 +42,7 @@ from nih.models.engines._usage import Log
 from nih.protocols import Tokenizer
 from nih.text import keep_secret, sanitize
 from nih.tokenizers.huggingface import open_tokenizer
-from nih.types import Answer, Sample, Status, Usage
+from nih.types import Answer, Sample, Status, Turn, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
@@ -113,6 +113,14 @@ class OpenAIEngine:
         """Most positions: `--set limit`, else what the server reports at the start (vLLM, and llama.cpp for one of its slots)."""
         told = self.served.get("max_model_len", self._meta().get("n_ctx"))
         return self.options.limit or (count(told) or None)
+
+    def take_turns(self, turn: Turn) -> None:
+        """Count the chat template as the prompts do, and cut answers at the end of a turn."""
+        dialect = self.dialect
+        dialect.frame, dialect.begun = (len(turn.before), len(turn.after)), len(turn.begun)
+        dialect.end_ids, dialect.turn_ends = tuple(sorted(turn.end_ids)), turn.end_texts
+        begun = turn.begun if self.begins_answers else turn.after
+        dialect.opened = opens(spelled(self.tokenizer, begun), dialect.ends)
 
     @property
     def begins_answers(self) -> bool:
@@ -401,11 +409,7 @@ def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
         if (value := getattr(options, name)) is not None and value < 1:
             raise EngineError(f"`--set {name}={value}` allows nothing; type at least 1")
     tokenizer = _tokenizer(model, options)
-    frame, opened = (0, 0), False
     ends = (options.thinking_end,) if options.thinking_end else ENDS
-    if options.chat:
-        before, after = tokenizer.chat_frame(options.system, options.template)
-        frame, opened = (len(before), len(after)), opens(spelled(tokenizer, after), ends)
     dialect = Dialect(
         model,
         tokenizer,
@@ -415,10 +419,8 @@ def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
         options.prompt,
         options.prefix,
         extra,
-        frame,
-        ends,
-        opened,
-        options.stream,
+        ends=ends,
+        stream=options.stream,
     )
     sender = Sender(base_url, model, _key(), options.attempts, options.backoff, options.max_requests)
     return OpenAIEngine(model, tokenizer, options, base_url, dialect, sender)

@@ -28,7 +28,7 @@ from nih.models import smollm2, transformer
 from nih.models.engines._vllm_arguments import check_taken, installed, names, typed, vllm
 from nih.protocols import Tokenizer
 from nih.tokenizers.huggingface import HubTokenizer
-from nih.types import Answer, Prompt, Sample, TokenIds, Usage
+from nih.types import NO_TURN, Answer, Prompt, Sample, TokenIds, Turn, Usage
 
 _CONCURRENCY = 64
 """Enough to fill a batch: prompts are long, so few are read at a time, and the others only wait in vLLM's queue."""
@@ -117,11 +117,16 @@ class VllmEngine:
         self._options = options
         self._longest = longest
         self._concurrency = options.concurrency or _CONCURRENCY
+        self._turn = NO_TURN
         self._llm: Any = None
         self._vllm: Any = None
         self._given: list[Prompt] = []
         self._cached: dict[int, int] = {}
         """Index of an answered request -> tokens of its prompt that the prefix cache held."""
+
+    def take_turns(self, turn: Turn) -> None:
+        """End answers also at the end of a turn of a chat."""
+        self._turn = turn
 
     @property
     def name(self) -> str:
@@ -276,7 +281,9 @@ class VllmEngine:
             # A stop string would end the thinking.
             stops = [] if sample.thinking else list(sample.stop)
             text = {"stop": stops} if self._knows_text else {"detokenize": False}
-            yield sample.prompt, sampling(temperature=0.0, max_tokens=sample.room + sample.thinking, **text)
+            ends = {"stop_token_ids": sorted(self._turn.end_ids)} if self._turn.end_ids else {}
+            room = sample.room + sample.thinking
+            yield sample.prompt, sampling(temperature=0.0, max_tokens=room, **text, **ends)
             return
         rated = {"temperature": 0.0, "max_tokens": 1, "logprobs": 0, "ignore_eos": True, "detokenize": False}
         if self._caches:
@@ -359,7 +366,7 @@ class VllmEngine:
             why = f"the thinking did not end, or nothing follows it ({said.finish_reason}); type {longer}"
             return Answer(sample.id, "no_answer", error=why, usage=usage, thinking=kept(thought))
         text = answer if thought else self.tokenizer.decode(ids)
-        for stop in sample.stop:
+        for stop in (*sample.stop, *self._turn.end_texts):
             text = text.partition(stop)[0]
         return Answer(sample.id, "ok", text, usage=usage, thinking=kept(thought))
 

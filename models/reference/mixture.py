@@ -30,8 +30,8 @@ from nih.models.reference.texts import (
     whole_text,
 )
 from nih.prompts.builder import Builder
+from nih.prompts.chat import frame_of
 from nih.prompts.haystack import open_source
-from nih.prompts.source import frame_of
 from nih.protocols import OwnHaystack
 from nih.registry import load
 from nih.types import Cell, Sample

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.prompts.builder import Builder
+from nih.prompts.chat import frame_of
 from nih.prompts.haystack import open_source
-from nih.prompts.source import frame_of
 from nih.tasks import fact, passkey
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Cell, Needle, Sample

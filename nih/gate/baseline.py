@@ -21,6 +21,7 @@ from nih.errors import SettingsDiffer, StoreError, UsageError
 from nih.gate.whole import cells_of
 from nih.prompts.grid import format_depth, format_length, format_trials
 from nih.store.run import StoredRun, read
+from nih.store.settings import compare_frames
 from nih.text import sanitize
 from nih.types import Cell, Grid
 
@@ -90,6 +91,9 @@ def _same_prompts(run: StoredRun, baseline: StoredRun) -> bool:
         return True
     if run.tokenizer != baseline.tokenizer:
         return False
+    if run.manifest.chat_frame and baseline.manifest.chat_frame:
+        advice = f"type `{_like(baseline, run.model, 'NEW_RUN')}` to ask through the same, with the same date"
+        compare_frames(baseline.path, baseline.manifest.chat_frame, run.manifest.chat_frame, advice)
     task, cell, trial = places[0]
     raise SettingsDiffer(
         f"`{run.path}` has other prompts than baseline `{baseline.path}` (first: {sanitize(task, lines=False)}, "

@@ -45,7 +45,7 @@ class Asker:
         if not self.likelihood:
             answer, said = self._continue(sample)
             return answer, np.array(said, np.int32)
-        if Continuation(self.tokenizer, sample, self.ends).is_opened:
+        if self._following(sample).is_opened:
             why = "the prompt opens a thinking, where the expected answer does not stand; turn that off, as by --set chat.enable_thinking=false"
             return Answer(sample.id, "no_answer", error=why), np.empty(0, np.int32)
         ids = self.tokenizer.encode(sample.continuation)
@@ -67,13 +67,16 @@ class Asker:
     ) -> list[tuple[Answer, TokenIds]]:
         """Answer samples at their marks, and tell the ids (T,) that were generated. Raises AnswerFailure."""
         self.start_timer()
-        following = [Continuation(self.tokenizer, s, self.ends) for s in samples]
+        following = [self._following(s) for s in samples]
         stops = [f.over if s.thinking else s.stop for s, f in zip(samples, following, strict=True)]
         made = rows.generate_rows(marks, [f.most for f in following], stops)
         return [(f.answer(m), np.array(m.ids, np.int32)) for f, m in zip(following, made, strict=True)]
 
+    def _following(self, sample: Sample) -> Continuation:
+        return Continuation(self.tokenizer, sample, self.ends, getattr(self.session, "end_texts", ()))
+
     def _continue(self, sample: Sample) -> tuple[Answer, Sequence[int]]:
-        following = Continuation(self.tokenizer, sample, self.ends)
+        following = self._following(sample)
         if not sample.thinking:
             made = self.session.generate(sample.room, sample.stop)
         elif isinstance(self.session, Asks):

@@ -33,11 +33,14 @@ _TOKENS_PER_CHARACTER = 4
 class Continuation:
     """Follows one sample's continuation, token by token, and reads the answer off it."""
 
-    def __init__(self, tokenizer: Tokenizer, sample: Sample, ends: Sequence[str]) -> None:
-        """`ends`: what ends a thinking."""
+    def __init__(
+        self, tokenizer: Tokenizer, sample: Sample, ends: Sequence[str], turn_ends: Sequence[str] = ()
+    ) -> None:
+        """`ends`: what ends a thinking; `turn_ends`: texts that end an answer beside the sample's own."""
         self._tokenizer = tokenizer
         self._sample = sample
         self._ends = tuple(ends)
+        self._stop = (*sample.stop, *turn_ends)
         size = len(sample.prompt)
         tail = np.concatenate((np.empty(0, np.int32), *sample.prompt.slice(max(size - _TAIL, 0), size)))
         self._head = opening(spelled(tokenizer, tail), ends)
@@ -65,7 +68,7 @@ class Continuation:
         if self._undecided:
             return ended or len(ids) >= max(sample.thinking, sample.room + 1)
         answered = len(ids) - self._begins
-        return ended or answered >= sample.room or (bool(sample.stop) and self._stopped(ids))
+        return ended or answered >= sample.room or (bool(self._stop) and self._stopped(ids))
 
     def first_part(self, ids: Sequence[int]) -> Sequence[int]:
         """Return the continuation out of ids that may go on behind its end."""
@@ -95,7 +98,7 @@ class Continuation:
             answer, thought = made.text, ""
         else:
             answer = self._without_special_words(answer)
-        return Answer(sample.id, "ok", cut(answer, sample.stop), thinking=kept(thought))
+        return Answer(sample.id, "ok", cut(answer, self._stop), thinking=kept(thought))
 
     def _none(self, why: str, thought: str) -> Answer:
         return Answer(self._sample.id, "no_answer", error=why, thinking=kept(thought))
@@ -121,11 +124,11 @@ class Continuation:
         """Whether a stop string stands in the answer so far. What is only white space may still lead to a thinking."""
         if not self._begins:
             text = self._tokenizer.decode(ids)
-            return bool(text.strip()) and cut(text, self._sample.stop) != text
+            return bool(text.strip()) and cut(text, self._stop) != text
         # From the tag on that ended the thinking.
         view = spelled(self._tokenizer, ids[max(self._begins - self._window, 0) :])
         text = split(view, self._ends).answer or ""
-        return cut(text, self._sample.stop) != text
+        return cut(text, self._stop) != text
 
     def _without_special_words(self, text: str) -> str:
         for word in self._tokenizer.special_words if isinstance(self._tokenizer, ReadsSpecial) else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,16 @@ def connect(ray: Any, address: str | None) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address in (None, "local"):
-        ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        # Ray runs what anyone who reaches its ports sends; so only this machine may, and only who knows a word drawn now.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
         return True
     assert address is not None
     if address.startswith("ray://"):

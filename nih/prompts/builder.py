@@ -121,7 +121,9 @@ class Builder:
             raise UsageError(
                 "--packed asks all questions from one state, so they come last; leave out --question"
             )
-        if (self.question != "end" or self.frame.chat) and self.task.needle(Random(0)).bare:
+        if (self.question != "end" or self.frame.chat or self.frame.repeats) and self.task.needle(
+            Random(0)
+        ).bare:
             raise UsageError(
                 f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
             )
@@ -282,7 +284,7 @@ class Builder:
             behind += prefix if self.question == "start" else f" {prefix}"
         return _Outside(
             (self.frame.before, encode(intro), encode(ahead), encode(needle.opens)),
-            (encode(needle.closes + behind), self.frame.after, encode(prefix if chat else "")),
+            (encode(needle.closes + behind), self.frame.behind(prefix), encode(prefix if chat else "")),
         )
 
     def _again(self, needles: Iterable[Needle]) -> int:

@@ -153,7 +153,7 @@ class _Reader:
         opening = len(before)
         if not frame.chat and opening and np.array_equal(own[:opening], before):
             before = before[:0]  # the prompt spells its own BOS
-        pieces = (before, own, frame.after, tokenizer.encode(row.prefix if frame.chat else ""))
+        pieces = (before, own, frame.behind(row.prefix), tokenizer.encode(row.prefix if frame.chat else ""))
         return Prompt(tuple(piece for piece in pieces if len(piece))), self._place(row, len(before))
 
     def _place(self, row: Row, before: int) -> int:

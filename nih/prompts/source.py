@@ -10,7 +10,7 @@ import numpy as np
 
 from nih.options import Resolved
 from nih.protocols import Tokenizer
-from nih.types import Cell, Grid, Sample, TokenIds
+from nih.types import Cell, ChatText, Grid, Sample, TokenIds
 
 AROUND = 200
 """Characters of haystack that the journal keeps on each side of the needle."""
@@ -26,14 +26,20 @@ class Frame:
     """Whether the assistant's turn begins with the answer prefix; if not, the prefix follows the question."""
     repeats: bool = False
     """Whether the answer may say the prefix again, and has room for it: a chat whose assistant's turn begins with nothing."""
+    begun: TokenIds | None = None
+    """What stands behind the user's words where the answer prefix follows; None if that is `after`."""
+    text: ChatText | None = None
+    """As the template wrote it; None without a template, or if the tokenizer does not say."""
+    note: str = ""
+    """What the user should know of the place of the answer prefix."""
+
+    def behind(self, prefix: str) -> TokenIds:
+        """Return what stands behind the user's words if the assistant's begin with `prefix`."""
+        return self.begun if prefix and self.chat and self.begun is not None else self.after
 
 
-def frame_of(tokenizer: Tokenizer, chat: bool, system: str, options: Mapping[str, Any]) -> Frame:
-    """Return the frame for this tokenizer. Raises ModelError if a chat template is asked for and there is none."""
-    if not chat:
-        return Frame(tokenizer.opening, np.empty(0, np.int32), False)
-    before, after = tokenizer.chat_frame(system, options)
-    return Frame(before, after, True)
+NO_FRAME = Frame(np.empty(0, np.int32), np.empty(0, np.int32), False)
+"""Nothing around the user's words."""
 
 
 class Text(NamedTuple):

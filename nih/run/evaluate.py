@@ -16,6 +16,8 @@ from nih.run.job import Job, prepare
 from nih.run.loop import Loop
 from nih.run.price import write_cost
 from nih.store.directory import RunDirectory, default_folder
+from nih.store.files import MANIFEST
+from nih.store.manifest import read_manifest
 from nih.store.run import read
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def evaluate(
     say = tell or (lambda line: print(line, file=sys.stderr))
     hidden = not sys.stderr.isatty() if quiet is None else quiet
     started = time.perf_counter()
-    job = prepare(options)
+    job = _prepare(options, say)
     if options.cost:
         costs.measurable(job.model)
     with _open(job) as directory:
@@ -99,12 +101,32 @@ def evaluate(
         return Run(directory.path, state, results)
 
 
+def _folder(job: Job) -> Path:
+    """Return the folder of the run, as it was typed or as its settings name it."""
+    options = job.options
+    return Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
+
+
+def _prepare(options: RunOptions, say: Callable[[str], None]) -> Job:
+    """Prepare the job; a chat template that tells the date is told that of the run which is resumed. Raises UsageError of all kinds."""
+    job = prepare(options)
+    path = _folder(job)
+    if not job.clock.told or options.chat_date or options.fresh or not (path / MANIFEST).exists():
+        return job
+    manifest = read_manifest(path)
+    if not manifest.chat_frame and manifest.chat_moment:
+        say(
+            f"`{path}` does not say which date its chat template told, so the one of its first sitting is told: "
+            f"{manifest.chat_moment:%Y-%m-%d}"
+        )
+    return prepare(options, moment=manifest.chat_moment)
+
+
 def _open(job: Job) -> RunDirectory:
     """Start or take up the run's folder. Raises SettingsDiffer and its kin."""
-    options = job.options
-    path = Path(options.out) if options.out else default_folder(RUNS, options.model, job.label, job.settings)
+    path = _folder(job)
     try:
-        return RunDirectory.open(path, job.settings, fresh=options.fresh)
+        return RunDirectory.open(path, job.settings, fresh=job.options.fresh, chat_frame=job.chat_frame)
     except SettingsDiffer as error:
         if not read(path).manifest.is_adaptive:
             raise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,15 +12,17 @@ from nih.coerce import MOST_OF_A_TASK, build, deciding, option_names
 from nih.errors import UsageError
 from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.inference.thinking import ENDS
-from nih.options import Assigned, Resolved, RunOptions, assign, pairs, resolve
+from nih.options import Assigned, Resolved, RunOptions, assign, pairs, parse_date, resolve
 from nih.prompts import grid as grids
 from nih.prompts import imported
+from nih.prompts.chat import frame_of, turn_of
 from nih.prompts.open_task import label_of, open_task
-from nih.prompts.source import Frame, Setup, TaskKind, TaskPrompts, frame_of
-from nih.protocols import Engine, Model
+from nih.prompts.source import NO_FRAME, Frame, Setup, TaskKind, TaskPrompts
+from nih.protocols import Engine, Model, RendersChat, TakesTurns
 from nih.registry import further_options, load, resolve_model
 from nih.run.suite import Suite, read_suite
 from nih.scores import find
+from nih.tokenizers.chat_template import CLOCK, Clock
 from nih.types import Grid, Sample
 
 _MODEL_FLAGS = ("device", "dtype", "tokenizer", "beyond_limit", "chat", "system")
@@ -102,6 +105,28 @@ class Job:
     suite: Suite | None = None
     thinking_ends: tuple[str, ...] = ENDS
     """What ends the thinking of a model that a session answers for."""
+    frame: Frame = NO_FRAME
+    """What stands around the user's words."""
+    clock: Clock = field(default_factory=lambda: Clock(datetime.datetime.now()))
+    """What tells a chat template the date."""
+
+    @property
+    def chat_frame(self) -> dict[str, Any] | None:
+        """What run.json keeps of the chat template: its text around the user's words, and the moment that it was told."""
+        dated = {"date": self.clock.moment.isoformat(timespec="seconds")} if self.clock.told else {}
+        text = self.frame.text
+        if text is None:
+            return dated or None
+        where = "question" if not self.frame.chat else "assistant"
+        begun = {} if self.frame.begun is None else {"begun": text.answer}
+        return {
+            "before": text.before,
+            "after": text.after,
+            **begun,
+            "close": text.close,
+            "prefix": where,
+            **dated,
+        }
 
     @property
     def label(self) -> str:
@@ -152,11 +177,13 @@ class Job:
         return dict(zip((s.id for s in self.plan.samples), self.plan.own_tokens, strict=True))
 
 
-def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
+def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.datetime | None = None) -> Job:
     """Resolve every name and read every specification; `suite` is the one of the options, if it was read before.
 
-    Raises UsageError of all kinds; loads no weights.
+    `moment` is what a chat template is told where it asks for the date; --chat-date comes first, and now last. Raises UsageError of
+    all kinds; loads no weights.
     """
+    clock = Clock(parse_date(options.chat_date) or moment or datetime.datetime.now())
     if options.suite and suite is None:
         suite = read_suite(options.suite)
     drafts = [_Draft.of(*each) for each in (suite.asked(options) if suite else ((None, resolve(options)),))]
@@ -164,17 +191,17 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
         options = drafts[0].options
     longest = max(max(draft.grid.lengths) for draft in drafts) + (options.thinking or 0)
     task_options = set() if suite else option_names(drafts[0].kind.Options)
-    model, chosen = _open(options, longest, task_options, suite.name if suite else drafts[0].options.task)
+    model, chosen, frame = _open(
+        options, longest, task_options, suite.name if suite else drafts[0].options.task, clock
+    )
     if suite and chosen.task:
         raise UsageError(
             f"`task.{next(iter(chosen.task))}` does not go with --suite `{suite.name}`, whose tasks have options of their own; write it "
             "under `set` in the suite's file"
         )
-    frame = frame_of(model.tokenizer, options.chat, options.system, chosen.chat)
-    if isinstance(model, Engine) and not model.begins_answers:
-        frame = replace(frame, chat=False, repeats=options.chat)
+    template = _variables(model, chosen.chat, clock)
     tasks = [
-        draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame, chosen.chat)
+        draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame, template)
         for draft in drafts
     ]
     limits = grids.shares(options.limit, [task.prompts.total(task.grid) for task in tasks])
@@ -190,10 +217,10 @@ def prepare(options: RunOptions, suite: Suite | None = None) -> Job:
     end = chosen.model.get(_THINKING_END)
     ends = (end,) if end else ENDS
     if suite is None:
-        return Job(options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends)
+        return Job(options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock)
     suite.check({task.prompts.label: task.score for task in tasks}, len(tasks))
     settings["tasks"] = [task.deciding() for task in tasks]
-    return Job(options, model, tuple(tasks), settings, suite, ends)
+    return Job(options, model, tuple(tasks), settings, suite, ends, frame, clock)
 
 
 def _check_thinking(tasks: Sequence[TaskRun]) -> None:
@@ -236,19 +263,40 @@ class _Draft:
         return TaskRun(self.options, task_options, prompts, grid, score.name, self.name)
 
 
+def _variables(model: Model | Engine, typed: Mapping[str, Any], clock: Clock) -> Mapping[str, Any]:
+    """Return the variables of the chat template, with what tells it the date."""
+    return (
+        {**typed, CLOCK: clock} if isinstance(model.tokenizer, RendersChat) and CLOCK not in typed else typed
+    )
+
+
+def _frame(options: RunOptions, model: Model | Engine, chosen: Assigned, clock: Clock) -> Frame:
+    """Return what stands around the user's words. Raises UsageError of all kinds."""
+    template = _variables(model, chosen.chat, clock)
+    frame = frame_of(model.tokenizer, options.chat, options.system, template, bool(options.thinking))
+    if isinstance(model, Engine) and not model.begins_answers:
+        return replace(frame, chat=False, repeats=options.chat, note="")
+    if frame.repeats and chosen.model.get("prefix") == "assistant":
+        raise UsageError(f"`--set prefix=assistant` does not go here, because {frame.note}; leave it out")
+    return frame
+
+
 def open_again(options: RunOptions, longest: int) -> Model:
     """Open the model of a run, before its weights, as a worker does on its own machine. `longest`: the greatest length of the grid."""
     task = None if options.suite else resolve(options).task
     task_options = option_names(open_task(task).Options) if task else set()
-    model, _ = _open(options, longest, task_options, task or str(options.suite))
+    clock = Clock(parse_date(options.chat_date) or datetime.datetime.now())
+    model, _, _ = _open(options, longest, task_options, task or str(options.suite), clock)
     assert not isinstance(model, Engine)
     return model
 
 
 def _open(
-    options: RunOptions, longest: int, task_options: set[str], task: str
-) -> tuple[Model | Engine, Assigned]:
-    """Return the model or engine before its weights, and the `--set` values by whom they reach, without those that decide nothing."""
+    options: RunOptions, longest: int, task_options: set[str], task: str, clock: Clock
+) -> tuple[Model | Engine, Assigned, Frame]:
+    """Return the model or engine before its weights, the `--set` values by whom they reach, without those that decide nothing, and the
+    frame of its prompts.
+    """
     if options.engine:
         module, source, whose = load("engines", options.engine), options.model, f"engine `{options.engine}`"
     else:
@@ -267,9 +315,15 @@ def _open(
     if further:
         built = replace(built, arguments={k: v for k, v in chosen.model.items() if k in further})
     chosen = replace(chosen, model=deciding(module.Options, chosen.model))
+    model: Model | Engine
     if options.engine:
-        return module.open_engine(source, built, longest), chosen
-    return module.open_model(source, options.model, built), chosen
+        model = module.open_engine(source, built, longest)
+    else:
+        model = module.open_model(source, options.model, built)
+    frame = _frame(options, model, chosen, clock)
+    if options.chat and isinstance(model, TakesTurns):
+        model.take_turns(turn_of(model.tokenizer, frame, bool(options.thinking)))
+    return model, chosen, frame
 
 
 def _typed(options: RunOptions, declared: set[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
         raise UsageError(
             f"suite `{values['suite']}` is no longer what `{folder}` was asked; give the file as it was then with `--suite FILE.yaml`"
         )
+    values["chat_date"] = values["chat_date"] or manifest.chat_frame.get("date")
     elsewhere = [
         sanitize(each, lines=False) for each in _elsewhere(values) if each.split()[0] not in _flags(typed)
     ]

@@ -53,7 +53,8 @@ class Loop:
         except BaseException as error:
             self._end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        unanswered = any(row.status in UNANSWERED for row in self.directory.rows.values())
+        rows = self.directory.rows
+        unanswered = any(row.status in UNANSWERED for row in rows.values() if row.id in self.samples)
         return self._end("incomplete" if unanswered else "done")
 
     @property
@@ -64,6 +65,7 @@ class Loop:
     def _fill(self) -> None:
         """Mark what is over the limit, and answer what is open. The weights are loaded only if a sample is."""
         job = self.job
+        self._leave_out()
         if job.engine and not any(map(self._is_open, job.samples)):
             self.say(f"resuming {self.directory.path}: all samples are answered")
             return
@@ -89,6 +91,17 @@ class Loop:
             )
         if pending or (self._is_unverified and plan.samples):
             self._answer(pending, ready or self._start())
+
+    def _leave_out(self) -> None:
+        """Name the rows of the journal that are none of the run's samples any more, so that nothing counts them."""
+        stale = [id for id in self.directory.rows if id not in self.samples]
+        if stale or self.directory.manifest.left_out:
+            self.directory.write_manifest(left_out=stale)
+        if stale:
+            self.say(
+                f"warning: {len(stale)} answers in {self.directory.path} are to prompts that this run no longer asks, because the template, "
+                "the tokenizer, the text or nih has changed; they are left out, and their prompts are asked as they are now"
+            )
 
     def _answer(self, pending: list[Sample], ready: Ready) -> None:
         """Answer what is open and verify sharing, once per run; where that fails, read every prompt in one call."""

@@ -18,7 +18,10 @@ def describe(job: Job) -> dict[str, Any]:
     """Describe a run for its manifest."""
     sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
     # Notes tell of prompts that were built.
-    notes = [note for task in job.tasks for note in task.prompts.notes] if job.samples else []
+    notes = [job.frame.note] if job.frame.note else []
+    if job.options.chat_date and not job.clock.told:
+        notes.append("--chat-date changes nothing, because the chat template tells no date")
+    notes += [note for task in job.tasks for note in task.prompts.notes] if job.samples else []
     return {
         "options": asdict(job.options),
         "model": job.options.model,

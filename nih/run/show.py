@@ -12,6 +12,7 @@ from nih.run.job import Job, prepare
 from nih.run.suite import Suite
 from nih.store import run as store
 from nih.store.journal import Row
+from nih.store.settings import compare_frames
 from nih.types import Cell, Sample
 
 
@@ -34,7 +35,11 @@ def rebuild(run: store.StoredRun, sample_id: str) -> tuple[Row, Sample, Job]:
         raise UnknownName(f"sample `{sample_id}` of `{run.path}` {why}; type an id of samples.csv")
     row = matching[0]
     suite = Suite.of(run.manifest.suite) if run.manifest.suite is not None else None
-    job = prepare(RunOptions.stored(run.manifest.options), suite)
+    manifest = run.manifest
+    job = prepare(RunOptions.stored(manifest.options), suite, manifest.chat_moment)
+    if manifest.chat_frame:
+        advice = f"sample `{row.id}` cannot be built again without the tokenizer of then"
+        compare_frames(run.path, manifest.chat_frame, job.chat_frame or {}, advice)
     task = next((task for task in job.tasks if task.prompts.label == row.task), job.tasks[0])
     sample = task.prompts.sample(Cell(row.length, row.depth), row.trial, max(task.grid.lengths))
     if sample.id != row.id:

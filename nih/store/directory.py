@@ -30,7 +30,7 @@ from nih.store.journal import Journal, Row, read_journal
 from nih.store.lock import RunLock
 from nih.store.manifest import Manifest, new_manifest, read_manifest, resumed, write_manifest
 from nih.store.redact import masked
-from nih.store.settings import canonical, compare_settings, settings_hash
+from nih.store.settings import ANOTHER, canonical, compare_frames, compare_settings, settings_hash
 from nih.types import UNANSWERED
 
 _FOR_APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -80,11 +80,19 @@ class RunDirectory:
         self._fd = -1
 
     @classmethod
-    def open(cls, path: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> Self:
+    def open(
+        cls,
+        path: Path,
+        settings: Mapping[str, Any],
+        *,
+        fresh: bool = False,
+        chat_frame: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Start the run at `path`, or take up the one that is there.
 
         `settings` is all that decides the samples and the generation, as JSON values. `fresh` starts another run beside
-        the one that is there, in the first free one of `<path>-2`, `<path>-3`, ...; `.path` tells where.
+        the one that is there, in the first free one of `<path>-2`, `<path>-3`, ...; `.path` tells where. `chat_frame` is what the chat
+        template wrote: the run keeps it, and must agree in it where it says.
         Raises RunLocked, SettingsDiffer, JournalDamaged, StoreError.
         """
         asked: dict[str, Any] = json.loads(canonical(settings))
@@ -94,19 +102,25 @@ class RunDirectory:
         lock = RunLock(path)
         lock.acquire()
         try:
-            return cls._open_locked(path, asked, lock)
+            return cls._open_locked(path, asked, chat_frame, lock)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def _open_locked(cls, path: Path, settings: dict[str, Any], lock: RunLock) -> Self:
+    def _open_locked(
+        cls, path: Path, settings: dict[str, Any], chat_frame: Mapping[str, Any] | None, lock: RunLock
+    ) -> Self:
         if (path / MANIFEST).exists():
             manifest = resumed(read_manifest(path))
             compare_settings(path, manifest.settings, settings)
+            if manifest.chat_frame:
+                compare_frames(path, manifest.chat_frame, chat_frame or {}, ANOTHER)
         else:
             refuse_foreign_files(path)
             manifest = new_manifest(settings)
+        if chat_frame and not manifest.chat_frame:
+            manifest = manifest.changed(chat_frame=chat_frame)
         sweep_leftovers(path)
         run = cls(path, lock, manifest, read_journal(path / JOURNAL))
         write_manifest(path, manifest)

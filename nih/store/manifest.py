@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
 import sys
@@ -114,6 +115,25 @@ class Manifest:
     def chat_options(self) -> Mapping[str, Any]:
         """Options of the chat template."""
         return dict(self.settings.get("chat_options", {}))
+
+    @property
+    def chat_frame(self) -> Mapping[str, Any]:
+        """What the chat template wrote; empty for runs without one, and for those of before it was kept."""
+        return dict(self.values.get("chat_frame") or {})
+
+    @property
+    def chat_moment(self) -> datetime.datetime | None:
+        """The time that the chat template told, in local time; where the run does not say, when its first sitting began."""
+        told = self.chat_frame.get("date")
+        if told is not None:
+            return datetime.datetime.fromisoformat(told)
+        first = next(iter(self.values.get("earlier", [])), self.values).get("started")
+        return datetime.datetime.fromisoformat(first).astimezone().replace(tzinfo=None) if first else None
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of samples in the journal that are none of the run's: a template or a text has changed since they were asked."""
+        return frozenset(self.values.get("left_out", ()))
 
     @property
     def system(self) -> str:

@@ -107,4 +107,5 @@ class StoredRun:
 def read(path: Path) -> StoredRun:
     """Read a run without locking it; a writer may be at work. Raises StoreError, JournalDamaged."""
     manifest = read_manifest(path)
-    return StoredRun(path, manifest, tuple(read_journal(path / JOURNAL).rows.values()))
+    rows = read_journal(path / JOURNAL).rows.values()
+    return StoredRun(path, manifest, tuple(row for row in rows if row.id not in manifest.left_out))

@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from nih.errors import SettingsDiffer
 from nih.store.redact import without_secrets
 
+ANOTHER = "give `--out` another folder, or `--fresh` to start another run beside it"
+"""What to do about a folder that holds another run."""
 _UNSET = object()
 _MOST_TOLD = 5
+_PLACES = {
+    "before": "before the user's words",
+    "after": "behind the user's words",
+    "begun": "where the answer prefix follows",
+    "close": "behind the assistant's words",
+}
+"""Parts of a chat frame, and how they are called."""
 
 
 def canonical(settings: Mapping[str, Any]) -> str:
@@ -33,10 +43,36 @@ def compare_settings(path: Path, stored: Mapping[str, Any], asked: Mapping[str, 
         return
     told = [f"{k} is {_quoted(there, k)} there and {_quoted(here, k)} here" for k in keys[:_MOST_TOLD]]
     more = f", and {len(keys) - _MOST_TOLD} more differ" if len(keys) > _MOST_TOLD else ""
-    raise SettingsDiffer(
-        f"`{path}` holds a run of other settings: {', '.join(told)}{more}; "
-        "give `--out` another folder, or `--fresh` to start another run beside it"
-    )
+    raise SettingsDiffer(f"`{path}` holds a run of other settings: {', '.join(told)}{more}; {ANOTHER}")
+
+
+def compare_frames(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
+    """Raise SettingsDiffer, which quotes the first difference, if the run at `path` was asked through another chat template.
+
+    Both are as `Job.chat_frame` describes them; the sentence ends with `advice`.
+    """
+    for key, place in _PLACES.items():
+        there, here = (str(without_secrets(frame).get(key) or "") for frame in (stored, asked))
+        if there != here:
+            line, was, now = _first_difference(there, here)
+            raise SettingsDiffer(
+                f"the chat template is not the one that `{path}` was asked through: what it writes {place} differs in line {line}, "
+                f"{_line(was)} there and {_line(now)} here; {advice}"
+            )
+    if "before" not in stored and stored.get("date") != asked.get("date"):
+        raise SettingsDiffer(
+            f"the chat template told `{path}` the date {stored.get('date')} and is told {asked.get('date')} here; {advice}"
+        )
+
+
+def _first_difference(there: str, here: str) -> tuple[int, str | None, str | None]:
+    """Return the number of the first line that differs, counted from 1, and the line of both; None where a text has ended."""
+    lines = zip_longest(there.splitlines(keepends=True), here.splitlines(keepends=True))
+    return next((number, was, now) for number, (was, now) in enumerate(lines, 1) if was != now)
+
+
+def _line(text: str | None) -> str:
+    return "nothing" if text is None else f"`{short(json.dumps(text, ensure_ascii=False)[1:-1], 80)}`"
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

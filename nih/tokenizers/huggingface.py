@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,12 @@ from nih.errors import ModelError, reason
 from nih.han import join_han
 from nih.protocols import Tokenizer
 from nih.tokenizers.byte import BYTE, ByteTokenizer, valid
+from nih.tokenizers.chat_template import ChatTemplate
 from nih.tokenizers.tiktoken import names_encoding, open_encoding
-from nih.types import TokenIds
+from nih.types import ChatText, TokenIds
 
 _ANCHOR = "\n"
 """Text that a piece is put behind where a tokenizer treats the beginning of a text in its own way."""
-_MARKER = "XnihXuserXwordsX"
-"""Stands for the user's words while a chat template is rendered: letters only, so that no template alters it."""
 
 
 class HubTokenizer:
@@ -42,6 +42,7 @@ class HubTokenizer:
         self._special = frozenset(_special_ids(tokenizer))
         self._special_array = np.array(sorted(self._special), np.int64)
         self._opening = _opening(tokenizer)
+        self._template = ChatTemplate(tokenizer, name)
 
     @property
     def name(self) -> str:
@@ -98,32 +99,38 @@ class HubTokenizer:
             return _ids(self._tokenizer(valid(text), add_special_tokens=False)["input_ids"])
         return self._coder.encode_template(valid(text))
 
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a text; None if there is none."""
+        eos = self._tokenizer.eos_token_id
+        return eos if isinstance(eos, int) else None
+
     def conversation(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> TokenIds:
         """Return the ids (T,) of a whole conversation up to where the assistant speaks next.
 
         Raises ModelError if there is no template, or if it refuses these messages.
         """
-        if not getattr(self._tokenizer, "chat_template", None):
-            raise ModelError(f"the tokenizer `{self._name}` has no chat template")
-        text = _filled(self._tokenizer, self._name, messages, options, "")
+        text = self._template.conversation(messages, options)
         return _ids(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def chat_text(self, system: str, options: Mapping[str, Any]) -> ChatText:
+        """Return what the template writes around the user's and the assistant's words. Raises ModelError as `chat_frame`."""
+        return self._template.around(system, options)
+
+    def encode_frame(self, before: str, after: str) -> tuple[TokenIds, TokenIds]:
+        """Return the ids of what stands before the user's words, and behind them; special tokens are parsed."""
+        # The first half begins the text, so the tokenizer's own rules hold; the second stands in mid-text.
+        head = _ids(self._tokenizer(before, add_special_tokens=False)["input_ids"]) if before else _ids([])
+        return head, self._coder.encode_template(after)
 
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
         """Return the ids before and after the user's words; `options` are variables of the template (`enable_thinking`).
 
-        Raises ModelError if there is no template, or if it refuses the system message or does not show the user's
+        Raises ModelError if there is no template, or if it refuses the system message, leaves it out, or does not show the user's
         words exactly once.
         """
-        text = _render(self._tokenizer, self._name, system, options)
-        if text.count(_MARKER) != 1:
-            raise ModelError(
-                f"the chat template of `{self._name}` shows the user's words {text.count(_MARKER)} times, "
-                "not once; leave out --chat"
-            )
-        before, _, after = text.partition(_MARKER)
-        # The first half begins the text, so the tokenizer's own rules hold; the second stands in mid-text.
-        head = _ids(self._tokenizer(before, add_special_tokens=False)["input_ids"]) if before else _ids([])
-        return head, self._coder.encode_template(after)
+        text = self.chat_text(system, options)
+        return self.encode_frame(text.before, text.after)
 
 
 def open_tokenizer(
@@ -137,20 +144,36 @@ def open_tokenizer(
         return ByteTokenizer()
     if names_encoding(source):
         return open_encoding(source)
-    from transformers import AutoTokenizer
-
     where, extra = locate(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            where, revision=revision, trust_remote_code=trust_remote_code, **extra
-        )
+        tokenizer = _from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code, **extra)
+        return HubTokenizer(tokenizer, name or source)
+    except ModelError:
+        raise
     # transformers raises nearly every built-in class for files that are missing or broken.
     except Exception as error:
         raise ModelError(
             f"no tokenizer in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
             "for a byte-level model"
         ) from error
-    return HubTokenizer(tokenizer, name or source)
+
+
+def _from_pretrained(where: str, **arguments: Any) -> Any:
+    """Return the tokenizer of transformers; one with a backend of the `tokenizers` library also where mistral-common is installed.
+
+    With that package, transformers reads a `tekken.json` through it, into a tokenizer that cannot encode text as plain characters.
+    """
+    import transformers
+
+    if find_spec("mistral_common") is None:
+        return transformers.AutoTokenizer.from_pretrained(where, **arguments)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(where, mistral_format=False, **arguments)
+    except ValueError as error:
+        # A transformers that does not know the argument hands it on to the tokenizer, which refuses it.
+        if "mistral_format" not in str(error):
+            raise
+    return transformers.TokenizersBackend.from_pretrained(where, **arguments)
 
 
 def locate(source: str) -> tuple[str, dict[str, str]]:
@@ -342,30 +365,3 @@ def _without_special_words(rules: dict[str, Any], special: set[int]) -> dict[str
 
 def _unspelt(token: int) -> str:
     return f"\uf8ff{token}\uf8ff"
-
-
-def _render(tokenizer: Any, name: str, system: str, options: Mapping[str, Any]) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            f"the tokenizer `{name}` has no chat template; leave out --chat, or name one that has with `--tokenizer`"
-        )
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": _MARKER})
-    advice = "; leave out --system if it takes no system message" if system else ""
-    return _filled(tokenizer, name, messages, options, advice)
-
-
-def _filled(
-    tokenizer: Any, name: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], advice: str
-) -> str:
-    """Return the text of a chat template up to where the assistant speaks. Raises ModelError, whose sentence ends with `advice`."""
-    try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **options
-        )
-    # A template is a program: it raises what its author wrote, or any of Jinja's errors.
-    except Exception as error:
-        raise ModelError(
-            f"the chat template of `{name}` cannot be filled in ({reason(error)}){advice}"
-        ) from error
-    return text

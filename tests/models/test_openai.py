@@ -30,6 +30,7 @@ from nih.run.plan import plan as forecast
 from nih.store import run as store
 from nih.types import Usage
 from tests.support.fake_server import FakeServer, Fault, Reply, Request, error, key_of, serve
+from tests.support.vocabularies import chatting
 
 ROOT = Path(__file__).parents[2]
 SECRET = "sk-live-31415926535897932384"
@@ -791,3 +792,36 @@ def test_a_server_may_move_and_be_asked_in_another_rhythm(server: FakeServer, tm
         again = go(other, tmp_path / "r", concurrency=1, set={"attempts": 2, "backoff": 0.5})
         assert again.manifest.values["exit_state"] == "done" and len(other.requests) == SAMPLES // 2
     assert [sitting["answers"] for sitting in again.manifest.values["engine"]] == [SAMPLES // 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "sent"),
+    [({"prompt": "ids"}, True), ({"prefix": "assistant"}, False), ({}, False)],
+    ids=["ids", "begun", "hosted"],
+)
+def test_a_turn_of_a_chat_ends_where_the_template_ends_it(
+    server: FakeServer, tmp_path: Path, how: dict[str, str], sent: bool
+) -> None:
+    """A server of token ids is told the tokens; whatever a server sends behind the end of a turn is cut here."""
+    template = (
+        "{% for m in messages %}<u>{{ m.content }}<e>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    )
+    made = chatting(template, ("<u>", "<a>", "</s>"), ["<e>"], eos="</s>")
+    made.save_pretrained(tmp_path / "tokenizer")
+    typed = {
+        "model": "m",
+        "engine": "openai",
+        "base_url": server.url,
+        "tokenizer": str(tmp_path / "tokenizer"),
+    }
+    job = prepare(
+        RunOptions.of(**typed, chat=True, set={**QUICK, **how}, lengths="1k", depths="50", trials=1)
+    )
+    assert isinstance(job.engine, openai.OpenAIEngine)
+    (sample,) = job.samples
+    dialect = job.engine.dialect
+    body = dialect.body(sample, dialect.wanted(sample, False).content, False)
+    ends = sorted(made.convert_tokens_to_ids(["<e>", "</s>"]))
+    assert body.get("stop_token_ids") == (ends if sent else None)
+    choice = {"text": " 4711<e>\nand on", "message": {"content": " 4711<e>\nand on"}, "finish_reason": "stop"}
+    assert dialect.read(sample, False, {"choices": [choice]}, body).text.strip() == "4711"

@@ -15,6 +15,7 @@ from nih.models import rwkv
 from nih.models._loading import NEOX_FILE
 from nih.models._recurrent import Options, RecurrentModel
 from nih.tokenizers.rwkv_world import WORLD_FILE
+from nih.types import NO_TURN
 from tests.support import recurrent
 from tests.support.laws import LAWS, Logits, Subject
 
@@ -187,3 +188,21 @@ def test_rescaling_is_that_of_transformers(rescale: int, base: Path, tmp_path: P
         IDS,
     )
     np.testing.assert_allclose(logits(path), exact[-1], atol=1e-4)
+
+
+def test_a_chat_ends_with_the_turn(pth: Path) -> None:
+    """The tokens that end a turn end an answer of a session, alone and in rows, beside those of the config; texts cut it."""
+    model = open_(pth, tokenizer="byte")
+    session = model.session()
+    session.extend([IDS])
+    free = session.generate(12, ()).ids
+    third = free[2]
+    model.take_turns(NO_TURN._replace(end_ids=frozenset({third}), end_texts=("unsaid",)))
+    ended = model.session()
+    assert ended.end_texts == ("unsaid",)
+    ended.extend([IDS])
+    mark = ended.mark()
+    assert ended.generate(12, ()).ids == free[: free.index(third)]
+    assert [g.ids for g in ended.generate_rows([mark, mark], [12, 12], [(), ()])] == [
+        free[: free.index(third)]
+    ] * 2

@@ -20,7 +20,7 @@ from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.run.plan import plan
 from nih.store import run as store
-from nih.types import Answer, Sample
+from nih.types import NO_TURN, Answer, Sample, Turn
 from tests.support.fake_vllm import Behaviour, package
 
 GRID: dict[str, Any] = {"model": "transformer", "lengths": "512-1k", "depths": "0-100:5", "trials": 2}
@@ -360,3 +360,18 @@ def test_a_gguf_file_is_refused(install: Install, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(transformer, "open_model", lambda *_: opened)
     with pytest.raises(EngineError, match=r"no \.gguf file"):
         vllm.open_engine("model.gguf", vllm.Options(), 512)
+
+
+@pytest.mark.parametrize(
+    ("turn", "ends"),
+    [(NO_TURN, None), (NO_TURN._replace(end_ids=frozenset({9, 3}), end_texts=("7",)), [3, 9])],
+    ids=["no chat", "chat"],
+)
+def test_a_chat_ends_with_the_turn(install: Install, turn: Turn, ends: list[int] | None) -> None:
+    """vLLM is told the tokens that end a turn, and nothing outside of a chat; what it says behind the end of a turn is cut."""
+    fake = install()
+    engine, samples = started()
+    engine.take_turns(turn)
+    answers = ask(engine, samples)
+    assert all(s.get("stop_token_ids") == ends for s in fake.sampling)
+    assert any("7" in answer.text for answer in answers) == (ends is None)

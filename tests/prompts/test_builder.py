@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from nih.coerce import build
 from nih.errors import PromptError
 from nih.prompts.builder import Builder
+from nih.prompts.chat import frame_of
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
-from nih.prompts.source import frame_of
 from nih.protocols import Tokenizer
 from nih.registry import load
 from nih.tokenizers.byte import ByteTokenizer

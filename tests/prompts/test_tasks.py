@@ -24,9 +24,9 @@ from nih.coerce import build
 from nih.errors import HaystackError, UsageError
 from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.prompts.builder import Builder
+from nih.prompts.chat import frame_of
 from nih.prompts.grid import parse
 from nih.prompts.haystack import open_source
-from nih.prompts.source import frame_of
 from nih.protocols import OwnHaystack, Packs, SharedDraws
 from nih.registry import load, names
 from nih.scores import find, ordered

@@ -25,7 +25,7 @@ from nih.store.directory import RunDirectory, annotate, default_folder
 from nih.store.files import JOURNAL, LOCK
 from nih.store.journal import Row
 from nih.store.manifest import Manifest
-from nih.store.redact import redact
+from nih.store.redact import redact, without_secrets
 from nih.store.run import read
 from nih.store.settings import settings_hash
 from nih.types import Placed, Usage
@@ -567,7 +567,20 @@ def test_default_folders_are_safe_names(tmp_path: Path, model: str, name: str) -
         (["--max-new-tokens", "5", "--tokenizer", "t"], ["--max-new-tokens", "5", "--tokenizer", "t"]),
         (["--base-url", "http://u:p@h/v1"], ["--base-url", "http://[hidden]@h/v1"]),
         (["--password", "--token"], ["--password", "[hidden]"]),
+        (["--set=hf_token=s"], ["--set=hf_token=[hidden]"]),
+        (["--set", "chat.api_key=s"], ["--set", "chat.api_key=[hidden]"]),
+        (['--set=extra={"api_key": "s", "k": 1}'], ['--set=extra={"api_key": "[hidden]", "k": 1}']),
+        (["--set", "thinking_end=</t>"], ["--set", "thinking_end=</t>"]),
     ],
 )
 def test_secrets_stay_out_of_the_command_line(given_: list[str], shown: list[str]) -> None:
     assert redact(given_) == shown
+
+
+@given(st.sampled_from(["chat.api_key", "api_key", "model.hf_token", "auth_token", "password", "x.secret"]))
+def test_secrets_stay_out_of_the_options_of_a_manifest(name: str) -> None:
+    stored = without_secrets(
+        {"options": {"set": [f"{name}=SESAME", 'extra={"api_key":"SESAME"}', "digits=5"]}}
+    )
+    assert "SESAME" not in json.dumps(stored)
+    assert stored["options"]["set"][2] == "digits=5"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain, islice, pairwise
@@ -121,3 +121,23 @@ def save_chain(folder: Path, chain: list[str], tags: tuple[str, ...], special: b
             model.lm_head.weight[after, before] = 1
     model.generation_config = transformers.GenerationConfig(eos_token_id=ids[-1])
     model.save_pretrained(folder)
+
+
+def chatting(
+    template: str, special: Sequence[str] = (), words: Sequence[str] = (), eos: str | None = None
+) -> Any:
+    """A tokenizer of transformers with a token per byte, then special tokens, then words that are tokens of their own."""
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Backend(models.BPE(alphabet, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(word, special=True) for word in special])
+    backend.add_tokens([AddedToken(word, normalized=False) for word in words])
+    fast: Any = PreTrainedTokenizerFast
+    made = fast(tokenizer_object=backend, eos_token=eos)
+    made.chat_template = template
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from nih.errors import ModelError
 from nih.protocols import Tokenizer
+from nih.tokenizers import huggingface
 from nih.tokenizers.byte import ByteTokenizer
 from nih.tokenizers.huggingface import HubTokenizer, open_tokenizer
-from tests.support.vocabularies import SMOLLM2, tokenizer
+from tests.support.vocabularies import SMOLLM2, chatting, tokenizer
 
 SPECIALS = ["<s>", "</s>", "<unk>", "<pad>", "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<extra_id_0>"]
 NAMES = ["byte", *(["smollm2"] if SMOLLM2 else []), "unigram", "always", "llama", "slow"]
@@ -316,3 +318,48 @@ def test_the_module_loads_no_framework() -> None:
         "assert not {'transformers', 'tokenizers', 'torch'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_with_mistral_common_a_tokenizer_with_a_backend_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, knows: bool
+) -> None:
+    """Also of a transformers that does not know the argument for it, and hands it on to a tokenizer that refuses it."""
+    import transformers
+
+    asked: list[dict[str, Any]] = []
+
+    def auto(where: str, **arguments: Any) -> Any:
+        asked.append(arguments)
+        if "mistral_format" in arguments and not knows:
+            raise ValueError("Some kwargs in ['mistral_format'] are not supported")
+        return _unigram("first")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", auto)
+    monkeypatch.setattr(transformers.TokenizersBackend, "from_pretrained", auto)
+    monkeypatch.setattr(huggingface, "find_spec", lambda name: object())
+    open_tokenizer("some/model", revision="main")
+    common = {"revision": "main", "trust_remote_code": False}
+    assert asked == [{"mistral_format": False, **common}, *([] if knows else [common])]
+    asked.clear()
+    monkeypatch.setattr(huggingface, "find_spec", lambda name: None)
+    open_tokenizer("some/model", revision="main")
+    assert asked == [common]
+
+
+def test_a_folder_with_only_tekken_json(tmp_path: Path) -> None:
+    package = pytest.importorskip("mistral_common")
+    from transformers import MistralConfig
+
+    MistralConfig(vocab_size=131072).save_pretrained(tmp_path)
+    newest = max((Path(package.__file__).parent / "data").glob("tekken*.json"))
+    shutil.copy(newest, tmp_path / "tekken.json")
+    coder = open_tokenizer(str(tmp_path))
+    text = "The pass key is 4711, [INST] or so.\n"
+    assert coder.decode(coder.encode(text)) == text and coder.special_ids.isdisjoint(
+        coder.encode(text).tolist()
+    )
+    # Beside a tokenizer.json the same file changes nothing.
+    own = chatting("{{ messages[0].content }}", ("</s>",))
+    own.save_pretrained(tmp_path)
+    assert open_tokenizer(str(tmp_path)).fingerprint == HubTokenizer(own, "own").fingerprint
