@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -48,11 +47,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, reserved: int = 0) -> None:
-        """Give the buffers room for `reserved` tokens from the start: on a GPU, outgrown buffers fit nothing else."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._reserved = reserved
-
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,8 +56,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             self._key_buffer, self._value_buffer = key_states[..., :0, :], value_states[..., :0, :]
         start = self.get_seq_length()
         stop = start + key_states.shape[-2]
-        self._key_buffer = _with_room(self._key_buffer, start, stop, self._reserved)
-        self._value_buffer = _with_room(self._value_buffer, start, stop, self._reserved)
+        self._key_buffer = _with_room(self._key_buffer, start, stop)
+        self._value_buffer = _with_room(self._value_buffer, start, stop)
         self._key_buffer[..., start:stop, :] = key_states
         self._value_buffer[..., start:stop, :] = value_states
         self._show(stop)
@@ -79,10 +73,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.values = self._value_buffer[..., :length, :]
 
 
-def _with_room(buffer: torch.Tensor, filled: int, needed: int, reserved: int) -> torch.Tensor:
+def _with_room(buffer: torch.Tensor, filled: int, needed: int) -> torch.Tensor:
     if needed <= buffer.shape[-2]:
         return buffer
-    room = reserved if needed <= reserved else max(needed, filled + filled // _GROWTH)
+    room = max(needed, filled + filled // _GROWTH)
     grown = buffer.new_empty((*buffer.shape[:-2], room, buffer.shape[-1]))
     grown[..., :filled, :] = buffer[..., :filled, :]
     return grown
@@ -113,13 +107,12 @@ _EMPTY: Any = getattr(cache_utils, "DummyLayer", None)
 """Stands for layers without any state; transformers 5.17 has no such class."""
 
 
-def new_cache(config: Any, reserved: int = 0) -> DynamicCache:
-    """Return an empty cache for a model's config, whose full-attention layers have growing buffers for `reserved` tokens."""
+def new_cache(config: Any) -> DynamicCache:
+    """Return an empty cache for a model's config, whose full-attention layers have growing buffers."""
     cache = DynamicCache(config=config)
-    made: Any = partial(GrowingLayer, reserved) if reserved else GrowingLayer
     if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = made
-    cache.layers = [made() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layer_class_to_replicate = GrowingLayer
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

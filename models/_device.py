@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _STICKY_WORDS = ("cuda error", "device-side assert", "illegal memory access", "u
 
 def pick_device(asked: str) -> torch.device:
     """`auto` is cuda where there is one, else cpu. Raises ModelError for a device that is not there."""
+    _prepare_allocator()
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -34,6 +36,16 @@ def pick_device(asked: str) -> torch.device:
             f"there is no `{asked}` among {torch.cuda.device_count()} CUDA devices; type `--device cuda:0`"
         )
     return device
+
+
+def _prepare_allocator() -> None:
+    """Let torch's CUDA allocator grow its blocks, before it reads its settings at its first allocation.
+
+    The buffers of a growing KV cache are each larger than all before: in blocks of fixed size what they free fits none of those that
+    follow, and reserved memory can reach several times the cache.
+    """
+    if "PYTORCH_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def pick_dtype(

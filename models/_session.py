@@ -101,9 +101,6 @@ class ForwardSession:
         """Whether a mark is a length and nothing else; a subclass that says so brings `_snapshot_at`."""
         return False
 
-    def reserve(self, tokens: int) -> None:
-        """Tell how many tokens the longest prompt and its answer have, so that a cache that grows is allocated once."""
-
     def wait(self) -> None:
         """Return when the device has done all that it was given: call this before reading a clock.
 

@@ -328,7 +328,6 @@ class CachedSession(ForwardSession):
         self._returns_cache = True
         self._stateful = [m for m in model.modules() if _MODULE_STATES & vars(m).keys()]
         self._cache: Any = None
-        self._reserved = 0
         self._rope = changing_rope(model.config.get_text_config(decoder=True))
         self._factors: Factors | None = None
         """RoPE's, of all that is cached."""
@@ -359,10 +358,6 @@ class CachedSession(ForwardSession):
         """Whether all that the model keeps are keys and values of every token."""
         return not self._stateful and self._cache is not None and sharing(self._cache) == "crop"
 
-    def reserve(self, tokens: int) -> None:
-        """Allocate the buffers of keys and values for so many tokens as soon as they are needed."""
-        self._reserved = tokens
-
     def rereads(self, start: int, stop: int) -> bool:
         """Whether RoPE's factors change while a text grows from `start` to `stop` tokens, so that it is read anew on the way."""
         return self._rope is not None and self._rope.factors(start) != self._rope.factors(stop)
@@ -380,7 +375,7 @@ class CachedSession(ForwardSession):
     def _forward(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         ids, start = self._under_one_rope(ids)
         if self._cache is None and self._takes_cache:
-            self._cache = new_cache(self._model.config, self._reserved)
+            self._cache = new_cache(self._model.config)
         return self._call(ids, keep, start)
 
     def _under_one_rope(self, ids: torch.Tensor) -> tuple[torch.Tensor, int]:

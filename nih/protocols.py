@@ -241,6 +241,14 @@ class Asks(Protocol):
 
 
 @runtime_checkable
+class Waits(Protocol):
+    """A session whose device works on after a call has returned, as a GPU does."""
+
+    def wait(self) -> None:
+        """Return when the device has done all that it was given. Raises what the calls before would have raised."""
+
+
+@runtime_checkable
 class Rereads(Protocol):
     """A session that may have to read a text anew while it grows, because it is then computed in another way."""
 

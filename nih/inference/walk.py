@@ -19,6 +19,7 @@ from nih.inference.asker import Asker, answerless, failed
 from nih.inference.events import Event, Progress
 from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, Step, build_plan, fuse
 from nih.inference.verify import Kept, Logits, Verifier
+from nih.protocols import Waits
 from nih.types import Answer, Sample
 
 
@@ -108,12 +109,14 @@ class Walk:
             yield from self.verifier.compare()
 
     def read(self, call: Callable[[], None]) -> tuple[Exception | None, float]:
-        """Read tokens by `call`, within the time limit. Returns why that failed, if it did, and the seconds."""
+        """Read tokens by `call`, within the time limit. Returns why that failed, if it did, and the seconds until the device is done."""
         start = time.perf_counter()
         self.asker.start_timer()
         error: Exception | None = None
         try:
             call()
+            if isinstance(self.asker.session, Waits):
+                self.asker.session.wait()
         except Exception as caught:
             error = answerless(caught)
         return error, time.perf_counter() - start

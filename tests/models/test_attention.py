@@ -127,18 +127,3 @@ def test_cudnn_is_off_only_inside() -> None:
     with without_cudnn():
         assert not enabled()
     assert enabled() == before
-
-
-def test_a_reserved_cache_is_allocated_once() -> None:
-    session = tiny.session("llama")
-    session.reserve(300)
-    session.reset()
-    session.extend([tiny.subject("llama").prompt(0, 40)])
-    buffers = [layer._key_buffer.data_ptr() for layer in session.cache.layers]
-    session.extend([tiny.subject("llama").prompt(1, 260)])
-    assert [layer._key_buffer.data_ptr() for layer in session.cache.layers] == buffers
-    session.extend([tiny.subject("llama").prompt(2, 5)])
-    assert session.cache.layers[0].get_seq_length() == 305
-    tiny.subject("llama").same(
-        session, *(tiny.subject("llama").prompt(i, n) for i, n in enumerate((40, 260, 5)))
-    )
