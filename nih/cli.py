@@ -222,6 +222,9 @@ def plan(options: RunOptions) -> None:
     typer.echo(json.dumps(count(prepare(options)), indent=2))
 
 
+_TRUSTED = "In place of what the run names: a hub id of the run is opened only if you type it"
+
+
 @app.command("show")
 @_plain
 def show(
@@ -230,11 +233,18 @@ def show(
     prompt: Annotated[
         bool, typer.Option("--prompt", help="Print the prompt's text and nothing else.")
     ] = False,
+    model: Annotated[str | None, typer.Option("--model", "-m", help=_TRUSTED)] = None,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help=_TRUSTED)] = None,
+    haystack: Annotated[str | None, typer.Option("--haystack", help=_TRUSTED)] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, such as trust_remote_code")
+    ] = None,
 ) -> None:
     """Show a sample: its prompt, built again byte for byte, and its answer."""
     from nih.run.show import show as find
 
-    row, text = find(folder, sample)
+    named = {"model": model, "tokenizer": tokenizer, "haystack": haystack, "set": tuple(set_ or ())}
+    row, text = find(folder, sample, {key: value for key, value in named.items() if value})
     if prompt:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         return

@@ -10,8 +10,8 @@ import pytest
 from nih.inference import walk
 from nih.inference.asker import Asker
 from nih.inference.events import Progress
-from nih.models.echo import open_model
 from nih.models.echo import Options as EchoOptions
+from nih.models.echo import open_model
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.types import TokenIds
