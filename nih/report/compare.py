@@ -29,7 +29,7 @@ from nih.stats.mean import Mean
 from nih.store.files import MANIFEST, write_atomic
 from nih.store.journal import Row
 from nih.store.run import StoredRun
-from nih.text import depth_label, length_label, markdown_table, markdown_text
+from nih.text import depth_label, length_label, markdown_table, markdown_text, sanitize
 from nih.types import Cell
 
 COMPARISONS = Path("results/comparisons")
@@ -383,7 +383,9 @@ def heatmaps(views: Sequence[RunView]) -> list[Panel]:
     def panel(view: RunView, task: str) -> Panel:
         cells = view.cells[view.cells["task"] == task]
         total = view.results.by_task.get(task)
-        title = f"{view.name} · {task}\naccuracy {total or 'unknown, no scored samples'}"
+        title = (
+            f"{view.name} · {sanitize(task, lines=False)}\naccuracy {total or 'unknown, no scored samples'}"
+        )
         trained = view.results.run.manifest.training_length
 
         def draw(ax: Axes) -> None:
@@ -403,7 +405,7 @@ def difference_maps(views: Sequence[RunView], compared: Sequence[ComparisonView]
         cells = {cell: d for (name, cell), d in other.cells.items() if name == task}
         how = f"n = {total.n} {'paired' if total.paired else 'unpaired'}"
         words = f"{_signed(total.value)} {_span(total.low, total.high)}, {how}"
-        title = f"{views[other.run].name} − {views[0].name} · {task}\n{words}"
+        title = f"{views[other.run].name} − {views[0].name} · {sanitize(task, lines=False)}\n{words}"
         return lambda ax: _difference_map(ax, cells, title)
 
     return [panel(other, task, total) for other in compared for task, total in other.overall.items()]

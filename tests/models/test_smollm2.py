@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,11 @@ def next_logits(model: TransformerModel, text: str) -> laws.Logits:
     return session.logits()
 
 
+def made_in(cache: Path) -> list[str]:
+    """Names of what lies in the cache, but for locks."""
+    return sorted(p.name for p in cache.iterdir() if p.suffix != ".lock")
+
+
 def test_conversion_changes_nothing(tiny_gguf: Path, cache: Path) -> None:
     straight = transformer.open_model(str(tiny_gguf), "gguf", Options())
     folder = smollm2.converted(tiny_gguf)
@@ -127,7 +135,7 @@ def test_conversion_happens_once_and_says_so(
     assert smollm2.converted(tiny_gguf) == folder
     assert capsys.readouterr().err == ""
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    assert [p.name for p in cache.iterdir()] == [folder.name]
+    assert made_in(cache) == [folder.name]
 
 
 def test_another_file_gets_another_folder(tiny_gguf: Path, cache: Path, tmp_path: Path) -> None:
@@ -146,10 +154,10 @@ def test_a_full_disk_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         patch.setattr(smollm2, "_save", fill)
         with pytest.raises(
-            ModelError, match=r"cannot write the converted model .*No space left on device.*NIH_CACHE"
+            ModelError, match=r"cannot read or write the converted model .*No space left on device.*NIH_CACHE"
         ):
             smollm2.converted(tiny_gguf)
-    assert list(cache.iterdir()) == []
+    assert made_in(cache) == []
     assert (smollm2.converted(tiny_gguf) / "config.json").is_file()
 
 
@@ -158,23 +166,56 @@ def test_a_cache_that_is_no_folder_is_one_sentence(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NIH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match="cannot write the converted model"):
+    with pytest.raises(ModelError, match="cannot read or write the converted model"):
         smollm2.converted(tiny_gguf)
 
 
-def test_of_two_conversions_at_once_one_is_kept(
+def test_of_two_conversions_at_once_one_waits_for_the_other(
     tiny_gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, inner = smollm2._save, []
+    save, saved = smollm2._save, []
 
-    def overtaken(gguf_file: Path, folder: Path) -> None:
-        monkeypatch.setattr(smollm2, "_save", save)
-        inner.append(smollm2.converted(gguf_file))  # another process finishes first
+    def counted(gguf_file: Path, folder: Path) -> None:
+        saved.append(folder)
         save(gguf_file, folder)
 
-    monkeypatch.setattr(smollm2, "_save", overtaken)
-    assert [smollm2.converted(tiny_gguf)] == inner
-    assert [p.name for p in cache.iterdir()] == [inner[0].name]
+    monkeypatch.setattr(smollm2, "_save", counted)
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(smollm2.converted, [tiny_gguf] * 3))
+    assert len(saved) == len(folders) == 1 and made_in(cache) == [folders.pop().name]
+
+
+def test_what_killed_conversions_left_is_swept(tiny_gguf: Path, cache: Path) -> None:
+    folder = smollm2.converted(tiny_gguf)
+    shutil.rmtree(folder)
+    for name in (f"{folder.name}.123.tmp", f"{folder.name}.x.tmp", "another.123.tmp"):
+        (cache / name).mkdir()
+        (cache / name / "model.safetensors").write_bytes(b"half")
+    smollm2.converted(tiny_gguf)
+    assert made_in(cache) == sorted([folder.name, "another.123.tmp"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("kept", [None, 0, 1000])
+def test_a_torn_conversion_is_made_again(tiny_gguf: Path, cache: Path, name: str, kept: int | None) -> None:
+    folder = smollm2.converted(tiny_gguf)
+    whole = (folder / name).read_bytes()
+    if kept is None:
+        (folder / name).unlink()
+    elif name == "model.safetensors" or kept == 0:
+        (folder / name).write_bytes(whole[:kept])
+    smollm2.converted(tiny_gguf)
+    assert (folder / name).read_bytes() == whole
+
+
+def test_other_users_may_read_a_conversion(tiny_gguf: Path, cache: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        folder = smollm2.converted(tiny_gguf)
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o055 == 0o055
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
 
 
 def test_without_the_package_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
