@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_BYTES = 4 << 30
 """Most bytes of a file, packed or unpacked. A text of a million tokens has about 4 MB."""
@@ -23,13 +23,18 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> by
 
     Raises OSError, whose `strerror` says what is wrong: also for a pipe, a device, a larger file and an unwanted link.
     """
-    # Without O_NONBLOCK, opening a pipe waits for its writer.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    with os.fdopen(open_regular(path, flags), "rb") as file:
+    with open_bytes(path, follow=follow) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
     return content
+
+
+def open_bytes(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Return a regular file, open for reading. Raises OSError as `read_bytes` does."""
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    return os.fdopen(open_regular(path, flags), "rb")
 
 
 def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
@@ -57,7 +62,7 @@ def parse_json(text: str | bytes) -> Any:
 def parse_strict_json(text: str | bytes) -> Any:
     """Return the value of a JSON text of our own: no NaN, no key twice, no integer beyond 64 bits. Raises ValueError."""
     try:
-        return json.loads(text, parse_int=_bounded, parse_constant=_refused, object_pairs_hook=_unique)
+        return _STRICT.decode(text if isinstance(text, str) else text.decode())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -68,7 +73,7 @@ def json_problem(error: ValueError) -> str:
 
 
 def _bounded(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
+    if len(digits.lstrip("-")) > _MOST_DIGITS:
         raise ValueError(f"it has an integer of {len(digits)} digits")
     return int(digits)
 
@@ -84,3 +89,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"it has the key `{twice[:40]}` twice")
     return value
+
+
+_STRICT = json.JSONDecoder(parse_int=_bounded, parse_constant=_refused, object_pairs_hook=_unique)

@@ -40,6 +40,8 @@ def sanitize(text: str, *, lines: bool = True) -> str:
     Line feeds and tabs stay if `lines`. Rich reads `[...]` as markup: print the result as `rich.text.Text`.
     """
     text = mask(text)
+    if text.isprintable():  # nearly every text is, and this is quick to see
+        return text
     kept = "\n\t" if lines else ""
     hostile = {c for c in set(text) if c not in kept and _hostile(c)}
     return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hostile})

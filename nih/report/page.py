@@ -39,6 +39,8 @@ _SAMPLE = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "question", "answer_prefix", "expected", "answer", "score",
     "score_name", "status", "error", "nll", "prefill_tokens", "seconds", "attempt", "thinking",
 )  # fmt: skip
+MOST_SAMPLES = 10_000
+"""Of a page, which a browser opens in a second or two. `samples.csv` has all."""
 _AROUND = ("before", "needle", "after")
 _CELL = (
     "length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors", "nll", "seconds", "state", "no_answer",
@@ -121,7 +123,9 @@ def render(
 def embedded(value: Any) -> str:
     """Return JSON for the inside of a script element: nothing in it can end the element, open a comment or break a line."""
     text = json.dumps(_visible(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _visible(value: Any) -> Any:
@@ -162,7 +166,10 @@ def _title(views: Sequence[RunView]) -> str:
 def _data(
     views: Sequence[RunView], compared: Sequence[ComparisonView], tasks: TaskTable | None
 ) -> dict[str, Any]:
-    data = {"runs": [_run(view) for view in views], "compared": [_compared(each) for each in compared]}
+    data = {
+        "runs": [_run(view, MOST_SAMPLES // len(views)) for view in views],
+        "compared": [_compared(each) for each in compared],
+    }
     return data | ({"tasks": _tasks(tasks)} if tasks else {})
 
 
@@ -174,8 +181,9 @@ def _tasks(tasks: TaskTable) -> dict[str, Any]:
     }
 
 
-def _run(view: RunView) -> dict[str, Any]:
+def _run(view: RunView, most: int) -> dict[str, Any]:
     results = view.results
+    shown = samples_shown(results.rows, most)
     lengths = by_axis(results.lengths, "length").assign(seconds=results.lengths["seconds"])
     return {
         "name": view.name,
@@ -187,7 +195,11 @@ def _run(view: RunView) -> dict[str, Any]:
         ],
         "lengths": lengths.drop(columns="model").to_dict("records"),
         "distances": by_axis(results.distances, "from", "below").drop(columns="model").to_dict("records"),
-        "samples": {"columns": [*_SAMPLE, *_AROUND], "rows": [_sample(row) for row in results.rows]},
+        "samples": {
+            "columns": [*_SAMPLE, *_AROUND],
+            "rows": [_sample(row) for row in shown],
+            **({"left_out": len(results.rows) - len(shown)} if len(shown) < len(results.rows) else {}),
+        },
         "cost": _cost(results.run.path / COST),
         "manifest": results.run.manifest.values,
     }
@@ -210,6 +222,21 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 def average_words(results: Results) -> str:
     """Return the average over tasks in words."""
     return f"average of {len(results.by_task)} tasks {results.average.short}"
+
+
+def samples_shown(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return at most `most` rows in their order, as many of each cell as of any other: first those that are not wholly right.
+
+    A cell has at least one, so that there are a few more where there are more cells than `most`.
+    """
+    if len(rows) <= most:
+        return list(rows)
+    cells: dict[tuple[str, Cell], list[int]] = {}
+    for place, row in enumerate(rows):
+        cells.setdefault((row.task, row.cell), []).append(place)
+    each = max(most // len(cells), 1)
+    kept = {place for own in cells.values() for place in sorted(own, key=lambda i: rows[i].score == 1)[:each]}
+    return [row for place, row in enumerate(rows) if place in kept]
 
 
 def _sample(row: Row) -> list[Any]:

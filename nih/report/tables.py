@@ -161,11 +161,12 @@ def _escaped(value: Any) -> Any:
 
 def plain(value: Any, decimals: int) -> str:
     """Return a value as CSV has it: the shortest number, "" for none, a list of several as JSON."""
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False) if len(value) != 1 else sanitize(value[0], lines=False)
     if isinstance(value, str):
         return sanitize(value, lines=False)
-    if pd.isna(value):
+    if isinstance(value, list):
+        text = value[0] if len(value) == 1 else json.dumps(value, ensure_ascii=False)
+        return sanitize(text, lines=False)
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float | np.floating):
         rounded = round(float(value), decimals)

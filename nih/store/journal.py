@@ -8,22 +8,23 @@ however hostile, can break a line or reach a terminal as an escape sequence.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nih.errors import JournalDamaged, StoreError, UsageError
-from nih.reading import json_problem, parse_strict_json, read_bytes
+from nih.reading import json_problem, open_bytes, parse_strict_json
 from nih.scores import find
 from nih.store.settings import short
 from nih.types import FAILURES, STATUSES, Cell, Placed, Status, Usage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One attempt at a sample: what was asked, and what came of it. Columns with a default are absent in older journals.
 
@@ -78,13 +79,13 @@ class Row:
     """Columns that this version does not know, with their values; they are kept."""
 
     def __post_init__(self) -> None:
-        values = _checked(vars(self))
+        values = _checked(self)
         classes = tuple(map(type, values))
         if classes not in _FITTING:
             _check_classes(values)
             _FITTING.add(classes)
-        if not math.isfinite(sum(filter(None, _floats(vars(self))))):
-            for name, value in zip(_FLOATS, _floats(vars(self)), strict=True):
+        if not math.isfinite(sum(filter(None, _floats(self)))):
+            for name, value in zip(_FLOATS, _floats(self), strict=True):
                 if value is not None and not math.isfinite(value):
                     raise ValueError(_unfit(name, value))
         if self.attempt < 1:
@@ -106,6 +107,9 @@ class Row:
         if not values.keys() >= _REQUIRED:
             raise ValueError(f"it has no `{min(_REQUIRED - values.keys(), key=_COLUMNS.index)}`")
         known = _DEFAULTS | values
+        for name in _REPEATED:
+            if type(known[name]) is str:
+                known[name] = sys.intern(known[name])
         if isinstance(known["expected"], list):
             known["expected"] = tuple(known["expected"])
         if known["needles"]:
@@ -114,7 +118,8 @@ class Row:
             further = {name: known.pop(name) for name in values if name not in _COLUMN_SET}
             known["usage"], known["more"] = _usage(further), tuple(further.items())
         row = object.__new__(cls)
-        object.__setattr__(row, "__dict__", known)  # several times as fast as 26 keywords of a frozen class
+        for name, fill in _SLOTS:  # several times as fast as 26 keywords of a frozen class
+            fill(row, known[name])
         row.__post_init__()
         return row
 
@@ -173,10 +178,14 @@ class Row:
         return replace(self, score=judged, score_name=name)
 
 
+_REPEATED = ("task", "question", "answer_prefix", "score_name", "status", "prefill")
+"""Texts that are the same in many rows: they are kept once."""
 _USAGE = "usage_"
 _COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("usage", "more"))
 _COLUMN_SET = frozenset(_COLUMNS)
 _DEFAULTS = {f.name: f.default for f in fields(Row) if f.default is not MISSING}
+_SLOTS = tuple((f.name, vars(Row)[f.name].__set__) for f in fields(Row))
+"""Each column's name, and what sets it."""
 _REQUIRED = {f.name for f in fields(Row)} - _DEFAULTS.keys()
 _ABSENT: dict[str, Any] = {
     "needle_at": None,
@@ -199,7 +208,7 @@ _KINDS = {name: _kinds(hint) for name, hint in _HINTS.items()}
 _FLOATS = tuple(name for name, kinds in _KINDS.items() if float in kinds)
 
 
-_checked, _floats = itemgetter(*_KINDS), itemgetter(*_FLOATS)
+_checked, _floats = attrgetter(*_KINDS), attrgetter(*_FLOATS)
 _FITTING: set[tuple[type, ...]] = set()
 """Classes of whole rows that were found right: rows are alike, and looking one up is faster than checking its values."""
 
@@ -244,30 +253,38 @@ class Journal:
 
 def read_journal(path: Path) -> Journal:
     """Read a journal; one that does not exist is empty. Raises StoreError, JournalDamaged. Warns of a torn last line."""
+    journal = Journal()
+    attempts: set[tuple[str, int]] = set()
     try:
-        data = read_bytes(path, follow=False)
+        with open_bytes(path, follow=False) as file:
+            for number, line in enumerate(file, start=1):
+                journal.size += len(line)
+                if not line.endswith(b"\n"):
+                    journal.torn = True
+                    break
+                journal.end = journal.size
+                _take(journal, attempts, path, number, line)
     except FileNotFoundError:
         return Journal()
     except OSError as error:
         raise StoreError(f"cannot read `{path}`: {error.strerror or error}") from error
-    end = data.rfind(b"\n") + 1
-    journal = Journal(end=end, size=len(data), torn=end < len(data))
     if journal.torn:
         warnings.warn(
             f"the last line of `{path}` is torn and is left out; its sample counts as not answered",
             stacklevel=3,
         )
-    attempts: set[tuple[str, int]] = set()
-    for number, line in enumerate(data[:end].split(b"\n")[:-1], start=1):
-        row = _parse(path, number, line)
-        if (row.id, row.attempt) in attempts:
-            raise _damaged(path, number, f"attempt {row.attempt} of sample `{short(row.id)}` is there twice")
-        attempts.add((row.id, row.attempt))
-        if row.id not in journal.rows or journal.rows[row.id].attempt < row.attempt:
-            # Taken out first, so that the order is that of the rows that count.
-            journal.rows.pop(row.id, None)
-            journal.rows[row.id] = row
     return journal
+
+
+def _take(journal: Journal, attempts: set[tuple[str, int]], path: Path, number: int, line: bytes) -> None:
+    row = _parse(path, number, line)
+    if (row.id, row.attempt) in attempts:
+        raise _damaged(path, number, f"attempt {row.attempt} of sample `{short(row.id)}` is there twice")
+    attempts.add((row.id, row.attempt))
+    if row.id not in journal.rows or journal.rows[row.id].attempt < row.attempt:
+        # Taken out first, so that the order is that of the rows that count.
+        journal.rows.pop(row.id, None)
+        journal.rows[row.id] = row
 
 
 def _parse(path: Path, number: int, line: bytes) -> Row:

@@ -267,3 +267,37 @@ def test_a_comparison_holds_its_differences(tmp_path: Path) -> None:
     (found,) = data["compared"]
     assert found["run"] == 1 and found["notes"] == notes
     assert found["cells"][0]["value"] == -1 and found["cells"][0]["paired"] and found["overall"][0]["n"] == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, 0.0, 0.5, 1.0])), max_size=60),
+    st.integers(1, 40),
+)
+def test_a_page_of_many_samples_holds_some_of_every_cell_and_the_wrong_ones_first(
+    drawn: list[tuple[int, float | None]], most: int
+) -> None:
+    rows = [
+        row(str(i), depth=float(cell), score=score, status="ok" if score is not None else "error")
+        for i, (cell, score) in enumerate(drawn)
+    ]
+    shown = page.samples_shown(rows, most)
+    assert shown == [r for r in rows if r in shown], "in their order"
+    cells = {r.cell for r in rows}
+    assert {r.cell for r in shown} == cells
+    if len(rows) <= most:
+        assert shown == rows
+    else:
+        assert len(shown) <= max(most, len(cells))
+    for cell in cells:
+        left_out = [r for r in rows if r.cell == cell and r not in shown]
+        if any(r.score != 1 for r in left_out):
+            assert all(r.score != 1 for r in shown if r.cell == cell)
+
+
+def test_a_page_says_how_many_samples_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MOST_SAMPLES", 4)
+    run = make_run(tmp_path, [row(str(i), trial=i) for i in range(7)], grid=grid([1024], [50.0], 7))
+    report(run)
+    samples = Page((run / "report.html").read_text(encoding="utf-8")).data["runs"][0]["samples"]
+    assert len(samples["rows"]) == 4 and samples["left_out"] == 3
+    assert len((run / "samples.csv").read_text().splitlines()) == 8

@@ -81,6 +81,13 @@ function sampleBody(s) {
   return el("dl", {}, lines.filter(Boolean).flatMap(([term, words]) => [el("dt", {}, term), el("dd", {}, words)]));
 }
 
+// What a page of many samples says of those that it does not hold.
+function elsewhere({ runs }) {
+  const left = runs.reduce((sum, { samples }) => sum + (samples.left_out || 0), 0);
+  const order = "of each cell, answers that are not right come first";
+  return left ? ` in this page; ${left} more are in samples.csv (${order})` : "";
+}
+
 // The section of samples. Returns what other parts of the page do with it: show a cell's samples, or a task's.
 function drawSamples(view) {
   const { runs, several } = view;
@@ -106,7 +113,7 @@ function drawSamples(view) {
   function update(open = false) {
     chosen = samples.filter(filterOf(Object.fromEntries(new FormData(form))));
     const part = chosen.length === samples.length ? "" : `${chosen.length} of `;
-    document.getElementById("count").textContent = `${part}${samples.length} samples`;
+    document.getElementById("count").textContent = `${part}${samples.length} samples${elsewhere(view)}`;
     list.replaceChildren();
     drawMore(open && chosen.length <= MOST_OPEN);
   }
