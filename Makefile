@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: architectures baselines bench bench-prefill check clean coverage demo demo-smollm2 docs gate gpu-check help llama-check \
+.PHONY: architectures baselines bench bench-prefill check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help llama-check \
   ray-check test test-fast vllm-check wheel
 
 help:
@@ -24,6 +24,8 @@ help:
 	@echo "make llama-check  llama.cpp's own server (xllamacpp) against sessions: SmolLM2 on 512, completions and chat"
 	@echo "make ray-check  two Ray nodes on this machine against one process: RWKV on 1k-16k; a worker killed, a run resumed"
 	@echo "make gpu-check  kernels, models and speed on a CUDA GPU, into $(RUNS)/gpu-check"
+	@echo "make fuzz   50,000 mutations of everything that nih reads: each is read, or refused in a sentence"
+	@echo "make crash  kill runs again and again, and fill their disk; no acknowledged row may be lost or doubled"
 	@echo "make wheel  build sdist and wheel into dist/"
 
 $(VENV)/python:
@@ -83,6 +85,12 @@ check: $(VENV)/dev
 	@$(BIN)/mypy
 	@echo "== import rules"
 	@$(BIN)/python -m pytest -q tests/repo/test_imports.py tests/repo/test_packaging.py
+
+fuzz: $(VENV)/dev
+	@$(BIN)/python -m tests.live.fuzz
+
+crash: $(VENV)/dev
+	@NIH_KILLS=300 $(BIN)/python -m pytest -q -s tests/run/test_crash.py tests/store/test_store.py tests/store/test_hostile_folder.py
 
 docs: $(VENV)/dev
 	@$(BIN)/python -m tests.repo.help_pages

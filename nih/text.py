@@ -6,8 +6,10 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from nih.types import CellState
+if TYPE_CHECKING:  # numpy comes with it, which `nih --help` does without
+    from nih.types import CellState
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _MEANT = re.compile(

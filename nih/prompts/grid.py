@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from nih.errors import GridError
-from nih.text import cut
+from nih.text import cut, sanitize
 from nih.types import Cell, Grid, Trials
 
 T = TypeVar("T")
@@ -157,6 +157,7 @@ def format_trials(trials: Trials) -> str:
 
 
 def _parts(text: str, what: str, example: str) -> list[str]:
+    text = sanitize(text, lines=False)
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise GridError(f"{what} `{text}` has an empty part; type for example `{example}`")
