@@ -90,7 +90,7 @@ fuzz: $(VENV)/dev
 	@$(BIN)/python -m tests.live.fuzz
 
 crash: $(VENV)/dev
-	@NIH_KILLS=300 $(BIN)/python -m pytest -q -s tests/run/test_crash.py tests/store/test_store.py tests/store/test_hostile_folder.py
+	@NIH_KILL_ROUNDS=15 NIH_KILL_EVERY=1 $(BIN)/python -m pytest -q tests/run/test_crash.py tests/store/test_store.py tests/store/test_hostile_folder.py
 
 docs: $(VENV)/dev
 	@$(BIN)/python -m tests.repo.help_pages

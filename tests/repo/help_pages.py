@@ -15,7 +15,7 @@ WIDTH = "100"
 INTRODUCTION = """# The command line
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the gate failed, 2 wrong usage, 3 finished but some samples have no
-score, 130 interrupted (the same command resumes the run).
+score, 70 a defect of nih, 130 interrupted (the same command resumes the run), 141 the reader of a pipe has gone.
 
 This page is what the program prints. `make docs` renews it, and `tests/repo/test_docs.py` compares it with the program.
 """

@@ -21,6 +21,13 @@ from nih.errors import RunLocked
 GRID: dict[str, Any] = {"model": "echo", "lengths": "512-4k", "depths": "0-100:5", "trials": 3, "quiet": True}
 SAMPLES = 4 * 5 * 3
 KILLS = 20
+ROUNDS = int(os.environ.get("NIH_KILL_ROUNDS", "1"))
+"""`make crash` has 15."""
+EVERY = int(os.environ.get("NIH_KILL_EVERY", "25"))
+"""Every how many I/O calls a run is killed; `make crash` has 1."""
+SMALL: dict[str, Any] = {"model": "echo", "lengths": "512,1k", "depths": "0,100", "trials": 2, "quiet": True}
+CALLS = ("open", "write", "fsync", "ftruncate", "replace", "unlink", "close", "mkdir")
+"""Of `os`: what changes a run's folder."""
 
 
 def start(folder: Path, before: Callable[[], None] = lambda: None) -> int:
@@ -57,8 +64,9 @@ def wait_until(condition: Callable[[], bool], child: int) -> None:
         time.sleep(0.0005)
 
 
-def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
-    rng = Random(20)
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path, round_: int) -> None:
+    rng = Random(20 + round_)
     folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     evaluate(out=undisturbed, tell=lambda _: None, set={"delay": 0.004}, **GRID)
     inside = 0
@@ -108,3 +116,62 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     finally:
         kill(child)
     assert evaluate(out=folder, tell=lambda _: None, set={"delay": 0.004}, **GRID).exit_state == "done"
+
+
+def counted(act: Callable[[int], None]) -> None:
+    """Let `act` see the number of each I/O call of this process, before it and again after it."""
+    number = iter(range(10**9))
+
+    def watch(call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **named: Any) -> Any:
+            act(next(number))
+            result = call(*arguments, **named)
+            act(next(number))
+            return result
+
+        return watched
+
+    for name in CALLS:
+        setattr(os, name, watch(getattr(os, name)))
+
+
+def run_counted(folder: Path, act: Callable[[int], None]) -> int:
+    """Run in a forked child under `counted`; returns its wait status."""
+    child = os.fork()
+    if not child:
+        leave = os._exit
+        try:
+            counted(act)
+            evaluate(out=folder, tell=lambda _: None, **SMALL)
+            leave(0)
+        finally:
+            leave(99)
+    return os.waitpid(child, 0)[1]
+
+
+def test_a_kill_at_any_io_call_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    undisturbed, counter = tmp_path / "undisturbed", tmp_path / "count"
+    write = os.write
+    with open(counter, "wb", buffering=0) as file:
+        assert run_counted(undisturbed, lambda _: write(file.fileno(), b".") and None) == 0
+    points = counter.stat().st_size
+    assert points > 100
+    tables = {n: (undisturbed / n).read_bytes() for n in ("statistics.json", "heatmap.svg", "heatmap.png")}
+    killed, tried = 0, range(0, points, EVERY)
+    for at in tried:
+        folder = tmp_path / str(at)
+
+        def die(number: int, at: int = at) -> None:
+            if number == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        killed += os.WIFSIGNALED(run_counted(folder, die))
+        acknowledged = lines(folder)
+        run = evaluate(out=folder, tell=lambda _: None, **SMALL)
+        rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+        assert len(rows) == len({r["id"] for r in rows}) == 8 and acknowledged <= 8, at
+        assert run.exit_state == "done", at
+        assert {n: (folder / n).read_bytes() for n in tables} == tables, at
+        assert {p.name for p in folder.iterdir()} == {p.name for p in undisturbed.iterdir()}, at
+    # The first run of a machine makes a few more calls, to fill caches.
+    assert killed >= 0.8 * len(tried)
