@@ -135,9 +135,11 @@ def judged_anew(run: StoredRun) -> tuple[StoredRun, list[str]]:
 def _anew(run: StoredRun, row: Row) -> Row:
     try:
         return row.rescored(row.score_name)
-    except NihError as error:
+    # The score may be a plugin's, which raises what it likes.
+    except Exception as error:
+        why = str(error) if isinstance(error, NihError) else f"{type(error).__name__}: {error}"
         raise StoreError(
-            f"sample `{sanitize(row.id, lines=False)[:40]}` of `{run.path}` cannot be scored: {error}"
+            f"sample `{sanitize(row.id, lines=False)[:40]}` of `{run.path}` cannot be scored: {sanitize(why, lines=False)}"
         ) from error
 
 

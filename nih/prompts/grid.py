@@ -134,6 +134,7 @@ def parse_depths(text: str) -> tuple[float, ...]:
 
 def parse_trials(text: str) -> Trials:
     """Read the trials per cell. Raises GridError."""
+    text = sanitize(text, lines=False)
     base: int | None = None
     steps: dict[int, int] = {}
     for part in _parts(text, "trials", "5,64k:10"):

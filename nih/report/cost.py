@@ -305,7 +305,7 @@ def _priced(cells: pd.DataFrame, folder: Path) -> pd.DataFrame:
         raise StoreError(
             f"`{folder}` has no cost.csv; run it again with `--cost`, which measures only what is missing"
         )
-    return by_length.merge(_table(folder / "cost.csv"), on="length").sort_values("length")
+    return by_length.merge(_costs(folder / "cost.csv"), on="length").sort_values("length")
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
@@ -324,7 +324,29 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, keep_default_na=True)
     except (OSError, ValueError) as error:
-        raise StoreError(f"`{path}` cannot be read as a table ({error})") from error
+        raise StoreError(f"`{path}` cannot be read as a table ({str(error).strip()})") from error
+
+
+_MEASURED = (
+    "length", "prefill_seconds", "prefill_min", "prefill_max", "tokens_per_second", "first_token_seconds", "ms_per_token", "peak_bytes",
+    "repeats", "threads",
+)  # fmt: skip
+"""Columns of a cost.csv that hold numbers, or nothing."""
+
+
+def _costs(path: Path) -> pd.DataFrame:
+    """Read a run's cost.csv. Raises StoreError for one that lacks a column, or holds words for numbers."""
+    table = _table(path)
+    if lacking := [name for name in (*_MEASURED, "device") if name not in table]:
+        raise _damaged(path, f"it has no column `{lacking[0]}`")
+    numbers = table[list(_MEASURED)].apply(pd.to_numeric, errors="coerce").astype(float)
+    if words := [name for name in _MEASURED if (numbers[name].isna() & table[name].notna()).any()]:
+        raise _damaged(path, f"`{words[0]}` holds something else than numbers")
+    return table.assign(**{name: numbers[name].where(np.isfinite(numbers[name])) for name in _MEASURED})
+
+
+def _damaged(path: Path, problem: str) -> StoreError:
+    return StoreError(f"`{path}` is damaged: {problem}; delete it, or run again with `--cost`")
 
 
 def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nih.errors import SettingsDiffer, UnknownName
+from nih.inference.thinking import spelled
 from nih.run.job import Job, prepare
 from nih.run.like import trusted
 from nih.run.suite import Suite
@@ -23,7 +24,7 @@ def show(path: Path, sample_id: str, typed: Mapping[str, Any] | None = None) -> 
     row, sample, job = rebuild(store.read(path), sample_id, typed)
     ids = sample.prompt.ids()
     digest = hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()
-    return {**row.as_dict(), "prompt_ids_sha256": digest}, job.model.tokenizer.decode(ids)
+    return {**row.as_dict(), "prompt_ids_sha256": digest}, spelled(job.model.tokenizer, ids)
 
 
 def rebuild(

@@ -38,7 +38,9 @@ class Score:
     """Counts up whenever the score of any answer changes."""
 
     def check(self, expected: Sequence[str]) -> None:
-        """Raise UsageError for expected answers that it cannot judge."""
+        """Raise UsageError for expected answers that it cannot judge; no score judges an answer by nothing."""
+        if not expected:
+            raise UsageError(f"score `{self.name}` needs an expected answer, and the sample has none")
         if problem := self.problem(expected):
             raise UsageError(f"score `{self.name}` {problem}")
 

@@ -131,6 +131,10 @@ def targets(folder: Path) -> list[Target]:
     run = evaluate(out=folder / "run", quiet=True, tell=lambda _: None, **asked).path
     whole = Path(shutil.copytree(run, folder / "whole"))
 
+    costs = b"model,length,prefill_seconds,prefill_min,prefill_max,tokens_per_second,first_token_seconds,ms_per_token,peak_bytes,status,repeats,device,threads\n"
+    costs += b"echo,512,0.1,0.1,0.1,5000,0.1,1.5,1000,ok,3,cpu,1\necho,1024,0.2,0.2,0.2,5000,0.2,1.5,2000,ok,3,cpu,1\n"
+    (run / "cost.csv").write_bytes(costs)
+
     def in_run(name: str, work: Callable[[Path], Any]) -> Callable[[Path, bytes], Any]:
         def go(_: Path, data: bytes) -> Any:
             kept = (run / name).read_bytes()
@@ -174,11 +178,8 @@ def targets(folder: Path) -> list[Target]:
         Target("samples.jsonl, gate", (run / "samples.jsonl").read_bytes(), in_run("samples.jsonl", lambda p: gate(p, whole)), True),
         Target("cells.csv", (run / "cells.csv").read_bytes(), in_run("cells.csv", lambda p: gate(whole, p / "cells.csv"))),
         Target("cells.csv alone", (run / "cells.csv").read_bytes(), from_file("c.csv", open_baseline)),
-        Target(
-            "cost.csv",
-            b"model,length,seconds,bytes,device,dtype\necho,512,0.1,1000,cpu,float32\n",
-            in_run("cost.csv", lambda p: cost_files(p, (p / "cells.csv").read_bytes())),
-        ) if (run / "cost.csv").exists() else Target("lengths", b"1k-128k:15,64k", lambda _, d: grid.parse_lengths(d.decode("latin-1"))),
+        Target("cost.csv", costs, in_run("cost.csv", lambda p: cost_files(p, (p / "cells.csv").read_bytes()))),
+        Target("lengths", b"1k-128k:15,64k", lambda _, d: grid.parse_lengths(d.decode("latin-1"))),
         Target("depths", b"0-100:11,50", lambda _, d: grid.parse_depths(d.decode("latin-1"))),
         Target("trials", b"5,64k:10", lambda _, d: grid.parse_trials(d.decode("latin-1"))),
         Target("task.yaml", task, from_file("t.yaml", lambda p: open_task(str(p)))),
