@@ -7,12 +7,14 @@ settings in run.json.
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from nih.coerce import Count, Positive, build, flag
 from nih.errors import UnknownName, UsageError
+from nih.text import cut, sanitize
 
 Question = Literal["start", "end", "both"]
 """Where the question stands: before the haystack, after it, or both."""
@@ -232,12 +234,27 @@ class Output:
             )
 
 
+_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out")
+"""Options that may be paths."""
+_LONGEST_NAME = 255
+"""Bytes of a file's name."""
+
+
+def _can_be_a_name(text: str) -> bool:
+    try:
+        parts = os.fsencode(text).split(b"/")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and max(map(len, parts)) <= _LONGEST_NAME
+
+
 @dataclass(frozen=True)
 class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fields from its last base first
     """What was typed after `nih run`. None where a default depends on something else."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for what no later step would name."""
+        self._check_names()
         self._check_answering()
         self._check_asked()
         self._check_execution()
@@ -269,6 +286,16 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
             if values.get(key) is not None:
                 values[key] = _as_text(values[key])
         return build(cls, values, "argument", flag)
+
+    def _check_names(self) -> None:
+        """Refuse names that no file can have, which the system answers in many ways."""
+        for key in _NAMES:
+            name = getattr(self, key) or ""
+            if not _can_be_a_name(name):
+                raise UsageError(
+                    f"--{key.replace('_', '-')} `{cut(sanitize(name, lines=False), 60)}` can be no name: it has more than {_LONGEST_NAME} "
+                    "bytes, or a character that no file name may hold"
+                )
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> RunOptions:

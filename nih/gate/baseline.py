@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isclose, nan
+from math import isclose, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _NEEDED = ("model", "task", "length", "depth", "n", "correct", "errors")
 _ANSWERERS = ("model", "model_options", "device", "dtype", "share", "tokenizer", "grid")
 """Settings that decide who answers and how, not what is asked; and the grid, which is compared by its parts."""
 _TEXT = "text of the haystack"
+_MOST = 1 << 53
+"""Of a count in a table."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,10 @@ def _counted(path: Path, line: int, row: Mapping[Any, str]) -> tuple[Key, Counts
         length, depth, n, correct, errors, no_answer = (
             kind(text) for kind, text in zip(kinds, (*place, row.get("no_answer", "0")), strict=True)
         )
+        if max(abs(value) for value in (length, n, errors, no_answer)) > _MOST or not isfinite(
+            depth + correct
+        ):
+            raise ValueError("a number that no run has")
     except ValueError as error:
         raise StoreError(
             f"line {line} of baseline `{path}` is damaged; draw it anew with `nih report RUN`"

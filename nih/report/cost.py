@@ -339,9 +339,15 @@ def _costs(path: Path) -> pd.DataFrame:
     table = _table(path)
     if lacking := [name for name in (*_MEASURED, "device") if name not in table]:
         raise _damaged(path, f"it has no column `{lacking[0]}`")
-    numbers = table[list(_MEASURED)].apply(pd.to_numeric, errors="coerce").astype(float)
+    try:
+        numbers = table[list(_MEASURED)].apply(pd.to_numeric, errors="coerce").astype(float)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise _damaged(path, "it holds a number that is none") from error
     if words := [name for name in _MEASURED if (numbers[name].isna() & table[name].notna()).any()]:
         raise _damaged(path, f"`{words[0]}` holds something else than numbers")
+    spread = numbers[["prefill_min", "prefill_seconds", "prefill_max"]].dropna().to_numpy()
+    if (np.diff(spread, axis=1) < 0).any() or (numbers < 0).any(axis=None):
+        raise _damaged(path, "its times contradict each other")
     return table.assign(**{name: numbers[name].where(np.isfinite(numbers[name])) for name in _MEASURED})
 
 

@@ -468,3 +468,11 @@ def test_like_takes_over_nothing_from_elsewhere(stored: dict[str, Any], told: st
     key, value = next(iter(stored.items()))
     key, value = ("base_url", stored["base_url"]) if "base_url" in stored else (key, value)
     assert like(run.path, {key: tuple(value) if key == "set" else value})
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a/" + "ü" * 128, "a\0b", "\ud800", "owner/" + "9" * 300])
+@pytest.mark.parametrize("key", ["model", "tokenizer", "haystack", "task", "suite", "out"])
+def test_what_can_be_no_name_of_a_file_is_refused(key: str, name: str) -> None:
+    with pytest.raises(UsageError, match=f"--{key} .* can be no name") as caught:
+        RunOptions.of(**{"model": "echo", key: name})
+    assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
