@@ -190,8 +190,12 @@ class RunDirectory:
                 os.fsync(fd)
             self.write_manifest(ended=now(), **({"exit_state": exit_state} if exit_state else {}))
         finally:
-            os.close(fd)
-            self._lock.release()
+            try:
+                # Some file systems tell only now that the disk was full.
+                with writing(self.path / JOURNAL):
+                    os.close(fd)
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -357,6 +357,26 @@ def test_the_kernel_refusing_a_part_of_a_line_keeps_the_lines_before(tmp_path: P
         assert len(read(tmp_path).rows) == int(count)
 
 
+def test_an_error_of_close_is_one_sentence_and_gives_up_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory.open(tmp_path, {"seed": 0})
+    run.append(row("a"))
+    close, journal = os.close, run._fd
+
+    def fail(fd: int) -> None:
+        close(fd)
+        if fd == journal:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        with pytest.raises(StoreError, match=r"No space left on device; free some space"):
+            run.close("done")
+    with RunDirectory.open(tmp_path, {"seed": 0}) as again:
+        assert list(again.rows) == ["a"]
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (Path("/proc/no-run-here"), tmp_path / "file", tmp_path / "file" / "run"):
