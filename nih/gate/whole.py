@@ -144,9 +144,10 @@ def _anew(run: StoredRun, row: Row) -> Row:
 
 
 def _contradicts(run: StoredRun, row: Row, anew: Row) -> StoreError:
+    had, is_ = ("none" if score is None else f"{score:g}" for score in (row.score, anew.score))
     return StoreError(
-        f"sample `{sanitize(row.id, lines=False)[:40]}` of `{run.path}` has score {row.score:g}, and `{row.score_name}` of its answer is "
-        f"{anew.score:g}; restore the journal as it was written, or run it again"
+        f"sample `{sanitize(row.id, lines=False)[:40]}` of `{run.path}` has score {had}, and `{row.score_name}` of its answer is "
+        f"{is_}; restore the journal as it was written, or run it again"
     )
 
 

@@ -348,7 +348,8 @@ def _costs(path: Path) -> pd.DataFrame:
     spread = numbers[["prefill_min", "prefill_seconds", "prefill_max"]].dropna().to_numpy()
     if (np.diff(spread, axis=1) < 0).any() or (numbers < 0).any(axis=None):
         raise _damaged(path, "its times contradict each other")
-    return table.assign(**{name: numbers[name].where(np.isfinite(numbers[name])) for name in _MEASURED})
+    endless = [name for name in _MEASURED if np.isinf(numbers[name]).any()]
+    return table.assign(**{name: numbers[name].where(np.isfinite(numbers[name])) for name in endless})
 
 
 def _damaged(path: Path, problem: str) -> StoreError:

@@ -89,7 +89,15 @@ def test_a_sample_that_the_grid_does_not_ask_is_refused(whole: Path, cut: Path) 
 
 
 @pytest.mark.parametrize(
-    "edited", [{"score": 0.0}, {"score": 0.5}, {"answer": " 99999."}, {"answer": ""}, {"expected": ["54321"]}]
+    "edited",
+    [
+        {"score": None},
+        {"score": 0.0},
+        {"score": 0.5},
+        {"answer": " 99999."},
+        {"answer": ""},
+        {"expected": ["54321"]},
+    ],
 )
 def test_a_score_that_does_not_follow_from_its_answer_is_refused(
     whole: Path, cut: Path, edited: dict[str, Any]
