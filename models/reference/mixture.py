@@ -8,7 +8,7 @@ The tasks are those of `nih run --suite architectures`; their shares follow what
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -120,7 +120,9 @@ def mixed_text(task: str, length: int, seed: int) -> Text:
     if recipe.asked > 1 and task != "fact":
         said = {(m[1].decode(), m[2].decode()) for m in _SAID.finditer(prompt)}
         subject = asked[0].prefix.removeprefix("The ").removesuffix(" is")
-        others = sorted(said - {(subject, asked[0].target)})
+        # Two needles of a haystack may have one name and two values: which one is asked could not be told.
+        names = Counter(name for name, _ in said)
+        others = sorted((name, value) for name, value in said if name != subject and names[name] == 1)
         asked += [
             _Asked(f"What is the {subject}?", f"The {subject} is", value)
             for subject, value in rng.sample(others, min(len(others), recipe.asked - 1))
