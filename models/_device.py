@@ -20,7 +20,13 @@ _STICKY_WORDS = ("cuda error", "device-side assert", "illegal memory access", "u
 
 def pick_device(asked: str) -> torch.device:
     """`auto` is cuda where there is one, else cpu. Raises ModelError for a device that is not there."""
-    _prepare_allocator()
+    device = _picked(asked)
+    if device.type == "cuda":
+        _prepare_allocator()
+    return device
+
+
+def _picked(asked: str) -> torch.device:
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -193,8 +193,7 @@ class ForwardSession:
 
     def _rated_lengths(self, tokens: int) -> Sequence[int]:
         """Return the tokens of each forward call whose logits are all needed."""
-        full, rest = divmod(tokens, self._stride)
-        return [self._stride] * full + [rest] * (rest > 0)
+        return ForwardSession._lengths(self, tokens)
 
     def _step(self, ids: torch.Tensor) -> None:
         self._before_call()

@@ -23,18 +23,19 @@ def read_bytes(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> by
 
     Raises OSError, whose `strerror` says what is wrong: also for a pipe, a device, a larger file and an unwanted link.
     """
-    with open_bytes(path, follow=follow) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
-    return content
+    with open_bytes(path, most, follow=follow) as file:
+        return file.read(most)
 
 
-def open_bytes(path: Path, *, follow: bool = True) -> BinaryIO:
-    """Return a regular file, open for reading. Raises OSError as `read_bytes` does."""
+def open_bytes(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> BinaryIO:
+    """Return a regular file of at most `most` bytes, open for reading. Raises OSError as `read_bytes` does."""
     # Without O_NONBLOCK, opening a pipe waits for its writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    return os.fdopen(open_regular(path, flags), "rb")
+    descriptor = open_regular(path, flags)
+    if os.fstat(descriptor).st_size > most:
+        os.close(descriptor)
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:

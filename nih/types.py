@@ -69,6 +69,14 @@ class Cell(NamedTuple):
     depth: float
 
 
+MOST_TOKENS = (1 << 31) - 1
+"""Positions are integers of 32 bits."""
+MOST_STEPS = 10_000
+"""Of an axis. A map of more lengths or depths shows nothing."""
+MOST_SAMPLES = 1_000_000
+"""Of a run; a journal of so many rows has about a gigabyte."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trials:
     """How many independent samples each cell gets: `base`, or the count of the last step whose length is reached."""
@@ -93,6 +101,11 @@ class Grid:
     lengths: tuple[int, ...]
     depths: tuple[float, ...]
     trials: Trials
+
+    @property
+    def samples(self) -> int:
+        """Samples of all cells."""
+        return len(self.depths) * sum(self.trials.at(length) for length in self.lengths)
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, shortest length first, and by depth inside a length."""

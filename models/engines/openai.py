@@ -107,6 +107,8 @@ class OpenAIEngine:
     served: dict[str, Any] = field(default_factory=dict)
     """What the server's list of models says of this one."""
     log: Log = field(default_factory=Log)
+    unlisted: str = ""
+    """Why the server's list of models was not read; "" if it was."""
 
     @property
     def limit(self) -> int | None:
@@ -141,8 +143,10 @@ class OpenAIEngine:
             ) from error
         except EngineError:
             raise
-        except Exception:
-            return  # the first sample will tell
+        # A library may raise anything for what a stranger sends.
+        except Exception as error:
+            self.unlisted = f"the server's list of models could not be read ({type(error).__name__}: {quoted(str(error))}), so its limit is not known"
+            return
         if response.status_code == 401:
             self.sender.decoded(response)
         if response.status_code == 503:
@@ -226,7 +230,11 @@ class OpenAIEngine:
             "failed_attempts": dict(self.sender.failures),
             **self.log.totals(),
             "not_taken": list(self.dialect.dropped),
-            "warnings": [*self.log.warnings(self.tokenizer.name), *self.dialect.changes],
+            "warnings": [
+                *([self.unlisted] if self.unlisted else []),
+                *self.log.warnings(self.tokenizer.name),
+                *self.dialect.changes,
+            ],
         }
 
     def close(self) -> None:
@@ -433,6 +441,7 @@ def _checked_url(typed: str | None) -> str:
         )
     try:
         parts = urlsplit(str(httpx.URL(typed)))
+        _ = parts.port  # raises for one that is out of range
     except (httpx.InvalidURL, ValueError) as error:
         raise EngineError(
             f"--base-url `{sanitize(typed, lines=False)[:200]}` is not an address ({error}); type for example `http://localhost:8000/v1`"

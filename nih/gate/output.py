@@ -121,7 +121,9 @@ def write(path: Path, content: str | bytes, option: str) -> None:
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        # A link may come with a run folder. One to a pipe or a terminal, as /dev/stdout is, leads to no file of the user's.
+        follow = path.exists() and not path.is_file()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
             file.write(data)
     except OSError as error:

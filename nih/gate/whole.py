@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from nih.errors import NihError, StoreError, UnknownName, UsageError
 from nih.prompts.grid import format_depth, format_length, places, shares
@@ -56,8 +57,8 @@ def _promised(run: StoredRun) -> int:
 
 def _differences(run: StoredRun) -> tuple[set[_Place], set[_Place]]:
     """Return places of the plan without a row, and places of rows that are not in the plan."""
-    asked = planned_places(run)
-    had = {(row.task, row.cell, row.trial) for row in run.rows if row.task not in _files(run)}
+    asked, files = planned_places(run), {task.name for task in run.manifest.tasks if task.rows is not None}
+    had = {(row.task, row.cell, row.trial) for row in run.rows if row.task not in files}
     return asked - had, had - asked
 
 
@@ -73,17 +74,9 @@ def planned_places(run: StoredRun) -> set[_Place]:
 
 def _shares(run: StoredRun) -> list[int]:
     """Return the number of samples of each task."""
-    totals = [
-        len(grid.depths) * sum(grid.trials.at(n) for n in grid.lengths) if task.rows is None else task.rows
-        for task in run.manifest.tasks
-        for grid in [run.grid(task.name)]
-    ]
+    totals = [run.grid(task.name).samples if task.rows is None else task.rows for task in run.manifest.tasks]
     given = shares(run.manifest.limit, totals)
     return [total if share is None else min(total, share) for total, share in zip(totals, given, strict=True)]
-
-
-def _files(run: StoredRun) -> set[str]:
-    return {task.name for task in run.manifest.tasks if task.rows is not None}
 
 
 def _too_many(strange: Iterable[_Place], found: int, planned: int) -> str:
@@ -119,10 +112,10 @@ def judged_anew(run: StoredRun) -> tuple[StoredRun, list[str]]:
             )
             continue
         for at, row in enumerate(rows):
-            if row.score_name == name and (anew := _anew(run, row)).score != row.score:
+            if row.score_name == name and (anew := _judged(run, row)) != row.score:
                 if versions.get(name, 1) == version:
                     raise _contradicts(run, row, anew)
-                rows[at] = anew
+                rows[at] = replace(row, score=anew)
                 changed[name] += 1
         if versions.get(name, 1) != version:
             notes.append(
@@ -132,9 +125,9 @@ def judged_anew(run: StoredRun) -> tuple[StoredRun, list[str]]:
     return run.with_rows(rows), notes
 
 
-def _anew(run: StoredRun, row: Row) -> Row:
+def _judged(run: StoredRun, row: Row) -> float | None:
     try:
-        return row.rescored(row.score_name)
+        return row.judged(row.score_name)
     # The score may be a plugin's, which raises what it likes.
     except Exception as error:
         why = str(error) if isinstance(error, NihError) else f"{type(error).__name__}: {error}"
@@ -143,8 +136,8 @@ def _anew(run: StoredRun, row: Row) -> Row:
         ) from error
 
 
-def _contradicts(run: StoredRun, row: Row, anew: Row) -> StoreError:
-    had, is_ = ("none" if score is None else f"{score:g}" for score in (row.score, anew.score))
+def _contradicts(run: StoredRun, row: Row, anew: float | None) -> StoreError:
+    had, is_ = ("none" if score is None else f"{score:g}" for score in (row.score, anew))
     return StoreError(
         f"sample `{sanitize(row.id, lines=False)[:40]}` of `{run.path}` has score {had}, and `{row.score_name}` of its answer is "
         f"{is_}; restore the journal as it was written, or run it again"

@@ -18,17 +18,11 @@ import numpy as np
 
 from nih.errors import GridError
 from nih.text import cut, sanitize
-from nih.types import Cell, Grid, Trials
+from nih.types import MOST_SAMPLES, MOST_STEPS, MOST_TOKENS, Cell, Grid, Trials
 
 T = TypeVar("T")
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([km]?)", re.IGNORECASE)
-MOST_TOKENS = (1 << 31) - 1
-"""Positions are integers of 32 bits."""
-MOST_STEPS = 10_000
-"""Of an axis. A map of more lengths or depths shows nothing."""
-MOST_SAMPLES = 1_000_000
-"""Of a run; a journal of so many rows has about half a gigabyte."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -37,10 +31,9 @@ def parse(lengths: str, depths: str, trials: str | int | Trials) -> Grid:
     if isinstance(trials, Trials):
         return Grid(parse_lengths(lengths), parse_depths(depths), trials)
     grid = Grid(parse_lengths(lengths), parse_depths(depths), parse_trials(str(trials)))
-    samples = len(grid.depths) * sum(grid.trials.at(length) for length in grid.lengths)
-    if samples > MOST_SAMPLES:
+    if grid.samples > MOST_SAMPLES:
         raise GridError(
-            f"lengths `{lengths}`, depths `{depths}` and trials `{trials}` are {samples} samples; the most is {MOST_SAMPLES}"
+            f"lengths `{lengths}`, depths `{depths}` and trials `{trials}` are {grid.samples} samples; the most is {MOST_SAMPLES}"
         )
     return grid
 

@@ -40,7 +40,7 @@ _SAMPLE = (
     "score_name", "status", "error", "nll", "prefill_tokens", "seconds", "attempt", "thinking",
 )  # fmt: skip
 MOST_SAMPLES = 10_000
-"""Of a page, which a browser opens in a second or two. `samples.csv` has all."""
+"""Of a page, which Chromium then opens in about a second. `samples.csv` has all."""
 _AROUND = ("before", "needle", "after")
 _CELL = (
     "length", "depth", "n", "correct", "accuracy", "ci_low", "ci_high", "errors", "nll", "seconds", "state", "no_answer",

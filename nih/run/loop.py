@@ -215,6 +215,11 @@ class Loop:
 
     def _describe(self) -> None:
         described = describe(self.job)
+        if self.directory.rows:
+            # Rows of before keep the score of then.
+            earlier = self.directory.manifest.score_versions
+            versions = described["score_versions"]
+            described["score_versions"] = {name: min(v, earlier.get(name, 1)) for name, v in versions.items()}
         for note in described.get("notes", ()):
             self.say(note)
         self.directory.write_manifest(**described)

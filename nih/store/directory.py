@@ -75,7 +75,6 @@ class RunDirectory:
         self.manifest = manifest
         self._lock = lock
         self._end = journal.end
-        self._read = journal.size
         self._synced = time.monotonic()
         self._fd = -1
 
@@ -122,16 +121,18 @@ class RunDirectory:
         if chat_frame and not manifest.chat_frame:
             manifest = manifest.changed(chat_frame=chat_frame)
         sweep_leftovers(path)
-        run = cls(path, lock, manifest, read_journal(path / JOURNAL))
+        journal = read_journal(path / JOURNAL)
+        run = cls(path, lock, manifest, journal)
         write_manifest(path, manifest)
-        run._open_journal()
+        run._open_journal(journal.size)
         return run
 
-    def _open_journal(self) -> None:
+    def _open_journal(self, size: int) -> None:
+        """Open the journal, of which `size` bytes were read, and cut off a torn line. Raises StoreError if it has grown since."""
         journal = self.path / JOURNAL
         with writing(journal):
             self._fd = open_regular(journal, _FOR_APPENDING)
-            self._check_size(self._read)
+            self._check_size(size)
             os.ftruncate(self._fd, self._end)
 
     def next_attempt(self, id: str) -> int:

@@ -158,14 +158,18 @@ class Row:
         return round((1 - float(depth) / 100) * self.tokens)
 
     def rescored(self, name: str) -> Row:
-        """Return the row as it would be if it had been scored by `name`.
+        """Return the row as it would be if it had been scored by `name`. Raises as `judged`."""
+        return replace(self, score=self.judged(name), score_name=name)
+
+    def judged(self, name: str) -> float | None:
+        """Return what score `name` makes of the stored answer; None where there is none.
 
         Raises UnknownName, and UsageError if the run did not keep what this score needs.
         """
         score = find(name)
         score.check(self.expected)
         if self.status != "ok":
-            return replace(self, score=None, score_name=name)
+            return None
         kept = "text" if self.greedy is None else "loglikelihood"
         if score.needs != kept:
             had = (
@@ -174,8 +178,7 @@ class Row:
                 else "kept likelihoods and decoded no answers"
             )
             raise UsageError(f"this run {had}; run it again with `--score {name}`")
-        judged = score.of(self.answer, self.nll, self.greedy, self.expected)
-        return replace(self, score=judged, score_name=name)
+        return score.of(self.answer, self.nll, self.greedy, self.expected)
 
 
 _REPEATED = ("task", "question", "answer_prefix", "score_name", "status", "prefill")
@@ -247,8 +250,11 @@ class Journal:
     """Bytes of whole lines."""
     size: int = 0
     """Bytes of the file, with the torn line."""
-    torn: bool = False
-    """Whether the last line has no end."""
+
+    @property
+    def torn(self) -> bool:
+        """Whether the last line has no end."""
+        return self.end < self.size
 
 
 def read_journal(path: Path) -> Journal:
@@ -259,11 +265,9 @@ def read_journal(path: Path) -> Journal:
         with open_bytes(path, follow=False) as file:
             for number, line in enumerate(file, start=1):
                 journal.size += len(line)
-                if not line.endswith(b"\n"):
-                    journal.torn = True
-                    break
-                journal.end = journal.size
-                _take(journal, attempts, path, number, line)
+                if line.endswith(b"\n"):
+                    journal.end = journal.size
+                    _take(journal, attempts, path, number, line)
     except FileNotFoundError:
         return Journal()
     except OSError as error:

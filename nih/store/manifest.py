@@ -18,7 +18,7 @@ from nih.store.environment import commit, machine, now, versions
 from nih.store.files import MANIFEST, write_atomic
 from nih.store.redact import redact, without_secrets
 from nih.store.settings import settings_hash, short
-from nih.types import Grid, Trials
+from nih.types import MOST_SAMPLES, MOST_STEPS, Grid, Trials
 from nih.version import __version__
 
 SCHEMA = 2
@@ -284,11 +284,15 @@ def _within(values: Mapping[str, Any], key: str, name: str) -> str | None:
 
 def _grid(values: Mapping[str, Any]) -> Grid:
     trials = values.get("trials") or {"base": 0}
-    return Grid(
+    grid = Grid(
         tuple(int(length) for length in values.get("lengths", [])),
         tuple(float(depth) for depth in values.get("depths", [])),
-        Trials(trials["base"], tuple((n, k) for n, k in trials.get("steps", []))),
+        Trials(int(trials["base"]), tuple((int(n), int(k)) for n, k in trials.get("steps", []))),
     )
+    # Cells are listed one by one, so that a few bytes could ask for any amount of memory.
+    if max(len(grid.lengths), len(grid.depths)) > MOST_STEPS or grid.samples > MOST_SAMPLES:
+        raise ValueError("a grid that no run has")
+    return grid
 
 
 def new_manifest(settings: Mapping[str, Any]) -> Manifest:

@@ -666,3 +666,15 @@ def test_a_tables_column_counts_as_the_journal_does(tmp_path: Path) -> None:
     old = tmp_path / "old.csv"
     table.drop(columns="no_answer").assign(n=TRIALS, correct=TRIALS).to_csv(old, index=False)
     assert detail(gate(folder(tmp_path / "whole", rows()), old), "no_answer") == "none on either side"
+
+
+def test_no_link_is_followed_but_to_what_is_no_file(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "gate.xml").symlink_to(precious)
+    with pytest.raises(UsageError, match="--junit"):
+        gate_report.write(tmp_path / "gate.xml", "x", "--junit")
+    assert precious.read_text() == "kept"
+    gate_report.write(Path("/dev/null"), "x", "--junit")
+    gate_report.write(tmp_path / "plain.xml", "x", "--junit")
+    assert (tmp_path / "plain.xml").read_text() == "x"

@@ -186,3 +186,31 @@ def test_a_table_is_held_against_itself_and_the_grid(cut: Path, change: Any, wor
     table(cut / "cells.csv", change)
     with pytest.raises(NihError, match=words):
         gate(cut, cut / "cells.csv")
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"lengths": [512], "depths": [50.0], "trials": {"base": 10**9, "steps": []}},
+        {"lengths": list(range(1, 20_000)), "depths": [50.0], "trials": {"base": 1, "steps": []}},
+        {"lengths": list(range(1, 9_000)), "depths": list(range(9_000)), "trials": {"base": 1, "steps": []}},
+    ],
+)
+def test_a_grid_that_no_run_has_is_refused_before_its_cells_are_listed(
+    whole: Path, cut: Path, grid: dict[str, Any]
+) -> None:
+    edit_manifest(cut, grid=grid, samples=SAMPLES)
+    refused(whole, cut, "its `grid` cannot be read")
+
+
+def test_a_resumed_run_says_the_oldest_version_by_which_a_row_was_scored(
+    cut: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_journal(cut, lambda rows: rows[:5])
+    monkeypatch.setattr("nih.scores.first_number.VERSION", 3, raising=False)
+    find.cache_clear()
+    try:
+        evaluate(out=cut, quiet=True, tell=lambda _: None, **ASKED)
+        assert read(cut).manifest.score_versions == {"first_number": 1}
+    finally:
+        find.cache_clear()

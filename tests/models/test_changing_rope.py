@@ -259,6 +259,12 @@ def test_where_the_factors_change() -> None:
     assert of() is None
 
 
+def falcon(**more: Any) -> Any:
+    """A tiny Falcon with ALiBi."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return transformers.FalconConfig(**sizes, alibi=True, max_position_embeddings=SWITCH, **more)
+
+
 ALIBI: dict[str, Callable[[], Any]] = {
     "bloom": lambda: transformers.BloomConfig(
         vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, seq_length=SWITCH
@@ -266,23 +272,8 @@ ALIBI: dict[str, Callable[[], Any]] = {
     "mpt": lambda: transformers.MptConfig(
         vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=SWITCH
     ),
-    "falcon": lambda: transformers.FalconConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        alibi=True,
-        max_position_embeddings=SWITCH,
-    ),
-    "falcon, heads apart": lambda: transformers.FalconConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        alibi=True,
-        multi_query=False,
-        max_position_embeddings=SWITCH,
-    ),
+    "falcon": lambda: falcon(),
+    "falcon, heads apart": lambda: falcon(multi_query=False),
 }
 
 

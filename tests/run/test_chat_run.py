@@ -111,23 +111,25 @@ def test_the_gate_names_the_template_and_like_asks_through_the_same(
     assert check(store.read(alike.path), baseline) == (True, [])
 
 
+def forget_frame(run: Path, **facts: str) -> None:
+    """Make a run's manifest one of before frames were kept."""
+    path = run / "run.json"
+    manifest = json.loads(path.read_text())
+    del manifest["chat_frame"]
+    path.write_text(json.dumps({**manifest, **facts}))
+
+
 def test_a_folder_of_before_frames_were_kept_is_told_the_date_of_its_first_sitting(
     yesterday: dict[str, Any],
 ) -> None:
-    path = yesterday["out"] / "run.json"
-    manifest = json.loads(path.read_text())
-    del manifest["chat_frame"]
-    path.write_text(json.dumps({**manifest, "started": "2024-02-03T12:00:00+00:00"}))
+    forget_frame(yesterday["out"], started="2024-02-03T12:00:00+00:00")
     before, said = ids(yesterday["out"]), list[str]()
     run = evaluate(**yesterday, tell=said.append)
     assert ids(run.path) == before and any("first sitting is told: 2024-02-03" in line for line in said)
 
 
 def test_rows_that_are_none_of_the_runs_are_left_out_and_told(yesterday: dict[str, Any]) -> None:
-    path = yesterday["out"] / "run.json"
-    manifest = json.loads(path.read_text())
-    del manifest["chat_frame"]
-    path.write_text(json.dumps({**manifest, "started": "2023-01-01T12:00:00+00:00"}))
+    forget_frame(yesterday["out"], started="2023-01-01T12:00:00+00:00")
     before, said = ids(yesterday["out"]), list[str]()
     run = evaluate(**yesterday, tell=said.append)
     assert ids(run.path).isdisjoint(before) and list(run.cells["n"]) == [1, 1]

@@ -83,9 +83,9 @@ def test_rows_that_came_between_reading_and_opening_are_not_cut_off(
     other = start(path)
     opened = RunDirectory._open_journal
 
-    def late(self: RunDirectory) -> None:
+    def late(self: RunDirectory, size: int) -> None:
         other.append(row("b"))
-        opened(self)
+        opened(self, size)
 
     monkeypatch.setattr(RunDirectory, "_open_journal", late)
     with pytest.raises(StoreError, match="ignores locks"):
