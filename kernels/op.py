@@ -13,7 +13,7 @@ from nih.kernels import backend
 from nih.kernels.layout import DTYPES
 
 Form = Callable[..., tuple[Tensor, Tensor]]
-_LIBRARY = torch.library.Library("nih", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library("nih", "DEF")  # type: ignore[no-untyped-call]  # torch.library has no annotations
 _DEVICES = ("CPU", "CUDA", "MPS", "XPU")
 _PLAIN = (Tensor, torch.nn.Parameter)
 _MOST_SIGNATURES = 4096
@@ -27,7 +27,7 @@ def register(
     Returns the function to call, with the op's arguments by position. `check` raises KernelError for arguments against the contract;
     it is not asked again about shapes, types and devices that it has seen. Results are always fresh tensors.
     """
-    _LIBRARY.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
+    _LIBRARY.define(f"{name}{schema}")  # type: ignore[no-untyped-call]  # torch.library has no annotations
     op = getattr(torch.ops.nih, name).default
     seen: set[tuple[Any, ...]] = set()
 
@@ -57,8 +57,8 @@ def register(
             return run(*args)
 
     for device in _DEVICES:
-        _LIBRARY.impl(name, run, device)  # type: ignore[no-untyped-call]
-    _LIBRARY.impl(name, refuse, "Autograd")  # type: ignore[no-untyped-call]
+        _LIBRARY.impl(name, run, device)  # type: ignore[no-untyped-call]  # torch.library has no annotations
+    _LIBRARY.impl(name, refuse, "Autograd")  # type: ignore[no-untyped-call]  # torch.library has no annotations
     torch.library.register_fake(f"nih::{name}", fake, lib=_LIBRARY)
     return call
 

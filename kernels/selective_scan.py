@@ -220,12 +220,12 @@ def _push(
 
 
 def _run_reference(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    y, end = selective_scan_reference(u, *others)  # type: ignore[arg-type]
+    y, end = selective_scan_reference(u, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
     return y.to(u.dtype), end.float()
 
 
 def _run_torch(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    y, end = selective_scan_torch(u, *others)  # type: ignore[arg-type]
+    y, end = selective_scan_torch(u, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
     return y, end.float()
 
 
@@ -261,13 +261,13 @@ def prepare(
 
 
 def _run_cpu(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    call = prepare(u, *others)  # type: ignore[arg-type]
+    call = prepare(u, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
     cpu_loader.call("selective_scan", call.args)
     return call.y.to(u.dtype), call.end
 
 
 def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    call = prepare(u, *others)  # type: ignore[arg-type]
+    call = prepare(u, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
     batch, _, channels = u.shape
     states = call.end.shape[1]
     refuse_states(states, "cuda")

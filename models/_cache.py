@@ -37,7 +37,7 @@ _GROWTH = 4
 """A full buffer grows by a quarter: tokens are then copied four times on average, however long the prompt."""
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers does not annotate it
     """KV cache of a layer in a buffer with room to grow.
 
     `keys` and `values` (B, H, T, D) are views of its filled part, so appending a token does not copy those before it
@@ -112,7 +112,7 @@ def new_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     if cache.layer_class_to_replicate is DynamicLayer:
         cache.layer_class_to_replicate = GrowingLayer
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]  # type: ignore[no-untyped-call]
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]  # type: ignore[no-untyped-call]  # transformers does not annotate it
     return cache
 
 
