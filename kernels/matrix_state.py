@@ -25,7 +25,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nih.kernels import op
+from nih.kernels import cpu_loader, op
+from nih.kernels.layout import DTYPES, Call, MatrixArgs
 
 CHUNK = 64
 """Steps of a chunk in the torch form: a call cut at a multiple of it gives the same bits. The C++ and CUDA forms may be cut anywhere."""
@@ -173,6 +174,42 @@ def _run_torch(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple
     return y, end.float()
 
 
+def prepare(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    u: Tensor | None,
+    state: Tensor | None,
+    lengths: Tensor | None,
+) -> Call[MatrixArgs]:
+    """Return the argument block for the C++ and CUDA forms, with room for the results. Only the decay keeps a type of its own."""
+    batch, steps, heads, values = v.shape
+    groups, keys = k.shape[2:]
+    dtype = op.wider(v.dtype, r, k, a, b)
+    r, k, v, decay = op.rows(r, dtype), op.rows(k, dtype), op.rows(v, dtype), op.rows(decay, decay.dtype)
+    a, b = (None if x is None else op.rows(x, dtype) for x in (a, b))
+    u, state, lengths = op.plain_or_none(u), op.plain_or_none(state), op.whole_numbers(lengths)
+    y = torch.empty(v.shape, dtype=dtype, device=v.device)
+    end = torch.empty(batch, heads, values, keys, dtype=torch.float32, device=v.device)
+    args = MatrixArgs(
+        *map(op.pointer, (r, k, v, decay, a, b, u, y, state, end, lengths)),
+        *(batch, steps, heads, values, keys),
+        *(heads // groups, heads // decay.shape[2], decay.shape[3] == 1, DTYPES[decay.dtype]),
+        *(s for x in (r, k, v, decay, r if a is None else a, r if b is None else b, y) for s in x.stride()[:3]),
+        DTYPES[dtype],
+    )
+    return Call(args, y, end, (r, k, v, decay, a, b, u, state, lengths))
+
+
+def _run_cpu(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    call = prepare(r, k, v, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
+    cpu_loader.call("matrix_state", call.args)
+    return call.y.to(v.dtype), call.end
+
+
 def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, _, heads, values = v.shape
     return v.new_empty(v.shape), v.new_empty((batch, heads, values, k.shape[3]), dtype=torch.float32)
@@ -181,7 +218,7 @@ def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tens
 _op = op.register(
     "matrix_state",
     "(Tensor r, Tensor k, Tensor v, Tensor decay, Tensor? a, Tensor? b, Tensor? u, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
-    {"cuda": _run_torch, "cpu": _run_torch, "torch": _run_torch, "reference": _run_reference},
+    {"cuda": _run_torch, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
     _check,
 )
