@@ -3,7 +3,7 @@
 // computed; what a finds and what r reads are sums over a row, which a butterfly adds up. Every state sees the same operations in the same order
 // wherever a call is cut, so a cut changes no bit.
 //
-// Compiled with NIH_KEYS = K, NIH_LANES and NIH_THREADS. Grid (heads, blocks of values, rows). Launch and layout: matrix_state.py and core.h.
+// Compiled with NIH_KEYS = K, NIH_LANES, NIH_THREADS, NIH_DELTA (a and b are given) and NIH_BEFORE (u is given). Grid (heads, blocks of values, rows). Launch and layout: matrix_state.py and core.h.
 #include "core.h"
 
 #ifndef NIH_KEYS
@@ -15,6 +15,12 @@
 #ifndef NIH_THREADS
 #define NIH_THREADS 256
 #endif
+#ifndef NIH_DELTA
+#define NIH_DELTA 1
+#endif
+#ifndef NIH_BEFORE
+#define NIH_BEFORE 0
+#endif
 
 enum {
     K = NIH_KEYS,
@@ -24,20 +30,23 @@ enum {
     PADDED = OWN * LANES,
     THREADS = NIH_THREADS,
     VALUES = THREADS / LANES,
-    TILE = K <= 128 ? 16 : 8,
+    TILE = K <= 64 ? 16 : K <= 128 ? 8 : 4,
     WORDS = (TILE * PADDED + THREADS - 1) / THREADS,  // of r, k, decay, a and b each, that a thread stages
     ITEMS = (TILE * VALUES + THREADS - 1) / THREADS,  // of v
+    DELTA = NIH_DELTA,
+    BEFORE = NIH_BEFORE,
 };
 
 struct Tile {
-    alignas(16) float r[TILE][PADDED], k[TILE][PADDED], w[TILE][PADDED], a[TILE][PADDED], b[TILE][PADDED];
+    alignas(16) float r[TILE][PADDED], k[TILE][PADDED], w[TILE][PADDED];
+    alignas(16) float a[DELTA ? TILE : 1][PADDED], b[DELTA ? TILE : 1][PADDED];
     float v[TILE][VALUES];
     float bonus[TILE];
 };
 
 // What a thread has read of the next tile.
 template <class S> struct Words {
-    S r[WORDS], k[WORDS], a[WORDS], b[WORDS], v[ITEMS];
+    S r[WORDS], k[WORDS], a[DELTA ? WORDS : 1], b[DELTA ? WORDS : 1], v[ITEMS];
     float decay[WORDS];
 };
 
@@ -74,8 +83,8 @@ template <class S> NIH_FN void matrix_fetch(const MatrixArgs &g, i64 row, i64 t0
         const bool live = token < left && j < K;
         in.r[i] = live ? r[token * g.r_t + j] : S();
         in.k[i] = live ? k[token * g.k_t + j] : S();
-        in.a[i] = live && g.a ? a[token * g.a_t + j] : S();
-        in.b[i] = live && g.a ? b[token * g.b_t + j] : S();
+        if (DELTA) in.a[i] = live ? a[token * g.a_t + j] : S();
+        if (DELTA) in.b[i] = live ? b[token * g.b_t + j] : S();
         in.decay[i] = live ? matrix_number(g.decay, decay + token * g.decay_t + (g.single ? 0 : j), g.decay_dtype) : 0.0f;
     }
 #pragma unroll
@@ -94,8 +103,8 @@ template <class S> NIH_FN void matrix_stage(const Words<S> &in, Tile &tile) {
         tile.r[token][j] = nih_float(in.r[i]);
         tile.k[token][j] = nih_float(in.k[i]);
         tile.w[token][j] = matrix_factor(in.decay[i]);
-        tile.a[token][j] = nih_float(in.a[i]);
-        tile.b[token][j] = nih_float(in.b[i]);
+        if (DELTA) tile.a[token][j] = nih_float(in.a[i]);
+        if (DELTA) tile.b[token][j] = nih_float(in.b[i]);
     }
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
@@ -135,11 +144,11 @@ NIH_FN float matrix_read(const float *x, int lane, const float (&s)[OWN]) {
     return matrix_sum(sums);
 }
 
-template <bool DELTA> NIH_FN void matrix_push(const Tile &tile, int t, int lane, float v, float found, float (&s)[OWN]) {
+NIH_FN void matrix_push(const Tile &tile, int t, int lane, float v, float found, float (&s)[OWN]) {
 #pragma unroll
     for (int n = 0; n < GROUPS; n++) {
         const int j = (n * LANES + lane) * 4;
-        const float4 k = *(const float4 *)(tile.k[t] + j), w = *(const float4 *)(tile.w[t] + j), b = *(const float4 *)(tile.b[t] + j);
+        const float4 k = *(const float4 *)(tile.k[t] + j), w = *(const float4 *)(tile.w[t] + j), b = *(const float4 *)(tile.b[DELTA ? t : 0] + j);
         s[4 * n] = nih_fma(s[4 * n], w.x, DELTA ? nih_fma(found, b.x, v * k.x) : v * k.x);
         s[4 * n + 1] = nih_fma(s[4 * n + 1], w.y, DELTA ? nih_fma(found, b.y, v * k.y) : v * k.y);
         s[4 * n + 2] = nih_fma(s[4 * n + 2], w.z, DELTA ? nih_fma(found, b.z, v * k.z) : v * k.z);
@@ -148,12 +157,12 @@ template <bool DELTA> NIH_FN void matrix_push(const Tile &tile, int t, int lane,
 }
 
 // Advances a row of the state by `left` tokens, and writes their outputs to `y`, where this thread is the one that writes.
-template <class S, bool DELTA, bool BEFORE>
+template <class S>
 NIH_FN void matrix_advance(const Tile &tile, int left, int lane, int value, bool writes, S *y, i64 stride, float (&s)[OWN]) {
     for (int t = 0; t < left; t++, y += stride) {
-        const float v = tile.v[t][value], found = DELTA ? matrix_read(tile.a[t], lane, s) : 0.0f;
+        const float v = tile.v[t][value], found = DELTA ? matrix_read(tile.a[DELTA ? t : 0], lane, s) : 0.0f;
         float output = BEFORE ? nih_fma(v, tile.bonus[t], matrix_read(tile.r[t], lane, s)) : 0.0f;
-        matrix_push<DELTA>(tile, t, lane, v, found, s);
+        matrix_push(tile, t, lane, v, found, s);
         if (!BEFORE) output = matrix_read(tile.r[t], lane, s);
         if (writes) nih_store(y, output);
     }
@@ -161,7 +170,7 @@ NIH_FN void matrix_advance(const Tile &tile, int left, int lane, int value, bool
 
 NIH_FN int matrix_left(i64 steps, i64 t0) { return steps - t0 < TILE ? (int)(steps - t0) : (int)TILE; }
 
-template <class S, bool DELTA, bool BEFORE> NIH_FN void matrix_row(const MatrixArgs &g, i64 row, float (&s)[OWN], Tile &tile) {
+template <class S> NIH_FN void matrix_row(const MatrixArgs &g, i64 row, float (&s)[OWN], Tile &tile) {
     const int lane = threadIdx.x % LANES, value = threadIdx.x / LANES;
     const i64 i = (i64)blockIdx.y * VALUES + value, steps = nih_row_length(g.lengths, row, g.T);
     const bool writes = lane == 0 && i < g.V;
@@ -176,7 +185,7 @@ template <class S, bool DELTA, bool BEFORE> NIH_FN void matrix_row(const MatrixA
             __syncthreads();
         }
         matrix_fetch(g, row, t0 + TILE, matrix_left(steps, t0 + TILE), in);
-        matrix_advance<S, DELTA, BEFORE>(tile, matrix_left(steps, t0), lane, value, writes, y + t0 * g.y_t, g.y_t, s);
+        matrix_advance(tile, matrix_left(steps, t0), lane, value, writes, y + t0 * g.y_t, g.y_t, s);
         __syncthreads();
     }
     for (i64 t = steps + lane; i < g.V && t < g.T; t += LANES) nih_store(y + t * g.y_t, 0.0f);
@@ -194,10 +203,7 @@ template <class S> NIH_FN void matrix_block(const MatrixArgs &g) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
             s[n] = g.state && i < g.V && j < K ? g.state[first + j] : 0.0f;
         }
-        if (g.a && g.u) matrix_row<S, true, true>(g, row, s, tile);
-        else if (g.a) matrix_row<S, true, false>(g, row, s, tile);
-        else if (g.u) matrix_row<S, false, true>(g, row, s, tile);
-        else matrix_row<S, false, false>(g, row, s, tile);
+        matrix_row<S>(g, row, s, tile);
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
