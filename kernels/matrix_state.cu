@@ -3,7 +3,7 @@
 // computed; what a finds and what r reads are sums over a row, which a butterfly adds up. Every state sees the same operations in the same order
 // wherever a call is cut, so a cut changes no bit.
 //
-// Compiled with NIH_KEYS = K, NIH_LANES, NIH_THREADS, NIH_DELTA (a and b are given) and NIH_BEFORE (u is given). Grid (heads, blocks of values, rows). Launch and layout: matrix_state.py and core.h.
+// Compiled with NIH_KEYS (K, filled up to whole groups), NIH_LANES, NIH_THREADS, NIH_DELTA (a and b are given) and NIH_BEFORE (u is given). Grid (heads, blocks of values, rows). Launch and layout: matrix_state.py and core.h.
 #include "core.h"
 
 #ifndef NIH_KEYS
@@ -23,23 +23,22 @@
 #endif
 
 enum {
-    K = NIH_KEYS,
+    KEYS = NIH_KEYS,
     LANES = NIH_LANES,
-    GROUPS = (K + 4 * LANES - 1) / (4 * LANES),
-    OWN = 4 * GROUPS,                                 // keys of a lane; those beyond K stay 0
-    PADDED = OWN * LANES,
+    OWN = KEYS / LANES,                               // keys of a lane; those beyond K stay 0
+    GROUPS = OWN / 4,
     THREADS = NIH_THREADS,
     VALUES = THREADS / LANES,
-    TILE = K <= 64 ? 16 : K <= 128 ? 8 : 4,
-    WORDS = (TILE * PADDED + THREADS - 1) / THREADS,  // of r, k, decay, a and b each, that a thread stages
+    TILE = KEYS <= 64 ? 16 : KEYS <= 128 ? 8 : 4,
+    WORDS = (TILE * KEYS + THREADS - 1) / THREADS,  // of r, k, decay, a and b each, that a thread stages
     ITEMS = (TILE * VALUES + THREADS - 1) / THREADS,  // of v
     DELTA = NIH_DELTA,
     BEFORE = NIH_BEFORE,
 };
 
 struct Tile {
-    alignas(16) float r[TILE][PADDED], k[TILE][PADDED], w[TILE][PADDED];
-    alignas(16) float a[DELTA ? TILE : 1][PADDED], b[DELTA ? TILE : 1][PADDED];
+    alignas(16) float r[TILE][KEYS], k[TILE][KEYS], w[TILE][KEYS];
+    alignas(16) float a[DELTA ? TILE : 1][KEYS], b[DELTA ? TILE : 1][KEYS];
     float v[TILE][VALUES];
     float bonus[TILE];
 };
@@ -52,14 +51,16 @@ template <class S> struct Words {
 
 // e^x of x <= 0, by the same polynomial as on CPUs: it is taken once per token and key, but applied again and again. 0 below 2^-126.
 NIH_FN float matrix_factor(float x) {
-    const float scaled = x * 1.44269504f, y = scaled < -150.0f ? -150.0f : scaled;
+    const float y = x < -110.0f ? -110.0f : x;
     NihWord whole, result;
-    whole.f = y + 12582912.0f;  // 1.5 * 2^23: no room is left for fraction bits
-    const float n = whole.f - 12582912.0f, rest = y - n;
-    float p = nih_fma(0.00133002643f, rest, 0.00966970846f);
-    p = nih_fma(p, rest, 0.0555055999f);
-    p = nih_fma(p, rest, 0.240222816f);
-    p = nih_fma(p, rest, 0.693147181f);
+    whole.f = nih_fma(y, 1.44269504f, 12582912.0f);  // 1.5 * 2^23: no room is left for fraction bits
+    const float n = whole.f - 12582912.0f, rest = nih_fma(n, 2.12194440e-4f, nih_fma(n, -0.693359375f, y));
+    float p = nih_fma(1.98412698e-4f, rest, 1.38888889e-3f);
+    p = nih_fma(p, rest, 8.33333333e-3f);
+    p = nih_fma(p, rest, 4.16666667e-2f);
+    p = nih_fma(p, rest, 0.166666667f);
+    p = nih_fma(p, rest, 0.5f);
+    p = nih_fma(p, rest, 1.0f);
     result.f = nih_fma(p, rest, 1.0f);
     result.u += (whole.u - 0x4b400000u) << 23;
     return x != x ? x : n < -125.5f ? 0.0f : result.f;
@@ -79,8 +80,8 @@ template <class S> NIH_FN void matrix_fetch(const MatrixArgs &g, i64 row, i64 t0
     const i64 decay = row * g.decay_b + t0 * g.decay_t + slow * g.decay_h;
 #pragma unroll
     for (int i = 0; i < WORDS; i++) {
-        const int word = threadIdx.x + i * THREADS, token = word / PADDED, j = word % PADDED;
-        const bool live = token < left && j < K;
+        const int word = threadIdx.x + i * THREADS, token = word / KEYS, j = word % KEYS;
+        const bool live = token < left && j < g.K;
         in.r[i] = live ? r[token * g.r_t + j] : S();
         in.k[i] = live ? k[token * g.k_t + j] : S();
         if (DELTA) in.a[i] = live ? a[token * g.a_t + j] : S();
@@ -98,8 +99,8 @@ template <class S> NIH_FN void matrix_fetch(const MatrixArgs &g, i64 row, i64 t0
 template <class S> NIH_FN void matrix_stage(const Words<S> &in, Tile &tile) {
 #pragma unroll
     for (int i = 0; i < WORDS; i++) {
-        const int word = threadIdx.x + i * THREADS, token = word / PADDED, j = word % PADDED;
-        if (TILE * PADDED % THREADS && token >= TILE) break;
+        const int word = threadIdx.x + i * THREADS, token = word / KEYS, j = word % KEYS;
+        if (TILE * KEYS % THREADS && token >= TILE) break;
         tile.r[token][j] = nih_float(in.r[i]);
         tile.k[token][j] = nih_float(in.k[i]);
         tile.w[token][j] = matrix_factor(in.decay[i]);
@@ -118,9 +119,9 @@ template <class S> NIH_FN void matrix_stage(const Words<S> &in, Tile &tile) {
 NIH_FN void matrix_bonus(const MatrixArgs &g, Tile &tile) {
     const int token = threadIdx.x;
     if (token >= TILE) return;
-    const float *u = g.u + (i64)blockIdx.x * K;
+    const float *u = g.u + (i64)blockIdx.x * g.K;
     float sums[2] = {0.0f, 0.0f};
-    for (int j = 0; j < K; j++) sums[j & 1] = nih_fma(u[j] * tile.k[token][j], tile.r[token][j], sums[j & 1]);
+    for (int j = 0; j < g.K; j++) sums[j & 1] = nih_fma(u[j] * tile.k[token][j], tile.r[token][j], sums[j & 1]);
     tile.bonus[token] = sums[0] + sums[1];
 }
 
@@ -196,18 +197,18 @@ template <class S> NIH_FN void matrix_block(const MatrixArgs &g) {
     const int lane = threadIdx.x % LANES;
     const i64 i = (i64)blockIdx.y * VALUES + threadIdx.x / LANES;
     for (i64 row = blockIdx.z; row < g.B; row += gridDim.z) {
-        const i64 first = ((row * g.H + blockIdx.x) * g.V + i) * K;
+        const i64 first = ((row * g.H + blockIdx.x) * g.V + i) * g.K;
         float s[OWN];
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
-            s[n] = g.state && i < g.V && j < K ? g.state[first + j] : 0.0f;
+            s[n] = g.state && i < g.V && j < g.K ? g.state[first + j] : 0.0f;
         }
         matrix_row<S>(g, row, s, tile);
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
-            if (i < g.V && j < K) g.state_out[first + j] = s[n];
+            if (i < g.V && j < g.K) g.state_out[first + j] = s[n];
         }
     }
 }

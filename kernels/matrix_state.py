@@ -219,7 +219,8 @@ def _chunks(
 ) -> tuple[Tensor, Tensor]:
     """Return outputs (B, T, H, V) over chunks of `size` steps, and the end state; the states are filled up."""
     batch, steps, heads, values = v.shape
-    r, k, v, decay = (_cut(x, heads, size) for x in (r, k, v, decay))
+    single = decay.shape[3] == 1
+    r, k, v, decay = (_cut(x, heads, size, single and x is decay) for x in (r, k, v, decay))
     sums = decay.double().clamp(min=_NOTHING).cumsum(3)  # (B, chunks, H, size, K or 1)
     before = F.pad(sums[:, :, :, :-1], (0, 0, 1, 0))
     total = sums[:, :, :, -1:]
@@ -251,9 +252,9 @@ def _chunks(
     return y.transpose(2, 3).flatten(1, 2)[:, :steps, :, :values], S
 
 
-def _cut(x: Tensor, heads: int, size: int) -> Tensor:
-    """Return (B, chunks, H, size, channels) of a sequence (B, T, G, channels), filled up with zeros; a single channel stays one."""
-    more_steps, more_channels = -x.shape[1] % size, -x.shape[3] % _ALIGNED if x.shape[3] > 1 else 0
+def _cut(x: Tensor, heads: int, size: int, single: bool = False) -> Tensor:
+    """Return (B, chunks, H, size, channels) of a sequence (B, T, G, channels), filled up with zeros; but a `single` channel stays one."""
+    more_steps, more_channels = -x.shape[1] % size, 0 if single else -x.shape[3] % _ALIGNED
     if more_steps or more_channels:
         x = F.pad(x, (0, more_channels, 0, 0, 0, more_steps))
     return _spread(x, heads).unflatten(1, (-1, size)).transpose(2, 3).contiguous()
@@ -325,8 +326,9 @@ def _run_cuda(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[
     keys = k.shape[3]
     refuse_keys(keys, "cuda")
     lanes = max(4, _power_of_two(-(-keys // CUDA_OWN)))
-    threads = max(32, min(CUDA_THREADS, lanes * _power_of_two(values)))
-    macros = {"NIH_KEYS": keys, "NIH_LANES": lanes, "NIH_THREADS": threads}
+    filled = keys + -keys % (4 * lanes)
+    threads = CUDA_THREADS if lanes * values > 64 else 64
+    macros = {"NIH_KEYS": filled, "NIH_LANES": lanes, "NIH_THREADS": threads}
     macros |= {"NIH_DELTA": int(bool(call.args.a)), "NIH_BEFORE": int(bool(call.args.u))}
     module = cuda_loader.module("matrix_state", v.device, **macros)
     blocks = cuda_loader.grid(values, heads, batch, threads // lanes)

@@ -104,6 +104,7 @@ def test_nvcc_compiles_without_warnings_or_spills(
         *(("wkv4", architecture, {}) for architecture in ARCHITECTURES),
         ("selective_scan", (9, 0), {"NIH_STATES": 5, "NIH_LANES": 4}),
         ("causal_conv1d", (9, 0), {"NIH_TAPS": 1}),
+        ("matrix_state", (9, 0), {"NIH_KEYS": 112, "NIH_LANES": 8, "NIH_DELTA": 0, "NIH_BEFORE": 1}),
     ],
     ids=str,
 )
