@@ -81,7 +81,7 @@ template <class S> NIH_FN void matrix_fetch(const MatrixArgs &g, i64 row, i64 t0
 #pragma unroll
     for (int i = 0; i < WORDS; i++) {
         const int word = threadIdx.x + i * THREADS, token = word / KEYS, j = word % KEYS;
-        const bool live = token < left && j < g.K;
+        const bool live = token < left && j < (int)g.K;
         in.r[i] = live ? r[token * g.r_t + j] : S();
         in.k[i] = live ? k[token * g.k_t + j] : S();
         if (DELTA) in.a[i] = live ? a[token * g.a_t + j] : S();
@@ -120,9 +120,9 @@ NIH_FN void matrix_bonus(const MatrixArgs &g, Tile &tile) {
     const int token = threadIdx.x;
     if (token >= TILE) return;
     const float *u = g.u + (i64)blockIdx.x * g.K;
-    float sums[2] = {0.0f, 0.0f};
-    for (int j = 0; j < g.K; j++) sums[j & 1] = nih_fma(u[j] * tile.k[token][j], tile.r[token][j], sums[j & 1]);
-    tile.bonus[token] = sums[0] + sums[1];
+    float sum = 0.0f;
+    for (int j = 0; j < (int)g.K; j++) sum = nih_fma(u[j] * tile.k[token][j], tile.r[token][j], sum);
+    tile.bonus[token] = sum;
 }
 
 NIH_FN float matrix_sum(const float (&sums)[4]) {
@@ -160,6 +160,7 @@ NIH_FN void matrix_push(const Tile &tile, int t, int lane, float v, float found,
 // Advances a row of the state by `left` tokens, and writes their outputs to `y`, where this thread is the one that writes.
 template <class S>
 NIH_FN void matrix_advance(const Tile &tile, int left, int lane, int value, bool writes, S *y, i64 stride, float (&s)[OWN]) {
+#pragma unroll 1
     for (int t = 0; t < left; t++, y += stride) {
         const float v = tile.v[t][value], found = DELTA ? matrix_read(tile.a[DELTA ? t : 0], lane, s) : 0.0f;
         float output = BEFORE ? nih_fma(v, tile.bonus[t], matrix_read(tile.r[t], lane, s)) : 0.0f;
@@ -202,19 +203,19 @@ template <class S> NIH_FN void matrix_block(const MatrixArgs &g) {
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
-            s[n] = g.state && i < g.V && j < g.K ? g.state[first + j] : 0.0f;
+            s[n] = g.state && i < g.V && j < (int)g.K ? g.state[first + j] : 0.0f;
         }
         matrix_row<S>(g, row, s, tile);
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
-            if (i < g.V && j < g.K) g.state_out[first + j] = s[n];
+            if (i < g.V && j < (int)g.K) g.state_out[first + j] = s[n];
         }
     }
 }
 
 #define NIH_KERNELS_OF(name, S) \
-    extern "C" __global__ void __launch_bounds__(THREADS) matrix_state_advance_##name(const MatrixArgs g) { matrix_block<S>(g); }
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) matrix_state_advance_##name(const MatrixArgs g) { matrix_block<S>(g); }
 
 NIH_KERNELS_OF(f32, float)
 NIH_KERNELS_OF(bf16, bf16)

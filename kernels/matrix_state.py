@@ -327,7 +327,7 @@ def _run_cuda(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[
     refuse_keys(keys, "cuda")
     lanes = max(4, _power_of_two(-(-keys // CUDA_OWN)))
     filled = keys + -keys % (4 * lanes)
-    threads = CUDA_THREADS if lanes * values > 64 else 64
+    threads = max(64, min(CUDA_THREADS, _power_of_two(lanes * values)))
     macros = {"NIH_KEYS": filled, "NIH_LANES": lanes, "NIH_THREADS": threads}
     macros |= {"NIH_DELTA": int(bool(call.args.a)), "NIH_BEFORE": int(bool(call.args.u))}
     module = cuda_loader.module("matrix_state", v.device, **macros)
