@@ -172,22 +172,32 @@ def matrix_state_torch(
     live = op.within(lengths, steps)
     sequences = [None if x is None else _live(x.to(dtype), live) for x in (r, k, v, decay, a, b)]
     keys, more_keys, more_values = k.shape[3], -k.shape[3] % _ALIGNED, -values % _ALIGNED
-    S = torch.zeros(batch, heads, values, keys, dtype=dtype, device=v.device) if state is None else state.to(dtype)
+    S = (
+        torch.zeros(batch, heads, values, keys, dtype=dtype, device=v.device)
+        if state is None
+        else state.to(dtype)
+    )
     S = F.pad(S, (0, more_keys, 0, more_values))
     bonus = None if u is None else F.pad(u.to(dtype), (0, more_keys))
-    tracked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*sequences, bonus, S))
+    tracked = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (*sequences, bonus, S)
+    )
     size, single = (_SINGLE_CHUNK, True) if decay.shape[3] == 1 else (_KEYS_CHUNK, False)
     elements = batch * heads * size * (max(size, keys) if single else size * keys)
     outputs = []
     for start, stop, length in _stretches(steps, size, elements, v.device.type):
         parts = [None if x is None else x[:, start:stop] for x in sequences]
         if tracked:
-            y, S = checkpoint(_chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False)
+            y, S = checkpoint(
+                _chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False
+            )
         else:
             y, S = _chunks(*parts, bonus, S, length)  # type: ignore[arg-type]  # r, k, v and decay are given
         outputs.append(y)
     y = torch.cat(outputs, 1) if outputs else torch.zeros_like(v, dtype=dtype)
-    return (y if live is None else y.masked_fill(~live[:, :, None, None], 0.0)).to(v.dtype), S[:, :, :values, :keys].clone(memory_format=torch.contiguous_format)
+    return (y if live is None else y.masked_fill(~live[:, :, None, None], 0.0)).to(v.dtype), S[
+        :, :, :values, :keys
+    ].clone(memory_format=torch.contiguous_format)
 
 
 def _live(x: Tensor, live: Tensor | None) -> Tensor:
@@ -218,9 +228,9 @@ def _chunks(
     size: int,
 ) -> tuple[Tensor, Tensor]:
     """Return outputs (B, T, H, V) over chunks of `size` steps, and the end state; the states are filled up."""
-    batch, steps, heads, values = v.shape
-    single = decay.shape[3] == 1
-    r, k, v, decay = (_cut(x, heads, size, single and x is decay) for x in (r, k, v, decay))
+    steps, heads, values = v.shape[1:]
+    r, k, v = (_cut(x, heads, size) for x in (r, k, v))
+    decay = _cut(decay, heads, size, single=decay.shape[3] == 1)
     sums = decay.double().clamp(min=_NOTHING).cumsum(3)  # (B, chunks, H, size, K or 1)
     before = F.pad(sums[:, :, :, :-1], (0, 0, 1, 0))
     total = sums[:, :, :, -1:]
@@ -308,7 +318,11 @@ def prepare(
         *map(op.pointer, (r, k, v, decay, a, b, u, y, state, end, lengths)),
         *(batch, steps, heads, values, keys),
         *(heads // groups, heads // decay.shape[2], decay.shape[3] == 1, DTYPES[decay.dtype]),
-        *(s for x in (r, k, v, decay, r if a is None else a, r if b is None else b, y) for s in x.stride()[:3]),
+        *(
+            s
+            for x in (r, k, v, decay, r if a is None else a, r if b is None else b, y)
+            for s in x.stride()[:3]
+        ),
         DTYPES[dtype],
     )
     return Call(args, y, end, (r, k, v, decay, a, b, u, state, lengths))

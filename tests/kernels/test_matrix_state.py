@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +123,23 @@ def test_a_form_errs_no_more_than_a_float32_loop(family: str, form: str) -> None
         assert root_mean_square(got, truth) <= fair * root_mean_square(loop, truth)
 
 
+def test_the_table_of_errors_shows_no_form_above_its_bound() -> None:
+    """results/bench/matrix-state-error.csv, which `python -m tests.live.matrix_error` writes: every length of every family and form."""
+    from tests.live.matrix_error import FAMILIES, LENGTHS
+
+    table = Path(__file__).parents[2] / "results" / "bench" / "matrix-state-error.csv"
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    for family in FAMILIES:
+        for form in ("float32 loop", "cpu-portable", "cpu-avx2", "torch"):
+            found = [int(row["tokens"]) for row in rows if (row["family"], row["form"]) == (family, form)]
+            assert found == list(LENGTHS)
+    for row in rows:
+        fair = 4.0 if row["form"] == "torch" else 1.5
+        ratios = {name: float(value) for name, value in row.items() if name.endswith("_over_loop")}
+        assert len(ratios) == 4
+        assert max(ratios.values()) <= fair, row
+
+
 # Cuts
 
 
@@ -137,8 +156,7 @@ def test_a_cut_anywhere_changes_no_bit(data: Any, form: str) -> None:
         y, end = run(inputs, form)
         state, outputs = None, []
         for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
-            part = {k: None if v is None else v for k, v in MATRIX.part(present(inputs), start, stop).items()}
-            piece, state = run(part | {"state": state}, form)
+            piece, state = run(MATRIX.part(present(inputs), start, stop, state=state), form)
             outputs.append(piece)
     assert torch.equal(torch.cat(outputs, 1), y)
     assert state is not None
@@ -146,6 +164,7 @@ def test_a_cut_anywhere_changes_no_bit(data: Any, form: str) -> None:
 
 
 def present(inputs: Inputs) -> Inputs:
+    """Leave out what is None."""
     return {name: value for name, value in inputs.items() if value is not None}
 
 
@@ -243,7 +262,10 @@ def families() -> dict[str, tuple[Inputs, Any]]:
     kk, beta = F.normalize(found, dim=2), torch.sigmoid(normal(T, H, 1))
     unit = F.normalize(k, dim=2)
     B, C = normal(T, 2, K), normal(T, 2, K)
-    dt, A = torch.rand(T, H, generator=g, dtype=torch.float64), -torch.rand(H, generator=g, dtype=torch.float64)
+    dt, A = (
+        torch.rand(T, H, generator=g, dtype=torch.float64),
+        -torch.rand(H, generator=g, dtype=torch.float64),
+    )
 
     def rwkv7(t: int, h: int, S: Tensor) -> tuple[Tensor, Tensor]:
         S = S * w[t, h] - torch.outer(S @ kk[t, h], kk[t, h] * rate[t, h]) + torch.outer(v[t, h], k[t, h])
@@ -263,7 +285,9 @@ def families() -> dict[str, tuple[Inputs, Any]]:
         return S @ r[t, h], S
 
     def kimi_delta(t: int, h: int, S: Tensor) -> tuple[Tensor, Tensor]:
-        S = (S * w[t, h]) @ (torch.eye(K, dtype=torch.float64) - beta[t, h] * torch.outer(unit[t, h], unit[t, h]))
+        S = (S * w[t, h]) @ (
+            torch.eye(K, dtype=torch.float64) - beta[t, h] * torch.outer(unit[t, h], unit[t, h])
+        )
         S = S + beta[t, h] * torch.outer(v[t, h], unit[t, h])
         return S @ r[t, h], S
 
@@ -320,7 +344,8 @@ def test_arguments_against_the_contract_are_named() -> None:
     refused(r"takes `state` of shape \(2, 4, 3, 6\), but got \(2, 4, 6, 3\)", state=torch.zeros(2, 4, 6, 3))
     refused(r"takes `v` of shape \(B, T, heads, channels\), but got \(2, 5, 12\)", v=torch.zeros(2, 5, 12))
     refused(
-        r"`decay` in float32, bfloat16 or float16, but got torch.float64", decay=torch.zeros(2, 5, 4, 6).double()
+        r"`decay` in float32, bfloat16 or float16, but got torch.float64",
+        decay=torch.zeros(2, 5, 4, 6).double(),
     )
     refused(r"`lengths` in int32 or int64", lengths=torch.ones(2))
     refused(r"takes tensors of one device, but got .*`u` on meta", u=torch.zeros(4, 6, device="meta"))

@@ -94,7 +94,9 @@ def largest(got: Tensor, truth: Tensor) -> float:
     return float((got.double() - truth).abs().max() / truth.square().mean().sqrt())
 
 
-def by_length(run: Callable[..., tuple[Tensor, Tensor]], inputs: dict[str, Any], longest: int) -> list[tuple[Tensor, Tensor]]:
+def by_length(
+    run: Callable[..., tuple[Tensor, Tensor]], inputs: dict[str, Any], longest: int
+) -> list[tuple[Tensor, Tensor]]:
     """Return the outputs up to each length, and the state there: read piece by piece, each from the state of the last."""
     state, pieces, found = None, [], []
     for start, stop in zip((0, *LENGTHS), LENGTHS, strict=False):
