@@ -23,6 +23,7 @@ Transformers are SSMs (2024), section 6; Yang et al., Gated Delta Networks (2024
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -186,13 +187,12 @@ def matrix_state_torch(
     elements = batch * heads * size * (max(size, keys) if single else size * keys)
     outputs = []
     for start, stop, length in _stretches(steps, size, elements, v.device.type):
-        parts = [None if x is None else x[:, start:stop] for x in sequences]
+        parts = (None if x is None else x[:, start:stop] for x in sequences)
+        stretch: tuple[Any, ...] = (*parts, bonus, S, length)
         if tracked:
-            y, S = checkpoint(
-                _chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False
-            )
+            y, S = checkpoint(_chunks, *stretch, use_reentrant=False, preserve_rng_state=False)
         else:
-            y, S = _chunks(*parts, bonus, S, length)  # type: ignore[arg-type]  # r, k, v and decay are given
+            y, S = _chunks(*stretch)
         outputs.append(y)
     y = torch.cat(outputs, 1) if outputs else torch.zeros_like(v, dtype=dtype)
     return (y if live is None else y.masked_fill(~live[:, :, None, None], 0.0)).to(v.dtype), S[
@@ -267,7 +267,8 @@ def _cut(x: Tensor, heads: int, size: int, single: bool = False) -> Tensor:
     more_steps, more_channels = -x.shape[1] % size, 0 if single else -x.shape[3] % _ALIGNED
     if more_steps or more_channels:
         x = F.pad(x, (0, more_channels, 0, 0, 0, more_steps))
-    return _spread(x, heads).unflatten(1, (-1, size)).transpose(2, 3).contiguous()
+    x = _spread(x, heads)
+    return x.reshape(len(x), x.shape[1] // size, size, heads, x.shape[3]).transpose(2, 3).contiguous()
 
 
 def _weights(at: Tensor, sums: Tensor, diagonal: int, dtype: torch.dtype) -> Tensor:

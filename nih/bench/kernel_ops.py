@@ -283,8 +283,8 @@ def _rivals_of_conv(device: str) -> list[Way]:
 
 
 def _draw_rwkv7(draw: Draw) -> Inputs:
-    heads = (draw.case.C // HEAD, HEAD)
-    r, k, v, decay, found, rate = (draw.sequence(draw.case.C).unflatten(2, heads) for _ in range(6))
+    shape = (draw.case.B, draw.case.T, draw.case.C // HEAD, HEAD)
+    r, k, v, decay, found, rate = (draw.sequence(draw.case.C).reshape(shape) for _ in range(6))
     found = F.normalize(found, dim=3)
     return {
         "r": r,
@@ -336,7 +336,7 @@ def _draw_mamba2(draw: Draw) -> Inputs:
     r, k = (draw.sequence(KEYS)[:, :, None] for _ in range(2))
     delta = F.softplus(draw.sequence(heads) - 4)
     decay = (-delta * (1 + 15 * draw.uniform(heads))).to(case.dtype)
-    v = draw.sequence(case.C).unflatten(2, (heads, HEAD)) * delta[..., None]
+    v = draw.sequence(case.C).reshape(case.B, case.T, heads, HEAD) * delta[..., None]
     return {"r": r, "k": k, "v": v, "decay": decay[..., None]}
 
 
