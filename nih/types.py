@@ -6,7 +6,7 @@ depths in percent of the haystack (0 = its beginning, 100 = its end), times in s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -183,6 +183,9 @@ class Sample:
     """Tokens that may be thought before the answer, beside its room and outside the cell's length."""
     row_number: int | None = None
     """Line or row of the file that the sample comes from; None if its prompt was built."""
+
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The conversation (`role` and `content`) that `prompt` is, for a server that takes messages; () for any other prompt."""
 
     @property
     def continuation(self) -> str:

@@ -175,7 +175,16 @@ class Dialect:
             text, again = self._text(own, special=True)
             rated_text = sample.continuation if likelihood else ""
             return Wanted(self.path, {"prompt": text + rated_text}, again + len(opening))
+        if sample.messages:
+            return self._conversation(sample, len(ids))
         return self._messages(sample, ids)
+
+    def _conversation(self, sample: Sample, tokens: int) -> Wanted:
+        """A conversation of several messages, as it is; the server's template makes one text of it."""
+        content: dict[str, Any] = {"messages": [dict(message) for message in sample.messages]}
+        if self.template:
+            content["chat_template_kwargs"] = dict(self.template)
+        return Wanted(self.path, content, tokens)
 
     def _messages(self, sample: Sample, ids: TokenIds) -> Wanted:
         before, after = self.frame
@@ -212,7 +221,7 @@ class Dialect:
         words = ids[before : end - after]
         words = words if tokens is None else words[:tokens]
         pieces = (ids[:before], self.tokenizer.encode(start), words, ids[end - after : end])
-        return replace(sample, prompt=Prompt(pieces), room=1, thinking=0, stop=(), answer_prefix="")
+        return replace(sample, prompt=Prompt(pieces), room=1, thinking=0, stop=(), answer_prefix="", messages=())
 
     def read(self, sample: Sample, likelihood: bool, response: Any, sent: Mapping[str, Any]) -> Reply:
         """Take the response to the request `sent` apart.

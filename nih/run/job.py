@@ -12,7 +12,7 @@ from nih.coerce import MOST_OF_A_TASK, build, deciding, option_names
 from nih.errors import UsageError
 from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.inference.thinking import ENDS
-from nih.options import Assigned, Resolved, RunOptions, assign, pairs, parse_date, resolve
+from nih.options import Assigned, Resolved, RunOptions, assign, pairs, parse_date, resolve, settled_task
 from nih.prompts import grid as grids
 from nih.prompts import imported
 from nih.prompts.chat import frame_of, turn_of
@@ -69,7 +69,7 @@ class TaskRun:
         """Return all of it that decides prompts and scores: a resumed run must agree in it."""
         own, prompts = self.options, self.prompts
         in_suite = {
-            "task": own.task,
+            "task": settled_task(own.task),
             "name": self.suite_name,
             "question": own.question,
             "packed": own.packed,
