@@ -14,6 +14,7 @@ from nih.errors import UsageError
 from nih.prompts.messages import Asked
 from nih.prompts.rows import Unjudged
 from nih.prompts.source import AROUND
+from nih.text import cut, sanitize
 
 _HASH = 12
 """Characters of the string with which an answer of MRCR v2 begins."""
@@ -67,7 +68,7 @@ def _place_of(wanted: str, index: Any, asked: Asked, where: str) -> int | None:
         index = int(index)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < last:
         raise UsageError(
-            f"`desired_msg_index` in {where} is `{str(index)[:40]}`, but it is the number of a message before the last, 0 to {last - 1}"
+            f"`desired_msg_index` in {where} is `{_shown(index)}`, but it is the number of a message before the last, 0 to {last - 1}"
         )
     for near in (index + 1, index):
         if asked.messages[near]["content"].strip() == wanted.strip():
@@ -88,7 +89,7 @@ def mrcr_v2(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
     depth = _stated_place(values, where)
     if depth is None and at >= 0:
         depth = _percent(at, asked.text, wanted)
-    return Reading((string, wanted), f" {answer}", *place, depth)
+    return Reading((string, answer), f" {answer}", *place, depth)
 
 
 def _stated_place(values: Mapping[str, Any], where: str) -> float | None:
@@ -100,8 +101,8 @@ def _stated_place(values: Mapping[str, Any], where: str) -> float | None:
     tokens = int(length) if str(length).strip().isdecimal() and len(str(length)) <= 18 else 0
     if len(numbers) != 2 or not numbers[0] <= numbers[1] <= tokens:
         raise UsageError(
-            f"`answer_context_position` in {where} is `{str(stated)[:40]}`, but it is where the answer begins and ends in tokens, within the "
-            f"`context_len` of `{str(length)[:20]}`"
+            f"`answer_context_position` in {where} is `{_shown(stated)}`, but it is where the answer begins and ends in tokens, within the "
+            f"`context_len` of `{_shown(length)}`"
         )
     return 100 * numbers[0] / max(tokens, 1)
 
@@ -214,6 +215,10 @@ def _text(values: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"`{name}` in {where} is not text")
     return value
+
+
+def _shown(value: Any) -> str:
+    return cut(sanitize(str(value), lines=False), 40)
 
 
 def _percent(at: int, text: str, found: str) -> float:
