@@ -221,7 +221,9 @@ class Dialect:
         words = ids[before : end - after]
         words = words if tokens is None else words[:tokens]
         pieces = (ids[:before], self.tokenizer.encode(start), words, ids[end - after : end])
-        return replace(sample, prompt=Prompt(pieces), room=1, thinking=0, stop=(), answer_prefix="", messages=())
+        return replace(
+            sample, prompt=Prompt(pieces), room=1, thinking=0, stop=(), answer_prefix="", messages=()
+        )
 
     def read(self, sample: Sample, likelihood: bool, response: Any, sent: Mapping[str, Any]) -> Reply:
         """Take the response to the request `sent` apart.

@@ -10,7 +10,7 @@ from nih.reading import parse_json
 
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 """Other words for who speaks."""
-TURN_ENDS = "\n\nUser:"
+TURN_ENDS = "\nUser:"
 """What follows an answer in a conversation that is written as text."""
 
 Message = Mapping[str, str]
@@ -67,14 +67,23 @@ def _message(value: Mapping[str, Any]) -> Message:
 def as_text(messages: Sequence[Message], at: int | None = None) -> tuple[str, int | None]:
     """Return a conversation as text up to where the assistant speaks, and where the character `at` of the joined messages stands in it.
 
-    Each turn is a line with who speaks, the words, and an empty line. The answer begins a line, so that it needs no space before it.
+    Each turn is a line with who speaks, and the words; an empty line stands before all turns but the assistant's. The answer begins a line,
+    so that it needs no space before it.
     """
-    text, start, moved = "", 0, None
+    pieces: list[str] = []
+    start = length = 0
+    moved = None
     for message in messages:
-        text += f"{message['role'].capitalize()}:\n"
+        pieces += [_opening(message["role"], first=not pieces), message["content"]]
+        length += len(pieces[-2])
         end = start + len(message["content"])
         if at is not None and start <= at <= end and moved is None:
-            moved = len(text) + at - start
-        text += f"{message['content']}\n\n"
+            moved = length + at - start
+        length += len(message["content"])
         start = end + 1
-    return f"{text}Assistant:\n", moved
+    return "".join([*pieces, _opening("assistant")]), moved
+
+
+def _opening(role: str, first: bool = False) -> str:
+    gap = "" if first else "\n" if role == "assistant" else "\n\n"
+    return f"{gap}{role.capitalize()}:\n"

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.errors import NihError
+from nih.gate.rules import gate
 from nih.options import RunOptions
 from nih.prompts.messages import Asked, as_text, conversation
 from nih.run.evaluate import evaluate
@@ -146,9 +147,13 @@ def test_a_base_model_is_asked_a_conversation_as_text(tmp_path: Path) -> None:
     job = job_of(write(tmp_path / "rows.jsonl", rows))
     for sample in job.samples:
         messages = json.loads(rows[(sample.row_number or 0) - 1]["prompt"])
-        turns = [f"{m['role'].capitalize()}:\n{m['content']}\n\n" for m in messages]
-        assert bytes(sample.prompt.ids().astype("u1")).decode() == "".join(turns) + "Assistant:\n"
-        assert sample.stop == ("\n\nUser:",) and not sample.messages
+        turns = "".join(
+            f"\nAssistant:\n{m['content']}" if m["role"] == "assistant" else f"\n\nUser:\n{m['content']}"
+            for m in messages
+        )
+        text = f"{turns.removeprefix(chr(10) * 2)}\nAssistant:\n"
+        assert bytes(sample.prompt.ids().astype("u1")).decode() == text
+        assert sample.stop == ("\nUser:",) and not sample.messages
     assert job.tasks[0].as_manifest()["conversations"] == "text"
     assert any(
         "as text of turns, because `byte` has no chat template" in n for n in job.tasks[0].prompts.notes
@@ -165,7 +170,7 @@ def test_a_chat_model_is_asked_through_its_template_unless_text_is_typed(chat: s
     assert job.samples[0].prompt.ids().tolist() == ids and not job.samples[0].stop
     typed = job_of(path, tokenizer=chat, set={"messages": "text"})
     assert "as text of turns, as you typed" in " ".join(typed.tasks[0].prompts.notes)
-    assert typed.samples[0].stop == ("\n\nUser:",) and typed.samples[0].id != job.samples[0].id
+    assert typed.samples[0].stop == ("\nUser:",) and typed.samples[0].id != job.samples[0].id
 
 
 @given(
@@ -419,6 +424,7 @@ def test_a_run_of_a_file_is_resumed_shown_repeated_and_gated(word: str, tmp_path
     for row in stored.rows:
         _, text = show(run.path, row.id)
         assert len(text.encode()) == row.tokens
+    assert not gate(run.path, run.path).failed
     again = evaluate(like(run.path, {"out": str(tmp_path / "again")}), tell=told)
     assert [r.id for r in store.read(again.path).rows] == [r.id for r in stored.rows]
     path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
@@ -464,7 +470,7 @@ def test_logged_samples_are_asked_with_their_messages(form: str, chat: str, tmp_
     path = write(tmp_path / "samples.jsonl", [row])
     (sample,) = job_of(path, tokenizer=chat).samples
     assert [dict(m) for m in sample.messages] == talk and sample.expected == ("4711",)
-    assert text_of(job_of(path)) == "User:\nThe key is 4711.\n\nUser:\nWhich key?\n\nAssistant:\n"
+    assert text_of(job_of(path)) == "User:\nThe key is 4711.\n\nUser:\nWhich key?\nAssistant:\n"
 
 
 def test_logged_samples_of_a_known_kind_have_its_score(tmp_path: Path) -> None:
