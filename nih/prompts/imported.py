@@ -269,7 +269,9 @@ class _Reader:
         path = self.file.path
         for why, count in self.left_out.items():
             yield f"{count} of {len(self.file.content.rows)} rows of `{path}` left out, because they cannot be judged: {why}"
-        if self.kind.score == "choice":
+        if self.kind.note and not self.setup.options.score:
+            yield f"`{path}` {self.kind.note}"
+        if self.kind.score == "choice" and not self.kind.reads:
             yield f"the choices of `{path}` are asked by their letters, and the letter is scored"
         if "problem_type" in self.file.content.rows[0][1] and self.kind.word == "prompts":
             yield (

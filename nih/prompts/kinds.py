@@ -37,9 +37,14 @@ class Kind(NamedTuple):
     """Makes a row of the fields that the others name."""
     mark: str = ""
     """A field that no other kind has, so that a row with it is nothing else."""
+    only: Callable[[Mapping[str, Any]], bool] | None = None
+    """What a row must be beside having the fields."""
+    note: str = ""
+    """What the user should know of the score, behind the path of the file."""
 
 
 _MRCR = ("random_string_to_prepend", "n_needles", "desired_msg_index", "total_messages", "n_chars")
+_RULER_V2 = ("index", "question", "expected_answer", "length")
 _LONGBENCH = ("_id", "domain", "sub_domain", "difficulty", "length", "question")
 
 KINDS = (
@@ -125,12 +130,23 @@ KINDS = (
         "generation",
     ),
     Kind(
+        "ruler-v2-choice",
+        "RULER v2 (NeMo-Skills), multiple choice",
+        _RULER_V2,
+        "{question}",
+        score="choice",
+        reads=published.ruler_v2_choice,
+        only=published.is_lettered,
+    ),
+    Kind(
         "ruler-v2",
         "RULER v2 (NeMo-Skills)",
-        ("index", "question", "expected_answer", "length"),
+        _RULER_V2,
         "{question}",
         ("expected_answer",),
         "wer",
+        note="does not say which of RULER v2's tasks it is, so it is scored by `wer`; type `--score wer_part` for the tasks of qa, and "
+        "`--score wer_2steps` for mv_niah_medium",
     ),
     Kind(
         "babilong",
@@ -222,7 +238,7 @@ def kind_of(whose: str, first: Mapping[str, Any], options: FieldOptions) -> Kind
 
 
 def _fits(kind: Kind, row: Mapping[str, Any]) -> bool:
-    return all(name in row for name in kind.needs)
+    return all(name in row for name in kind.needs) and (kind.only is None or kind.only(row))
 
 
 def _named(word: str, first: Mapping[str, Any]) -> Kind:

@@ -19,6 +19,7 @@ from nih.text import cut, sanitize
 _HASH = 12
 """Characters of the string with which an answer of MRCR v2 begins."""
 _EDGE = re.compile(r"^[ \t]*(\w+) -> (\w+)[ \t]*$", re.MULTILINE)
+_NUMBER = re.compile(r"(?<!\d)\d{7}(?!\d)")
 _NODE = re.compile(r"\w+")
 _DATE = re.compile(r"\[datetime\.date\((\d{4}), (\d{1,2}), (\d{1,2})\)\]")
 _NO_NODES = "[]"
@@ -169,6 +170,23 @@ def oolong(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
     if not isinstance(listed, list) or not listed or not str(listed[0]).strip():
         raise Unjudged("`answer` holds no value")
     return Reading((str(listed[0]),))
+
+
+def is_lettered(values: Mapping[str, Any]) -> bool:
+    """Whether a row of RULER v2 expects the letter of a choice that its prompt shows, and no text."""
+    answer = values.get("expected_answer")
+    return isinstance(answer, str) and re.fullmatch("[A-Z]", answer) is not None
+
+
+def ruler_v2_choice(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
+    """Read a row of RULER v2's tasks mk_niah_medium and mk_niah_hard, which ask for the question with a number of seven digits."""
+    if not is_lettered(values):
+        raise Unjudged("`expected_answer` is not one capital letter")
+    numbers = _NUMBER.findall(asked.text)
+    at = asked.text.find(numbers[-1]) if numbers else -1
+    if at < 0 or numbers.count(numbers[-1]) < 2:
+        return Reading((values["expected_answer"],))
+    return Reading((values["expected_answer"],), "", at, numbers[-1], _percent(at, asked.text, numbers[-1]))
 
 
 def lm_eval(values: Mapping[str, Any]) -> Mapping[str, Any]:

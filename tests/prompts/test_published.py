@@ -69,17 +69,16 @@ def test_a_kind_is_recognised_told_and_can_be_named(word: str, tmp_path: Path) -
     path = write(tmp_path / "rows.jsonl", made.rows(word))
     job, named, once = job_of(path), job_of(path, set={"kind": word}), job_of(path, word="jsonl")
     manifest = job.tasks[0].as_manifest()
-    assert manifest["rows"] == {
-        "rows": 6,
-        "asked": 6,
-        "without_depth": 6 * (word in ("oolong", "longbench-v2")),
-    } or word in ("oolong", "longbench-v2", "graphwalks")
+    unknown = {"oolong": 6}.get(word, 0)
+    counts = manifest["rows"]
+    assert (counts["rows"], counts["asked"]) == (6, 6)
+    assert word == "longbench-v2" or counts["without_depth"] == unknown
     assert any(f"read as {manifest['kind']}" in note for note in job.tasks[0].prompts.notes)
     assert [s.id for s in job.samples] == [s.id for s in named.samples] == [s.id for s in once.samples]
     assert settings_hash(job.settings) == settings_hash(once.settings) != settings_hash(named.settings)
     assert job.tasks[0].score == {
         "mrcr": "mrcr", "mrcr-nemo": "mrcr", "mrcr-v2": "mrcr_v2", "graphwalks": "graph_f1", "threading": "exact", "oolong": "oolong",
-        "ruler-nemo": "substring", "ruler-v2": "wer", "longbench-v2": "choice",
+        "ruler-nemo": "substring", "ruler-v2": "wer", "longbench-v2": "choice", "ruler-v2-choice": "choice",
     }[word]  # fmt: skip
 
 
@@ -261,6 +260,23 @@ def test_the_depth_of_threading_is_stated_or_found(tmp_path: Path) -> None:
     text = f"{rows[1]['haystack']}\n{rows[1]['question']}"
     assert len(second.expected) == 3
     assert second.actual_depth == pytest.approx(100 * text.index(second.expected[-1]) / (len(text) - 16))
+
+
+def test_the_depth_of_a_numbered_question_is_its_place(tmp_path: Path) -> None:
+    rows = made.rows("ruler-v2-choice")
+    for sample in job_of(write(tmp_path / "rows.jsonl", rows)).samples:
+        text = rows[(sample.row_number or 0) - 1]["question"]
+        asked = re.findall(r"\d{7}", text)[-1]
+        assert sample.actual_depth == pytest.approx(100 * text.index(asked) / (len(text) - 7))
+        assert sample.expected == (rows[(sample.row_number or 0) - 1]["expected_answer"],)
+
+
+def test_what_a_row_of_ruler_v2_does_not_say_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", made.rows("ruler-v2", 2))
+    assert any("--score wer_2steps" in note for note in job_of(path).tasks[0].prompts.notes)
+    typed = job_of(path, score="wer_part")
+    assert typed.tasks[0].score == "wer_part"
+    assert not any("wer_2steps" in note for note in typed.tasks[0].prompts.notes)
 
 
 # Scores: the rules of the makers, written out

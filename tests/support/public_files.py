@@ -175,6 +175,20 @@ def ruler_v2(rng: Random) -> Row:
     }
 
 
+def ruler_v2_choice(rng: Random) -> Row:
+    """A row of RULER's second version whose answer is a letter."""
+    numbers = [str(number) for number in rng.sample(range(10**6, 10**7), 5)]
+    lines = "\n\n".join(
+        f"Question {number}: {prose(rng, 5)} A. {prose(rng, 1)} B. moss" for number in numbers
+    )
+    return {
+        "index": rng.randrange(100),
+        "question": f"{lines}\n\nSolve Question {rng.choice(numbers)}.",
+        "expected_answer": rng.choice("AB"),
+        "length": 90,
+    }
+
+
 def longbench_v2(rng: Random) -> Row:
     """A row of LongBench v2."""
     return {
@@ -215,6 +229,7 @@ MAKERS = {
     "oolong": oolong,
     "ruler-nemo": ruler_nemo,
     "ruler-v2": ruler_v2,
+    "ruler-v2-choice": ruler_v2_choice,
     "longbench-v2": longbench_v2,
 }
 """By what `--set kind=` calls them."""
