@@ -104,6 +104,12 @@ def join_words(texts: list[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
+def ordinal(number: int) -> str:
+    """Return `1st`, `2nd`, `3rd`, `4th` ... for numbers from 1."""
+    ends = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ends.get(number % 10, 'th')}"
+
+
 def check_range(task: str, low: int, high: int, **options: int) -> None:
     """Raise UsageError for an option that is not in [low, high]."""
     for name, value in options.items():

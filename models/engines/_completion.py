@@ -17,6 +17,7 @@ from nih.errors import EngineError
 from nih.inference.thinking import ENDS, spelled, split
 from nih.models.engines._http import Malformed, Refused, Unsupported, quoted
 from nih.models.engines._response import Kind, Spoken, ending, finite, first_choice, spoken, usage, written
+from nih.prompts.turns import messages as turned
 from nih.protocols import ReadsSpecial, Tokenizer
 from nih.types import Prompt, Sample, TokenIds, Usage
 
@@ -192,7 +193,7 @@ class Dialect:
         after = self.begun if begun else after
         text, again = self._text(ids[before : len(ids) - after - begun])
         messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": text})
+        messages += turned(text) if sample.turns else [{"role": "user", "content": text}]
         content: dict[str, Any] = {"messages": messages}
         if begun:
             messages.append({"role": "assistant", "content": sample.answer_prefix})

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from random import Random
@@ -33,6 +33,7 @@ from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
 from nih.prompts.survival import Survival
+from nih.prompts.turns import REPLY, in_turns, templated
 from nih.protocols import Packs, SharedDraws, Task, Tokenizer
 from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
 
@@ -128,6 +129,12 @@ class Builder:
                 f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
             )
         self._placement()
+        if self.task.needle(Random(0)).turns:
+            if self.question != "end":
+                raise UsageError(
+                    f"task `{self.task.name}` asks in the last turn of a conversation; leave out --question"
+                )
+            object.__setattr__(self, "tokenizer", in_turns(self.tokenizer, self.frame))
 
     @property
     def label(self) -> str:
@@ -156,12 +163,21 @@ class Builder:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the prompts that were built so far: where the text or the tokenizer did not allow what was asked."""
-        return (*self._stray_note(), *self._survival.notes(self._texts()))
+        return (*self._stray_note(), *self._turns_note(), *self._survival.notes(self._texts()))
 
     def _texts(self) -> Iterator[tuple[str, TokenIds]]:
         for haystack in list(self._haystacks.values())[:1]:
             yield f"haystack `{self.source.name}`", haystack.ids
         yield from self._read.items()
+
+    def _turns_note(self) -> Iterator[str]:
+        """Yield a sentence if the turns of a conversation are words although the model is in a chat."""
+        if not self.frame.spoken or templated(self.frame) or not self.task.needle(Random(0)).turns:
+            return
+        if self.frame.words:
+            yield f"{self.label}: the turns of the conversation are sent as messages; what the server's template puts between them is counted as `User:` and `Assistant:`"
+        else:
+            yield f"{self.label}: the chat template of `{self.tokenizer.name}` does not say how a conversation goes on, so its turns stand as words in one message of the user"
 
     def _stray_note(self) -> Iterator[str]:
         """Yield a sentence if needles stand further from their depths than half a step of the grid."""
@@ -262,7 +278,7 @@ class Builder:
         group = _Group(
             needles,
             hidden(needle.text for needle in needles),
-            tuple(map(self._outside, needles)),
+            tuple(map(self._outside, _worded(needles))),
             hidden(needles[0].distractors),
             hidden(needles[0].others),
         )
@@ -277,11 +293,13 @@ class Builder:
         if self.question != "end":
             intro = needle.intro_start or needle.intro
             ahead = f"\n{needle.question}" if intro else needle.question
-        behind = needle.question if needle.bare else f"\n{needle.question}"
+        behind = needle.question if needle.bare else f"{needle.asks}{needle.question}"
         if self.question == "start":
             behind = "" if chat else "\n"
         if prefix and not chat:
             behind += prefix if self.question == "start" else f" {prefix}"
+        if needle.turns and not self.frame.spoken:
+            behind += REPLY
         return _Outside(
             (self.frame.before, encode(intro), encode(ahead), encode(needle.opens)),
             (encode(needle.closes + behind), self.frame.behind(prefix), encode(prefix if chat else "")),
@@ -296,10 +314,11 @@ class Builder:
 
     def _assemble(self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int) -> Sample:
         room = self.room or self.task.room + self._again(group.needles)
-        needle, outside = group.needles[asked], group.outside[asked]
+        needle = group.needles[asked]
         lefts = group.left(cell.length - room)
         # The needles of a packed context stand in what is left to all of its prompts, so in the same places.
-        left, least = lefts[asked], min(lefts)
+        # So do those of a prompt whose question depends on their places, which then depend on none of its forms.
+        least = min(lefts)
         if least < 0:
             raise PromptError(
                 f"length {format_length(cell.length)} is too short for task `{self.task.name}`: its fixed parts "
@@ -308,14 +327,23 @@ class Builder:
             )
         if self.source.whole:
             least = haystack.edge_near(least, least)
-        body = least if self.source.whole else left
         # Packed, nothing may depend on what is asked.
         last = 0 if self.packed else asked
         inserts = self._inserts(cell, trial, haystack, group, last, least)
+        form = asked
+        if needle.by_place:
+            form = _rank(inserts, asked)
+            needle = replace(needle, question=needle.by_place[form])
+        left, outside = lefts[form], group.outside[form]
+        body = least if self.source.whole else left
         pieces, starts = _interleave(haystack, inserts, last, body)
         ahead = sum(map(len, outside.ahead))
         prompt = Prompt(
-            tuple(p for p in (*outside.ahead, *pieces, self._fill(left - body), *outside.behind) if len(p))
+            tuple(
+                p
+                for p in (*outside.ahead, *pieces, self._rest(haystack, body, left), *outside.behind)
+                if len(p)
+            )
         )
         placed = [
             Placed(insert.text, ahead + start, 100 * insert.edge / body if body else 0.0)
@@ -341,12 +369,14 @@ class Builder:
             answer_prefix=needle.answer_prefix,
             needles=tuple(sorted(placed, key=lambda p: p.at)) if len(placed) > 1 else (),
             target=needle.target or ("".join(expected) if needle.bare else ""),
+            turns=needle.turns and self.frame.spoken and not templated(self.frame),
             thinking=self.thinking,
         )
 
     def _sayable(self, expected: tuple[str, ...]) -> tuple[str, ...]:
         """Return the expected answers as the tokenizer writes them. Raises PromptError for one that it cannot write."""
-        said = [self._survival.answer(text) for text in expected]
+        cased = bool(getattr(self.task, "cased", False))
+        said = [self._survival.answer(text, cased) for text in expected]
         for text, back in zip(expected, said, strict=True):
             if back is None:
                 raise PromptError(
@@ -382,6 +412,19 @@ class Builder:
         ids = [*group.hidden, *group.distractors, *group.others]
         return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
 
+    def _rest(self, haystack: Haystack, body: int, left: int) -> TokenIds:
+        """Return what stands in place of a record that does not fit: its beginning, if it may be cut there, else what fills."""
+        head = self._head(haystack, body)
+        return haystack.ids[body:left] if head and left - body > head else self._fill(left - body)
+
+    def _head(self, haystack: Haystack, edge: int) -> int:
+        """Return the tokens of the record at `edge` behind which it may be cut; 0 if it may not."""
+        if not self.source.head:
+            return 0
+        at = int(np.searchsorted(haystack.edges, edge))
+        record = haystack.text[haystack.offsets[at] : haystack.offsets[at + 1]]
+        return len(self.tokenizer.encode(record[: record.index(self.source.head) + len(self.source.head)]))
+
     def _fill(self, tokens: int) -> TokenIds:
         """Return white space, or points where it has no token, in place of a record that would have to be cut. Raises PromptError."""
         if not tokens:
@@ -399,6 +442,17 @@ class Builder:
         before = self.tokenizer.decode(haystack.ids[max(edge - AROUND, 0) : edge])[-AROUND:]
         after = self.tokenizer.decode(haystack.ids[edge : min(edge + AROUND, left)])[:AROUND]
         return f"{before}{needle}{after}"
+
+
+def _worded(needles: tuple[Needle, ...]) -> Iterator[Needle]:
+    """Yield the needles, or one needle with each of the questions that its place may want."""
+    for needle in needles:
+        yield from [replace(needle, question=question) for question in needle.by_place] or [needle]
+
+
+def _rank(inserts: Sequence[_Insert], asked: int) -> int:
+    """Return how many of the inserts stand before the one that is asked for, which comes last among those at its edge."""
+    return sum(insert.edge <= inserts[asked].edge for insert in inserts) - 1
 
 
 def _gives_away(haystack: Haystack, needle: Needle, tokens: int) -> bool:

@@ -89,11 +89,18 @@ class HaystackSource:
     """Needles are inserted between sentences, or between tokens: then the sentences are blocks of characters that are one token each."""
     whole: bool = False
     """Whether the last sentence of a prompt is never cut, so that white space fills the rest."""
+    head: str = ""
+    """How the part of a sentence ends behind which it may be cut all the same; "" if nowhere."""
 
 
-def records(task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]]) -> HaystackSource:
-    """Return a task's own haystack of records, each a sentence that is never cut. The fingerprint holds version and options."""
-    return HaystackSource(task, fingerprint, sentences, 1 << 62, endless=True, whole=True)
+def records(
+    task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]], head: str = ""
+) -> HaystackSource:
+    """Return a task's own haystack of records, each a sentence that is never cut, or only behind what ends with `head`.
+
+    The fingerprint holds version and options.
+    """
+    return HaystackSource(task, fingerprint, sentences, 1 << 62, endless=True, whole=True, head=head)
 
 
 def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> HaystackSource:

@@ -17,6 +17,8 @@ class BaseTask:
     version: ClassVar[int] = 1
     haystack: ClassVar[str] = "prose"
     stop: ClassVar[tuple[str, ...]] = (".", "\n")
+    cased: ClassVar[bool] = False
+    """Whether its score tells capital letters from small ones."""
 
     @property
     def name(self) -> str:

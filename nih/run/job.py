@@ -274,8 +274,10 @@ def _frame(options: RunOptions, model: Model | Engine, chosen: Assigned, clock: 
     """Return what stands around the user's words. Raises UsageError of all kinds."""
     template = _variables(model, chosen.chat, clock)
     frame = frame_of(model.tokenizer, options.chat, options.system, template, bool(options.thinking))
+    words = bool(getattr(model, "sends_words", False))
     if isinstance(model, Engine) and not model.begins_answers:
-        return replace(frame, chat=False, repeats=options.chat, note="")
+        return replace(frame, chat=False, repeats=options.chat, note="", words=words)
+    frame = replace(frame, words=words)
     if frame.repeats and chosen.model.get("prefix") == "assistant":
         raise UsageError(f"`--set prefix=assistant` does not go here, because {frame.note}; leave it out")
     return frame

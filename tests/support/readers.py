@@ -114,6 +114,23 @@ def _copied(text: str) -> Reading:
     return Reading(letters, list(letters))
 
 
+def _said_again(text: str) -> Reading:
+    """Of a conversation in words: the i-th of the texts that followed equal requests."""
+    *turns, last = re.split(r"\n*User:\n", text.removesuffix("\nAssistant:\n"))
+    prefix, number, what = _found(
+        r"Write (\w+), and right behind it, letter by letter, the (\d+)\w\w (.+) that you", last
+    )
+    said = [turn.partition("\nAssistant:\n") for turn in turns]
+    texts = [answer for asked, _, answer in said if asked == f"Write a {what}."]
+    return Reading(prefix + texts[int(number) - 1], [prefix + text for text in texts])
+
+
+def _found(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    assert match
+    return match.groups()
+
+
 def _passkey(text: str) -> Reading:
     key = _one(r"The pass key is (.+?)\. Remember it\.", text)
     return Reading(key, [key])
@@ -162,6 +179,7 @@ READERS: dict[str, Callable[[str], Reading]] = {
     "inference": _where,
     "kv": _json,
     "mqar": _recalled,
+    "mrcr": _said_again,
     "multikey": _keyed,
     "multiquery": _queries,
     "multivalue": _values,
