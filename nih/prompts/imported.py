@@ -139,7 +139,7 @@ class _Reader:
         templated = isinstance(tokenizer, Converses) and getattr(tokenizer, "has_template", True)
         self.how: How = "template" if templated and self.options.messages == "template" else "text"
         self.framed = self.setup.options.chat and not self.setup.frame.chat
-        if self.how == "template" and self.framed and self.setup.options.engine:
+        if self.how == "template" and self.setup.frame.words:
             self.how = "messages"
 
     def rows(self) -> Iterator[tuple[Row, Prompt, int]]:
@@ -159,7 +159,7 @@ class _Reader:
 
     def _sayable(self, row: Row) -> Row:
         """Return the row with its answers as the tokenizer writes them. Raises Unjudged."""
-        said = [self.survival.answer(answer) for answer in row.answers]
+        said = [self.survival.answer(answer, self.kind.cased) for answer in row.answers]
         if None in said:
             raise Unjudged(f"`{self.setup.tokenizer.name}` has no tokens for an answer")
         return row._replace(answers=tuple(filter(None, said)))

@@ -39,6 +39,8 @@ class Kind(NamedTuple):
     """A field that no other kind has, so that a row with it is nothing else."""
     only: Callable[[Mapping[str, Any]], bool] | None = None
     """What a row must be beside having the fields."""
+    cased: bool = False
+    """Whether its score tells small letters from capital ones."""
     note: str = ""
     """What the user should know of the score, behind the path of the file."""
 
@@ -64,6 +66,7 @@ KINDS = (
         "{prompt}",
         score="mrcr",
         reads=published.mrcr,
+        cased=True,
         mark="random_string_to_prepend",
     ),
     Kind(
@@ -73,6 +76,7 @@ KINDS = (
         "{question}",
         score="mrcr",
         reads=published.mrcr,
+        cased=True,
         mark="random_string_to_prepend",
     ),
     Kind(
@@ -82,6 +86,7 @@ KINDS = (
         "{queries}",
         score="mrcr_v2",
         reads=published.mrcr_v2,
+        cased=True,
         mark="view_ops",
     ),
     Kind(
@@ -91,6 +96,7 @@ KINDS = (
         "{prompt}",
         score="graph_f1",
         reads=published.graphwalks,
+        cased=True,
     ),
     Kind(
         "graphwalks",
@@ -99,6 +105,7 @@ KINDS = (
         "{prompt}",
         score="graph_f1",
         reads=published.graphwalks,
+        cased=True,
     ),
     Kind(
         "threading",
@@ -288,7 +295,7 @@ def _inside(logged: Kind, doc: Any) -> Kind:
     def reads(values: Mapping[str, Any], asked: Asked, where: str) -> published.Reading:
         return reader(values["doc"], asked, f"`doc` of {where}")
 
-    return logged._replace(name=f"{logged.name} ({own.name})", score=own.score, reads=reads)
+    return logged._replace(name=f"{logged.name} ({own.name})", score=own.score, reads=reads, cased=own.cased)
 
 
 def template(typed: str) -> str:

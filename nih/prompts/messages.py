@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nih.prompts.rows import Unjudged
+from nih.prompts.turns import NEXT, REPLY
 from nih.reading import parse_json
 
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
@@ -85,5 +86,8 @@ def as_text(messages: Sequence[Message], at: int | None = None) -> tuple[str, in
 
 
 def _opening(role: str, first: bool = False) -> str:
-    gap = "" if first else "\n" if role == "assistant" else "\n\n"
-    return f"{gap}{role.capitalize()}:\n"
+    """Return what stands before the words of a turn, as nih.prompts.turns writes it."""
+    if role == "assistant":
+        return REPLY.lstrip() if first else REPLY
+    opening = NEXT.replace("User", role.capitalize())
+    return opening.lstrip() if first else opening

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from nih.errors import NihError
 from nih.gate.rules import gate
 from nih.options import RunOptions
+from nih.prompts import turns
 from nih.prompts.messages import Asked, as_text, conversation
 from nih.run.evaluate import evaluate
 from nih.run.job import Job, prepare
@@ -188,6 +189,16 @@ def test_a_place_is_the_same_in_the_text_of_turns(turns: list[tuple[str, str]], 
     assert moved is not None and text[moved:].startswith(asked.text[at:].partition("\n")[0])
     for index, message in enumerate(asked.messages):
         assert asked.text[asked.start_of(index) :].startswith(message["content"])
+
+
+@given(st.lists(st.text("abc .\n", max_size=20), min_size=1, max_size=6))
+def test_the_text_of_turns_is_that_of_the_tasks(said: list[str]) -> None:
+    said = said if len(said) % 2 else [*said, "?"]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": words.strip()} for i, words in enumerate(said)
+    ]
+    text, _ = as_text(messages)
+    assert text.endswith(turns.REPLY) and turns.messages(text.removesuffix(turns.REPLY)) == messages
 
 
 # Depths
