@@ -85,12 +85,9 @@ def mrcr_v2(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
     string, wanted = answer[:_HASH], answer[_HASH:].strip()
     if len(string) < _HASH or not wanted:
         raise Unjudged(f"its answer is not a string of {_HASH} characters and a text")
-    at = asked.text.find(wanted)
-    place = (at, wanted[:AROUND]) if at >= 0 else (None, "")
-    depth = _stated_place(values, where)
-    if depth is None and at >= 0:
-        depth = _percent(at, asked.text, wanted)
-    return Reading((string, answer), f" {answer}", *place, depth)
+    read = _found(Reading((string, answer), f" {answer}"), wanted, asked)
+    stated = _stated_place(values, where)
+    return read if stated is None else read._replace(depth=stated)
 
 
 def _stated_place(values: Mapping[str, Any], where: str) -> float | None:
@@ -151,11 +148,9 @@ def threading(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
     answers = tuple(map(str, listed)) if isinstance(listed, list) else (str(value or ""),)
     if not answers or not all(answer.strip() for answer in answers):
         raise Unjudged("`values` holds an empty answer, which every text would hold")
-    at = asked.text.find(answers[-1])
-    depth = _as_percent(values.get("needle_depth"))
-    if depth is None and at >= 0:
-        depth = _percent(at, asked.text, answers[-1])
-    return Reading(answers, "", *((at, answers[-1]) if at >= 0 else (None, "")), depth)
+    read = _found(Reading(answers), answers[-1], asked)
+    stated = _as_percent(values.get("needle_depth"))
+    return read if stated is None else read._replace(depth=stated)
 
 
 def oolong(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
@@ -233,6 +228,14 @@ def _text(values: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"`{name}` in {where} is not text")
     return value
+
+
+def _found(read: Reading, wanted: str, asked: Asked) -> Reading:
+    """Return a reading with the first place of the wanted text, if it has one."""
+    at = asked.text.find(wanted)
+    if at < 0:
+        return read
+    return read._replace(at=at, found=wanted[:AROUND], depth=_percent(at, asked.text, wanted))
 
 
 def _shown(value: Any) -> str:

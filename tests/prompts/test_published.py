@@ -139,7 +139,9 @@ def test_prompts_are_the_fields_byte_for_byte(tmp_path: Path) -> None:
         rows = made.rows(word)
         job = job_of(write(tmp_path / "rows.jsonl", rows))
         for sample in job.samples:
-            assert bytes(sample.prompt.ids().astype("u1")).decode() == prompt(rows[sample.row_number - 1])
+            assert bytes(sample.prompt.ids().astype("u1")).decode() == prompt(
+                rows[(sample.row_number or 0) - 1]
+            )
 
 
 def test_a_base_model_is_asked_a_conversation_as_text(tmp_path: Path) -> None:
@@ -297,8 +299,8 @@ def rule_mrcr(row: made.Row, answer: str) -> float:
     string = row["random_string_to_prepend"]
     if answer[: len(string)] != string:
         return 0.0
-    said, wanted = answer[len(string) :], row.get("answer", row.get("expected_answer"))[len(string) :]
-    return float(SequenceMatcher(None, said, wanted).ratio())
+    wanted = row["answer"] if "answer" in row else row["expected_answer"]
+    return SequenceMatcher(None, answer[len(string) :], wanted[len(string) :]).ratio()
 
 
 def rule_mrcr_v2(row: made.Row, answer: str) -> float:
