@@ -20,6 +20,7 @@ from nih.errors import NihError
 from nih.gate.rules import gate
 from nih.options import RunOptions
 from nih.prompts import turns
+from nih.prompts.kinds import KINDS
 from nih.prompts.messages import Asked, as_text, conversation
 from nih.run.evaluate import evaluate
 from nih.run.job import Job, prepare
@@ -109,6 +110,13 @@ def test_a_row_that_lacks_a_field_of_its_kind_is_refused_until_the_kind_is_named
         s.prompt.ids().tolist() for s in whole.samples
     ]
     assert named.tasks[0].score == whole.tasks[0].score
+
+
+def test_the_page_of_tasks_names_every_kind_and_its_score() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    table = page[page.index("### Public evaluations") :]
+    for kind in KINDS:
+        assert f"`{kind.word}`" in table and f"`{kind.score}`" in table
 
 
 def test_an_unknown_kind_is_told_with_the_nearest(tmp_path: Path) -> None:
