@@ -17,6 +17,8 @@ class BaseTask:
     version: ClassVar[int] = 1
     haystack: ClassVar[str] = "prose"
     stop: ClassVar[tuple[str, ...]] = (".", "\n")
+    one_row: ClassVar[bool] = False
+    """Whether the whole text is asked about, so that there is no depth."""
     cased: ClassVar[bool] = False
     """Whether its score tells capital letters from small ones."""
 

@@ -61,15 +61,31 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mqar", {"pairs": 26, "queries": 3, "placement": "near"}),
     ("mrcr", {}),
     ("mrcr", {"needles": 4, "style": True}),
+    ("graphwalks", {}),
+    ("graphwalks", {"ask": "bfs", "placement": "at=20,60"}),
+    ("listops", {}),
+    ("needlechain", {}),
+    ("needlechain", {"order": "chaotic"}),
+    ("ruler2", {}),
+    ("ruler2", {"ask": "all"}),
+    ("ruler2", {"ask": "nth"}),
+    ("ruler2", {"ask": "document"}),
+    ("tally", {}),
+    ("threads", {}),
+    ("threads", {"threads": 2, "direction": "backward"}),
+    ("threads", {"ask": "marked"}),
+    ("verbatim", {}),
 ]
 CASES += [(name, {}) for name in names("tasks") if name not in {case for case, _ in CASES}]
 PROBES = {"copy", "induction", "mqar"}
 WORDED = [i for i, (name, _) in enumerate(CASES) if name not in PROBES]
 TURNED = {"mrcr"}
 """Conversations, whose last turn asks."""
-LEAST = {"mrcr": 3900}
+WHOLE = {"listops", "needlechain", "tally"}
+"""Tasks that ask about the whole text, and have no needles."""
+LEAST = {"mrcr": 3900, "ruler2": 1800}
 """Lengths in bytes from which tasks are sure to fit, where that is more than 1,500."""
-PACKED = ["fact", "kv", "mqar", "multikey", "needles"]
+PACKED = ["fact", "graphwalks", "kv", "mqar", "multikey", "needles"]
 LONGEST = 4000
 
 
@@ -210,6 +226,8 @@ def test_needles_stand_where_they_are_said_to_be(
         assert said == pytest.approx(100 * edge / body)
     target = depth / 100 * body
     asked = sample.actual_depth / 100 * body
+    if made.task.name == "verbatim":
+        return  # its places are lines that stand nowhere else
     assert abs(asked - target) == pytest.approx(np.abs(edges - target).min())
     ids = sample.prompt.ids()
     hidden = made.tokenizer.encode(made.task.needle(Random(0)).lead + sample.needle)
@@ -263,7 +281,8 @@ def test_prompts_of_one_length_and_trial_share_what_stands_before_the_asked_need
         samples = [made.sample(Cell(LONGEST, d), 0) for d in (30.0, 60.0, 90.0)]
         for first, second in ((0, 1), (1, 2)):
             assert common_prefix(samples[first].prompt, samples[second].prompt) >= samples[first].needle_at
-        assert len({(s.question, s.expected) for s in samples}) > 1 or name == "aggregate", name
+        same = {(s.question, s.expected) for s in samples}
+        assert len(same) > 1 or name in WHOLE | {"aggregate", "threads"}, name
     naive = build_plan(builder(9).samples(parse("4k", "0-100:11", 2)))
     assert naive.planned_tokens < 0.7 * naive.naive_tokens
 
