@@ -11,7 +11,7 @@ arguments as fit, all ten values are about as likely at every length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import median
@@ -52,6 +52,11 @@ class Listops(BaseTask):
         """Raises UsageError."""
         check_range(self.name, 1, 10, nesting=self.options.nesting)
         check_range(self.name, 2, 10, arguments=self.options.arguments)
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """Ten values, about as likely."""
+        return {"guessing": 0.1}
 
     def needle(self, rng: Random) -> Needle:
         """Nothing is hidden."""

@@ -11,7 +11,7 @@ places the other values. Wording, words and texts are our own (NVIDIA/RULER, NeM
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -58,6 +58,11 @@ class Ruler2(MultiNeedle):
         key = text_of("words", shared)
         first, *others = (_number(own), *(_number(shared) for _ in range(self._values - 1)))
         return self._needle(key, [first, *others], tuple(_sentence(key, value) for value in others))
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """Of the n values of the key, one at random."""
+        return {"one of the values of the key": 1 / self.options.values} if self.options.ask == "nth" else {}
 
     @property
     def _values(self) -> int:

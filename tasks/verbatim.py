@@ -28,6 +28,8 @@ from nih.tasks._draw import check_range
 from nih.types import Needle
 
 _BYTES_A_LINE = 160
+_MOST_FILES, _MOST_BYTES = 20_000, 1 << 28
+"""Of a folder: a run may have been made by anyone, and name any folder."""
 _SHORTEST = 12
 """Characters of a line that is quoted."""
 
@@ -121,10 +123,16 @@ def _prose(stream: int) -> Iterator[str]:
 
 def _read(folder: Path) -> list[str]:
     """Return the text of each file of a folder, or of one file; hidden files and those that are not UTF-8 are left out. Raises HaystackError."""
+    contents: list[bytes] = []
     try:
-        paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-        shown = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
-        contents = [read_bytes(path) for path in shown]
+        found = [folder] if folder.is_file() else folder.rglob("*")
+        for path in sorted(islice((path for path in found if path.is_file()), _MOST_FILES)):
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+                contents.append(read_bytes(path, _MOST_BYTES))
+            if sum(map(len, contents)) > _MOST_BYTES:
+                raise HaystackError(
+                    f"`{folder}` holds more than {_MOST_BYTES >> 20} MiB; type `--set folder=` with a part of it"
+                )
     except OSError as error:
         raise HaystackError(f"`{folder}` cannot be read: {error.strerror or error}") from error
     texts = [text for content in contents if (text := _decoded(content)).strip()]

@@ -196,7 +196,12 @@ class Builder:
 
     def described(self) -> dict[str, Any]:
         """Return what run.json says of the way in which the prompts are asked."""
-        return {"question": self.question, "packed": len(self.packed)}
+        floors = dict(getattr(self.task, "floors", {}))
+        return {
+            "question": self.question,
+            "packed": len(self.packed),
+            **({"floors": floors} if floors else {}),
+        }
 
     def expected(self) -> Iterator[tuple[str, ...]]:
         """Yield the expected answers of one needle; those of all others are of the same kind."""
@@ -240,7 +245,7 @@ class Builder:
         assert isinstance(self.task, Quotes)
         lines = haystack.sentences(cell.length)
         left = cell.length - (self.room or self.task.room)
-        while True:
+        while left > 0:
             last = int(np.searchsorted(haystack.edges, left, side="right")) - 1
             near = int(np.searchsorted(haystack.edges, haystack.edge_near(cell.depth / 100 * left, left)))
             needle = self.task.quote(lines, near, last)
@@ -248,6 +253,10 @@ class Builder:
             if left <= cell.length - (self.room or self.task.room) - outside:
                 return needle
             left = min(left - 1, cell.length - (self.room or self.task.room) - outside)
+        raise PromptError(
+            f"length {format_length(cell.length)} is too short for task `{self.task.name}`, whose answer takes {self.room or self.task.room} "
+            f"tokens; type greater --lengths"
+        )
 
     def _needle(self, cell: Cell, trial: int, haystack: Haystack) -> Needle:
         """Draw until the haystack does not give the answer away."""

@@ -200,6 +200,11 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
             "rows": [_sample(row) for row in shown],
             **({"left_out": len(results.rows) - len(shown)} if len(shown) < len(results.rows) else {}),
         },
+        **(
+            {"floors": {task: dict(found) for task, found in floors.items()}}
+            if (floors := results.floors)
+            else {}
+        ),
         "cost": _cost(results.run.path / COST),
         "manifest": results.run.manifest.values,
     }
@@ -216,6 +221,9 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         facts.append(("tasks weighing alike", average_words(results)))
     else:
         facts.append(("effective length", "".join(map(str, results.effective.values()))))
+    for task in results.floors:
+        name = f"{task}: " if len(results.by_task) > 1 else ""
+        facts.append((f"{name}scored without finding it", results.floor_words(task).removeprefix("floor ")))
     return [*facts, ("score", results.run.score_name)]
 
 

@@ -65,6 +65,8 @@ def headline(results: Results) -> list[str]:
         if task in results.counted_otherwise:
             lines.append(f"{name}with {results.otherwise}: accuracy {results.counted_otherwise[task]}")
         lines.append(f"{name}effective length {results.effective[task]}")
+        if floor := results.floor_words(task):
+            lines.append(sanitize(f"{name}{floor}", lines=False))
     return [*lines, average_words(results)] if several else lines
 
 

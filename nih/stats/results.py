@@ -92,6 +92,22 @@ class Results:
         return average([self.scores_of(task) for task in self.by_task])
 
     @property
+    def floors(self) -> Mapping[str, Mapping[str, float]]:
+        """What is scored in each task without finding what is asked for, by how; tasks of which it is not known are left out."""
+        return {
+            task.name: task.floors
+            for task in self.run.manifest.tasks
+            if task.floors and task.name in self.by_task
+        }
+
+    def floor_words(self, task: str) -> str:
+        """Return the floors of a task in words, `floor 0.52 by ...`; "" if it has none."""
+        found = next(
+            (each.floor_words for each in self.run.manifest.tasks if each.name == task and each.floors), ""
+        )
+        return f"floor {found}" if found else ""
+
+    @property
     def otherwise(self) -> str:
         """How `counted_otherwise` counts, in words."""
         return f"no_answer {'left out' if self.run.no_answer_wrong else 'counted as wrong'}"

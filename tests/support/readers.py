@@ -148,7 +148,7 @@ def _walked(text: str) -> Reading:
 
 
 def _calculated(text: str) -> Reading:
-    expression = _one(r"(\[SM [^a-z]*\])", " ".join(text.split()))
+    expression = _one(r"(\[SM [^a-z]*\])", " ".join(text.partition("[/INST]")[0].split()))
     code = re.sub(r"(?<=[\d\)]) (?=[\d\[])|(?<=\]) (?=[\d\[])", ", ", expression)
     code = re.sub(r"\[(\w+) ", r"\1([", code).replace("]", "])")
     operations: dict[str, Any] = {
@@ -197,7 +197,13 @@ def _threaded(text: str) -> Reading:
 def _magic(text: str) -> Reading:
     if asked := re.search(r"document with this text\?\n(.+)", text):
         numbers = re.findall(r"Document (\d+):", text)
-        return Reading(_one(rf"Document (\d+):\n{re.escape(asked[1].removesuffix(' Answer:'))}", text), numbers)
+        return Reading(
+            _one(
+                rf"Document (\d+):\n{re.escape(asked[1].partition('[/INST]')[0].removesuffix(' Answer:'))}",
+                text,
+            ),
+            numbers,
+        )
     pairs = re.findall(r"magic numbers for (\S+) is: (\d+)\.", text)
     key = _one(r"special magic numbers? for ([\w-]+?)(?:\?|, in)", text)
     values = [value for name, value in pairs if name == key]
@@ -207,17 +213,13 @@ def _magic(text: str) -> Reading:
 
 
 def _quoted(text: str) -> Reading:
-    lines = text.split("\n")
-    (asked,) = (
-        i
-        for i, line in enumerate(lines)
-        if re.match(r"Write the (\d lines that follow|line that follows) this", line)
-    )
-    (at,) = (i for i, line in enumerate(lines[:asked]) if line.strip() == lines[asked + 1].strip())
-    count = int((re.search(r"the (\d) lines", lines[asked]) or ["", 1])[1])
-    return Reading(
-        "\n".join(lines[at + 1 : at + 1 + count]), [line for line in lines[1:asked] if line.strip()]
-    )
+    lines = [line.strip() for line in text.partition("[/INST]")[0].split("\n")]
+    asks = r"Write the (?:(\d) lines that follow|line that follows) this line of the text"
+    asked = [i for i, line in enumerate(lines) if re.match(asks, line)]
+    (at,) = (i for i, line in enumerate(lines) if line == lines[asked[0] + 1] and i - 1 not in asked)
+    count = int((re.match(asks, lines[asked[0]]) or ["", 1])[1] or 1)
+    own = [line for i, line in enumerate(lines) if line and i not in asked and i - 1 not in asked]
+    return Reading("\n".join(lines[at + 1 : at + 1 + count]), own[1:])
 
 
 def _passkey(text: str) -> Reading:
