@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from random import Random
 from string import ascii_lowercase, digits
@@ -99,6 +100,7 @@ class Mrcr(MultiNeedle):
         return (_turn(_what(rng.choice(keys)), text) for text in texts(stream))
 
 
+@cache
 def _keys(parity: int, style: bool) -> list[tuple[str, ...]]:
     """Return what can be asked for: half of all, so that a thing of the other half is of another kind or style."""
     axes = [_FORMATS, NOUNS, *([_STYLES] if style else [])]

@@ -219,6 +219,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     if len(results.effective) > 1:
         # Effective lengths stand in the table of tasks.
         facts.append(("tasks weighing alike", average_words(results)))
+        facts += [(name, words) for name, words in named_averages(results)]
     else:
         facts.append(("effective length", "".join(map(str, results.effective.values()))))
     for task in results.floors:
@@ -230,6 +231,17 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 def average_words(results: Results) -> str:
     """Return the average over tasks in words."""
     return f"average of {len(results.by_task)} tasks {results.average.short}"
+
+
+def named_averages(results: Results) -> list[tuple[str, str]]:
+    """Return the averages that a suite names, in words."""
+    return [
+        (
+            name,
+            f"{total.short}, area over log length {under:.2f}" if total.n else "unknown, no scored samples",
+        )
+        for name, (total, under) in results.averages.items()
+    ]
 
 
 def samples_shown(rows: Sequence[Row], most: int) -> list[Row]:
