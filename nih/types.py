@@ -274,6 +274,10 @@ class Needle:
     """The text between the introduction and the haystack."""
     closes: str = ""
     """The text between the haystack and the question."""
+    arranged: Literal["", "forward", "backward"] = ""
+    """In which order `text` and `others` stand at the places that they get: as they are listed, or the other way round; "" if that is no matter."""
+    quotes: int = -1
+    """Number of the haystack's sentence at which it stands; -1 if that is the one at the cell's depth."""
     asks: str = "\n"
     """The text right before the question, after `closes`."""
     by_place: tuple[str, ...] = ()

@@ -13,8 +13,9 @@ comes first. Multi-round coreference resolution as in Michelangelo (Vodrahalli e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from random import Random
 from string import ascii_lowercase, digits
@@ -30,6 +31,8 @@ _FORMATS = "poem letter tale speech review note diary song article sermon".split
 _STYLES = "solemn playful plain terse florid".split()
 _PREFIX = 10
 """Characters that are said before the text, as many as in openai/mrcr."""
+_UNLIKE = 0.035
+"""difflib's ratio of two texts that have nothing to do with each other, on average."""
 _EXAMPLE = (
     "Rain fell all night, and by morning the lane was a brook.",
     "Nobody had wound the clock, so the whole house woke late.",
@@ -59,6 +62,12 @@ class Mrcr(MultiNeedle):
     def __post_init__(self) -> None:
         """Raises UsageError."""
         check_range(self.name, 2, 16, needles=self.options.needles)
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """One of the n texts, drawn at random with the right one among them, and any text of the conversation."""
+        right = 1 / self.options.needles
+        return {"one of the equal requests": right + (1 - right) * _UNLIKE, "any text": _UNLIKE}
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """All is shared but what is said before the text."""
@@ -91,6 +100,7 @@ class Mrcr(MultiNeedle):
         return (_turn(_what(rng.choice(keys)), text) for text in texts(stream))
 
 
+@cache
 def _keys(parity: int, style: bool) -> list[tuple[str, ...]]:
     """Return what can be asked for: half of all, so that a thing of the other half is of another kind or style."""
     axes = [_FORMATS, NOUNS, *([_STYLES] if style else [])]

@@ -34,7 +34,7 @@ from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
 from nih.prompts.survival import Survival
 from nih.prompts.turns import REPLY, in_turns, templated
-from nih.protocols import Packs, SharedDraws, Task, Tokenizer
+from nih.protocols import Packs, Quotes, Settles, SharedDraws, Task, Tokenizer
 from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
 
 _REDRAWS = 1000
@@ -196,22 +196,28 @@ class Builder:
 
     def described(self) -> dict[str, Any]:
         """Return what run.json says of the way in which the prompts are asked."""
-        return {"question": self.question, "packed": len(self.packed)}
+        floors = dict(getattr(self.task, "floors", {}))
+        return {
+            "question": self.question,
+            "packed": len(self.packed),
+            **({"floors": floors} if floors else {}),
+        }
 
     def expected(self) -> Iterator[tuple[str, ...]]:
         """Yield the expected answers of one needle; those of all others are of the same kind."""
         yield self.task.needle(Random(0)).expected
 
     def cells(self, grid: Grid) -> Grid:
-        """Return the whole grid."""
-        return grid
+        """Return the whole grid, or its first depth for a task without depths."""
+        return replace(grid, depths=grid.depths[:1]) if getattr(self.task, "one_row", False) else grid
 
     def total(self, grid: Grid) -> int:
         """Return the number of samples in the grid."""
-        return sum(map(grid.trials.at, grid.lengths)) * len(grid.depths)
+        return self.cells(grid).samples
 
     def samples(self, grid: Grid, limit: int | None = None) -> Iterator[Sample]:
         """Yield all samples of the grid by cell, then trial; with a limit, the first ones. Raises PromptError, HaystackError."""
+        grid = self.cells(grid)
         longest = max(grid.lengths)
         for cell, trial in places(grid, limit):
             yield self.sample(cell, trial, longest)
@@ -234,8 +240,28 @@ class Builder:
             self._haystacks[key] = build(self.source, stream, self.tokenizer, tokens)
         return self._haystacks[key]
 
+    def _quoted(self, cell: Cell, haystack: Haystack) -> Needle:
+        """Return what is asked about the haystack near the depth; what it quotes takes its share of the length, so it is asked again."""
+        assert isinstance(self.task, Quotes)
+        lines = haystack.sentences(cell.length)
+        left = cell.length - (self.room or self.task.room)
+        while left > 0:
+            last = int(np.searchsorted(haystack.edges, left, side="right")) - 1
+            near = int(np.searchsorted(haystack.edges, haystack.edge_near(cell.depth / 100 * left, left)))
+            needle = self.task.quote(lines, near, last)
+            outside = self._outside(needle).tokens + self._again([needle])
+            if left <= cell.length - (self.room or self.task.room) - outside:
+                return needle
+            left = min(left - 1, cell.length - (self.room or self.task.room) - outside)
+        raise PromptError(
+            f"length {format_length(cell.length)} is too short for task `{self.task.name}`, whose answer takes {self.room or self.task.room} "
+            f"tokens; type greater --lengths"
+        )
+
     def _needle(self, cell: Cell, trial: int, haystack: Haystack) -> Needle:
         """Draw until the haystack does not give the answer away."""
+        if isinstance(self.task, Quotes):
+            return self._quoted(cell, haystack)
         for attempt in range(_REDRAWS):
             own = _rng(f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}")
             if isinstance(self.task, SharedDraws):
@@ -336,6 +362,10 @@ class Builder:
             needle = replace(needle, question=needle.by_place[form])
         left, outside = lefts[form], group.outside[form]
         body = least if self.source.whole else left
+        if isinstance(self.task, Settles):
+            needle = self.task.settle(
+                needle, haystack.text[: haystack.offsets[np.searchsorted(haystack.edges, body)]]
+            )
         pieces, starts = _interleave(haystack, inserts, last, body)
         ahead = sum(map(len, outside.ahead))
         prompt = Prompt(
@@ -361,9 +391,9 @@ class Builder:
             room=room,
             stop=self.task.stop,
             actual_depth=placed[asked].depth,
-            needle=needle.text,
+            needle=inserts[asked].text,
             needle_at=placed[asked].at,
-            around=self._around(haystack, edge, body, needle.lead + needle.text),
+            around=self._around(haystack, edge, body, needle.lead + inserts[asked].text),
             question=needle.question,
             expected=expected,
             answer_prefix=needle.answer_prefix,
@@ -403,6 +433,8 @@ class Builder:
         """Return every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
         depths = self.packed or (cell.depth,)
         edges = [haystack.edge_near(depth / 100 * most, most) for depth in depths]
+        if group.needles[0].quotes >= 0:
+            edges = [int(haystack.edges[group.needles[0].quotes])]
         key = f"places|{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}"
         scattered = _rng(key)
         edges += [haystack.edge_near(scattered.random() * most, most) for _ in group.distractors]
@@ -410,7 +442,8 @@ class Builder:
         edges += self._placement().edges(haystack, edges[asked], most, len(group.others), places)
         texts = [*(n.text for n in group.needles), *group.needles[0].distractors, *group.needles[0].others]
         ids = [*group.hidden, *group.distractors, *group.others]
-        return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
+        inserts = [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
+        return _arranged(inserts, group.needles[0].arranged, asked)
 
     def _rest(self, haystack: Haystack, body: int, left: int) -> TokenIds:
         """Return what stands in place of a record that does not fit: its beginning, if it may be cut there, else what fills."""
@@ -448,6 +481,19 @@ def _worded(needles: tuple[Needle, ...]) -> Iterator[Needle]:
     """Yield the needles, or one needle with each of the questions that its place may want."""
     for needle in needles:
         yield from [replace(needle, question=question) for question in needle.by_place] or [needle]
+
+
+def _arranged(inserts: list[_Insert], order: str, asked: int) -> list[_Insert]:
+    """Return the inserts with their texts at each other's places, so that these stand in the order in which they are listed."""
+    if not order:
+        return inserts
+    places = sorted(range(len(inserts)), key=lambda i: (inserts[i].edge, i == asked, i))
+    if order == "backward":
+        places.reverse()
+    moved = list(inserts)
+    for place, insert in zip(places, inserts, strict=True):
+        moved[place] = insert._replace(edge=inserts[place].edge)
+    return moved
 
 
 def _rank(inserts: Sequence[_Insert], asked: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import accumulate, chain, cycle, islice
+from itertools import accumulate, chain, cycle, islice, pairwise
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -67,6 +67,12 @@ class Haystack:
         at = int(np.searchsorted(self.edges[:high], target))
         near = [int(self.edges[i]) for i in (at - 1, at) if 0 <= i < high]
         return min(near, key=lambda edge: (abs(edge - target), edge))
+
+    def sentences(self, tokens: int) -> list[str]:
+        """Return the sentences of the first `tokens` tokens, and the one that ends behind them."""
+        last = min(int(np.searchsorted(self.edges, tokens)), len(self.offsets) - 1)
+        offsets = self.offsets[: last + 1].tolist()
+        return [self.text[a:b] for a, b in pairwise(offsets)]
 
     def holds(self, needle: str, tokens: int) -> bool:
         """Whether the first `tokens` tokens (to the end of their last sentence) spell `needle`, whatever its case."""
