@@ -60,6 +60,7 @@ class File:
         samples: dict[tuple[Cell, int], Sample] = {}
         counted: dict[Cell, int] = {}
         unknown = 0
+        floors: list[float | None] = []
         for row, prompt, at in reader.rows():
             unknown += row.depth is None
             room, stop = reader.room(row), reader.stops(row)
@@ -74,6 +75,7 @@ class File:
             if trial >= grid.trials.at(length):
                 continue
             counted[cell] = trial + 1
+            floors.append(row.floor)
             samples[cell, trial] = Sample(
                 id=sample_id(label, cell, trial, prompt, room, stop, row.answers, run.thinking or 0),
                 task=label,
@@ -100,8 +102,11 @@ class File:
         text = Text("as given", self.content.fingerprint)
         notes = reader.notes([sample.prompt for sample in samples.values()])
         how = reader.how if reader.conversations else ""
+        known = [floor for floor in floors if floor is not None]
+        own = run.score in (None, kind.score) and known and len(known) == len(floors)
+        floor = sum(known) / len(known) if own else None
         return Imported(
-            label, kind.score, text, samples, counts, str(self.path), kind.name, how, tuple(notes)
+            label, kind.score, text, samples, counts, str(self.path), kind.name, how, tuple(notes), floor
         )
 
 
@@ -321,6 +326,8 @@ class Imported:
     """How they are asked; "" if there are none."""
     told: tuple[str, ...] = ()
     """What the user should know of the rows."""
+    floor: float | None = None
+    """The mean floor of the rows; None where a row has none, or another score is asked for."""
     version: int = 1
 
     @property
@@ -331,7 +338,9 @@ class Imported:
     def described(self) -> dict[str, Any]:
         """Return what run.json says of the way in which the prompts are asked."""
         talk = {"conversations": self.conversations} if self.conversations else {}
-        return {"question": "as given", "packed": 0, "rows": dict(self.counts), "kind": self.kind, **talk}
+        floors = {} if self.floor is None else {"floors": {"one of the equal requests": self.floor}}
+        own = {"rows": dict(self.counts), "kind": self.kind, **talk, **floors}
+        return {"question": "as given", "packed": 0, **own}
 
     def expected(self) -> Iterator[tuple[str, ...]]:
         """Yield the expected answers of every sample."""

@@ -22,6 +22,8 @@ _EDGE = re.compile(r"^[ \t]*(\w+) -> (\w+)[ \t]*$", re.MULTILINE)
 _NUMBER = re.compile(r"(?<!\d)\d{7}(?!\d)")
 _NODE = re.compile(r"\w+")
 _DATE = re.compile(r"\[datetime\.date\((\d{4}), (\d{1,2}), (\d{1,2})\)\]")
+_FLOORS = {2: 0.51, 4: 0.27, 8: 0.15}
+"""Of 2, 4 and 8 equal requests in MRCR, as its second version's authors print them."""
 _NO_NODES = "[]"
 """What the scores of graphs are told where no node is right."""
 
@@ -39,6 +41,8 @@ class Reading(NamedTuple):
     """The beginning of what stands there."""
     depth: float | None = None
     """In percent."""
+    floor: float | None = None
+    """What one of the equal requests' texts scores, drawn at random with the right one among them; None if there are no such requests."""
 
 
 Reader = Callable[[Mapping[str, Any], Asked, str], Reading]
@@ -54,9 +58,10 @@ def mrcr(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
     wanted = answer.removeprefix(string)
     target = string + wanted
     at = _place_of(wanted, values.get("desired_msg_index"), asked, where)
+    read = Reading((string, answer), target, floor=_floor(values.get("n_needles")))
     if at is None:
-        return Reading((string, answer), target)
-    return Reading((string, answer), target, at, wanted[:AROUND], _percent(at, asked.text, wanted))
+        return read
+    return read._replace(at=at, found=wanted[:AROUND], depth=_percent(at, asked.text, wanted))
 
 
 def _place_of(wanted: str, index: Any, asked: Asked, where: str) -> int | None:
@@ -85,7 +90,8 @@ def mrcr_v2(values: Mapping[str, Any], asked: Asked, where: str) -> Reading:
     string, wanted = answer[:_HASH], answer[_HASH:].strip()
     if len(string) < _HASH or not wanted:
         raise Unjudged(f"its answer is not a string of {_HASH} characters and a text")
-    read = _found(Reading((string, answer), f" {answer}"), wanted, asked)
+    floor = _floor(values.get("num_relevant"))
+    read = _found(Reading((string, answer), f" {answer}", floor=floor), wanted, asked)
     stated = _stated_place(values, where)
     return read if stated is None else read._replace(depth=stated)
 
@@ -228,6 +234,13 @@ def _text(values: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"`{name}` in {where} is not text")
     return value
+
+
+def _floor(requests: Any) -> float | None:
+    """Return the floor of so many equal requests: as Google measured it, or else the share of the right one."""
+    text = str(requests)[:8]
+    count = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
+    return _FLOORS.get(count, 1 / count) if count else None
 
 
 def _found(read: Reading, wanted: str, asked: Asked) -> Reading:

@@ -44,6 +44,8 @@ class Row(NamedTuple):
     """The conversation, if it is one."""
     target: str = ""
     """With what a perfect answer goes on; "" if that is a space and the answers."""
+    floor: float | None = None
+    """As in Reading."""
 
 
 def read_row(number: int, where: str, values: Mapping[str, Any], kind: Kind, options: FieldOptions) -> Row:
@@ -56,7 +58,16 @@ def read_row(number: int, where: str, values: Mapping[str, Any], kind: Kind, opt
         read = kind.reads(values, asked, where)
         typed = _stated(values, options.depth, where) if options.depth else read.depth
         return Row(
-            number, asked.text, prefix, read.answers, typed, read.at, read.found, asked.messages, read.target
+            number,
+            asked.text,
+            prefix,
+            read.answers,
+            typed,
+            read.at,
+            read.found,
+            asked.messages,
+            read.target,
+            read.floor,
         )
     answers = wanted = _answers(values, kind.answers, where)
     target = ""

@@ -438,6 +438,15 @@ def test_an_answer_has_the_room_that_it_needs(tmp_path: Path) -> None:
     assert any("6 answers" in note and "--max-new-tokens 20" in note for note in short.tasks[0].prompts.notes)
 
 
+def test_the_floor_of_mrcr_is_the_mean_of_the_rows(tmp_path: Path) -> None:
+    rows = [made.mrcr(Random(n), needles=n) for n in (2, 8, 3)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    (floor,) = job_of(path).tasks[0].as_manifest()["floors"].values()
+    assert floor == pytest.approx((0.51 + 0.15 + 1 / 3) / 3)
+    assert "floors" not in job_of(path, score="contains").tasks[0].as_manifest()
+    assert "floors" not in job_of(write(tmp_path / "rows.jsonl", made.rows("oolong"))).tasks[0].as_manifest()
+
+
 # Whole runs
 
 
