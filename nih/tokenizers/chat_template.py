@@ -20,6 +20,7 @@ Messages = Sequence[Mapping[str, Any]]
 CLOCK = "strftime_now"
 """What templates call the function that tells the date; the Clock is handed over under its name."""
 _USER, _ANSWER, _SYSTEM = "XnihXuserXwordsX", "XnihXassistantXwordsX", "XnihXsystemXwordsX"
+_NEXT = "XnihXnextXwordsX"
 """They stand for words while a template is rendered: letters only, so that no template alters them."""
 _OURS = frozenset(
     {
@@ -73,7 +74,7 @@ class ChatTemplate:
         asked = _conversation(system, parts)
         before, after = self._split(asked, options, advice)
         answered = self._answered(asked, options, parts)
-        return ChatText(before, after, *answered)
+        return ChatText(before, after, *answered, *self._goes_on(asked, options, parts))
 
     def conversation(self, messages: Messages, options: Mapping[str, Any]) -> str:
         """Return the text of a whole conversation, up to where the assistant speaks. Raises ModelError."""
@@ -130,6 +131,20 @@ class ChatTemplate:
         _, shown, behind = text.partition(_USER)
         answer, said, close = behind.partition(_ANSWER)
         return (answer, close) if shown and said and _ANSWER not in close else (None, "")
+
+    def _goes_on(self, asked: Messages, options: Mapping[str, Any], parts: bool) -> tuple[str, str]:
+        """Return what stands between the user's and an assistant's words, and between those and the user's next; "" for what is not told."""
+        said = [("assistant", _ANSWER), ("user", _NEXT)]
+        try:
+            text = self._render(
+                [*asked, *({"role": r, "content": _content(w, parts)} for r, w in said)], options
+            )
+        except ModelError:
+            return "", ""
+        _, shown, behind = text.partition(_USER)
+        reply, answered, behind = behind.partition(_ANSWER)
+        following, again, _ = behind.partition(_NEXT)
+        return (reply, following) if shown and answered and again else ("", "")
 
     def _render(
         self, messages: Messages, options: Mapping[str, Any], advice: str = "", speaks: bool = True
