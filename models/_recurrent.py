@@ -297,6 +297,28 @@ def tiled(tokens: int, make: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Ten
     return tuple(joined)
 
 
+Reading = Callable[[Tensor, State, "Tensor | None"], tuple[Tensor, State]]
+"""Reads ids (B, t) with a state: what the last layer says of each (B, t, C), and the state after them."""
+
+
+def in_tiles(
+    ids: Tensor, state: State, keep: int, lengths: Tensor | None, read: Reading
+) -> tuple[Tensor, State]:
+    """Read ids (B, T) in stretches of at most TILE tokens. Returns the last `keep` places as `last_places` has them, and the state.
+
+    Whatever a layer computes is then in memory for one stretch at a time, however long the call.
+    """
+    said: list[Tensor] = []
+    for tile in tiles(ids.shape[1]):
+        part = ids[:, tile]
+        ends = None if lengths is None else (lengths - tile.start).clamp(0, part.shape[1])
+        hidden, state = read(part, state, ends)
+        said.append(hidden)
+        while lengths is None and sum(h.shape[1] for h in said[1:]) >= keep:
+            del said[0]
+    return last_places(torch.cat(said, 1) if len(said) > 1 else said[0], keep, lengths), state
+
+
 def last_places(hidden: Tensor, keep: int, lengths: Tensor | None) -> Tensor:
     """Return the last `keep` of T places (B, T, C), or of each row's own length, which must be at least `keep`."""
     if lengths is None:

@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 from nih.errors import ModelError, UnknownName
 from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 
-_ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
+_ADAPTERS = {
+    "rwkv": "rwkv",
+    "rwkv5": "rwkv",
+    "rwkv6": "rwkv",
+    "rwkv7": "rwkv",
+    "rwkv7_fla": "rwkv",
+    "mamba": "mamba",
+    "falcon_mamba": "mamba",
+    "mamba2": "mamba2",
+}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 
 
