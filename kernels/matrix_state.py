@@ -22,13 +22,22 @@ Transformers are SSMs (2024), section 6; Yang et al., Gated Delta Networks (2024
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from nih.kernels import op
+from nih.kernels import cpu_loader, op
+from nih.kernels.layout import DTYPES, Call, MatrixArgs
 
 CHUNK = 64
 """Steps of a chunk in the torch form: a call cut at a multiple of it gives the same bits. The C++ and CUDA forms may be cut anywhere."""
+_SINGLE_CHUNK, _KEYS_CHUNK = 64, 16
+_TORCH_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+_NOTHING = -1e3
+"""A decay whose exponential is 0 in every type, but finite: differences with it are never inf - inf."""
 
 
 def matrix_state(
@@ -142,25 +151,108 @@ def matrix_state_torch(
     state: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `matrix_state` vectorised and differentiably, with the same arguments and results; float64 inputs are computed in float64."""
+    """Compute `matrix_state` vectorised and differentiably, with the same arguments and results; float64 inputs are computed in float64.
+
+    Time is read in chunks of 64 tokens, or of 16 where each key has its own decay. Within a chunk every token finds every earlier one by its
+    weight, the exponential of a sum of decays, which is never positive: nothing overflows. What S a finds is the solution of one triangular
+    system per chunk (the UT transform), so a and b cost a solution, not a loop over tokens. Chunks are joined one after the other.
+    """
     dtype = torch.promote_types(v.dtype, torch.float32)
     batch, steps, heads, values = v.shape
-    wide_r, wide_k, wide_decay = (_spread(x.to(dtype), heads) for x in (r, k, decay))
-    wide_v, w = v.to(dtype), torch.exp(wide_decay)
-    S = wide_v.new_zeros(batch, heads, values, k.shape[3]) if state is None else state.to(dtype)
     live = op.within(lengths, steps)
+    sequences = [None if x is None else _live(x.to(dtype), live) for x in (r, k, v, decay, a, b)]
+    S = torch.zeros(batch, heads, values, k.shape[3], dtype=dtype, device=v.device) if state is None else state.to(dtype)
+    bonus = None if u is None else u.to(dtype)
+    tracked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*sequences, bonus, S))
+    size, single = (_SINGLE_CHUNK, True) if decay.shape[3] == 1 else (_KEYS_CHUNK, False)
+    elements = batch * heads * size * (max(size, k.shape[3]) if single else size * k.shape[3])
     outputs = []
-    for t in range(steps):
-        fresh = wide_v[:, t, :, :, None] * wide_k[:, t, :, None]
-        after = S * w[:, t, :, None] + fresh
-        if a is not None and b is not None:
-            after = after + (S @ a[:, t, :, :, None].to(dtype)) * b[:, t, :, None].to(dtype)
-        read = after if u is None else S + fresh * u.to(dtype)[:, None]
-        output = (read @ wide_r[:, t, :, :, None]).squeeze(3)
-        S = after if live is None else torch.where(live[:, t, None, None, None], after, S)
-        outputs.append(output if live is None else torch.where(live[:, t, None, None], output, 0.0))
-    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(wide_v)
-    return y.to(v.dtype), S.clone()
+    for start, stop, length in _stretches(steps, size, elements, v.device.type):
+        parts = [None if x is None else x[:, start:stop] for x in sequences]
+        if tracked:
+            y, S = checkpoint(_chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y, S = _chunks(*parts, bonus, S, length)  # type: ignore[arg-type]  # r, k, v and decay are given
+        outputs.append(y)
+    y = torch.cat(outputs, 1) if outputs else torch.zeros_like(v, dtype=dtype)
+    return (y if live is None else y.masked_fill(~live[:, :, None, None], 0.0)).to(v.dtype), S.clone()
+
+
+def _live(x: Tensor, live: Tensor | None) -> Tensor:
+    """Return the sequence with zeros after a row's end: a token that adds nothing, and keeps the state."""
+    return x if live is None else x.masked_fill(~live[:, :, None, None], 0.0)
+
+
+def _stretches(steps: int, size: int, elements: int, device_type: str) -> list[tuple[int, int, int]]:
+    """Return (start, stop, chunk) of what is read side by side, for chunks of `size` steps whose weights are so many `elements`."""
+    stride = max(1, _TORCH_ELEMENTS.get(device_type, 1 << 24) // max(1, elements)) * size
+    whole = steps // size * size
+    cuts = [(start, min(start + stride, whole), size) for start in range(0, whole, stride)]
+    return cuts + ([(whole, steps, steps - whole)] if whole < steps else [])
+
+
+def _chunks(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    u: Tensor | None,
+    S: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, T, H, V) and the end state over chunks of `size` steps that fill T exactly."""
+    batch, steps, heads, values = v.shape
+    r, k, v, decay = (_cut(x, heads, size) for x in (r, k, v, decay))
+    sums = decay.double().clamp(min=_NOTHING).cumsum(3)  # (B, chunks, H, size, K or 1)
+    before = F.pad(sums[:, :, :, :-1], (0, 0, 1, 0))
+    total = sums[:, :, :, -1:]
+    kept, left = torch.exp(total).to(v.dtype), torch.exp((total - sums).to(v.dtype))
+    fresh = v.mT @ (k * left)
+    starts, founds = [], []
+    if a is not None and b is not None:
+        a, b = _cut(a, heads, size), _cut(b, heads, size)
+        weights = _weights(before, sums, -1, v.dtype)
+        system = torch.eye(size, dtype=v.dtype, device=v.device) - _scores(a, b, weights)
+        sides = torch.cat((a * torch.exp(before.to(v.dtype)), _scores(a, k, weights) @ v), 4)
+        solved = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True)
+        from_start, own = solved.split((k.shape[4], values), 4)
+        written = b * left
+    for i in range(steps // size):
+        starts.append(S)
+        after = torch.addcmul(fresh[:, i], S, kept[:, i])
+        if a is not None:
+            founds.append(own[:, i] + from_start[:, i] @ S.mT)
+            after = after + founds[-1].mT @ written[:, i]
+        S = after
+    at, diagonal = (sums, 0) if u is None else (before, -1)
+    weights = _weights(at, sums, diagonal, v.dtype)
+    y = (r * torch.exp(at.to(v.dtype))) @ torch.stack(starts, 1).mT + _scores(r, k, weights) @ v
+    if b is not None:
+        y = y + _scores(r, b, weights) @ torch.stack(founds, 1)
+    if u is not None:
+        y = y + (r * u[:, None] * k).sum(4, keepdim=True) * v
+    return y.transpose(2, 3).reshape(batch, steps, heads, values), S
+
+
+def _cut(x: Tensor, heads: int, size: int) -> Tensor:
+    """Return (B, chunks, H, size, channels) of a sequence (B, T, G, channels)."""
+    return _spread(x, heads).unflatten(1, (-1, size)).transpose(2, 3)
+
+
+def _weights(at: Tensor, sums: Tensor, diagonal: int, dtype: torch.dtype) -> Tensor:
+    """Return (..., reader, writer, K or 1): how much of what a token wrote is left for a later one, none above the diagonal."""
+    seen = torch.ones(at.shape[3], at.shape[3], dtype=torch.bool, device=at.device).tril(diagonal)
+    gaps = at[:, :, :, :, None] - sums[:, :, :, None]
+    return torch.exp(gaps.to(dtype).masked_fill(~seen[:, :, None], -math.inf))
+
+
+def _scores(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return (..., reader, writer): the products of x and y under the weights, summed over the keys."""
+    if weights.shape[5] == 1:
+        return (x @ y.mT) * weights[..., 0]
+    return ((weights * y[:, :, :, None]) @ x[..., None])[..., 0]
 
 
 def _run_reference(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -173,6 +265,42 @@ def _run_torch(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple
     return y, end.float()
 
 
+def prepare(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    u: Tensor | None,
+    state: Tensor | None,
+    lengths: Tensor | None,
+) -> Call[MatrixArgs]:
+    """Return the argument block for the C++ and CUDA forms, with room for the results. Only the decay keeps a type of its own."""
+    batch, steps, heads, values = v.shape
+    groups, keys = k.shape[2:]
+    dtype = op.wider(v.dtype, r, k, a, b)
+    r, k, v, decay = op.rows(r, dtype), op.rows(k, dtype), op.rows(v, dtype), op.rows(decay, decay.dtype)
+    a, b = (None if x is None else op.rows(x, dtype) for x in (a, b))
+    u, state, lengths = op.plain_or_none(u), op.plain_or_none(state), op.whole_numbers(lengths)
+    y = torch.empty(v.shape, dtype=dtype, device=v.device)
+    end = torch.empty(batch, heads, values, keys, dtype=torch.float32, device=v.device)
+    args = MatrixArgs(
+        *map(op.pointer, (r, k, v, decay, a, b, u, y, state, end, lengths)),
+        *(batch, steps, heads, values, keys),
+        *(heads // groups, heads // decay.shape[2], decay.shape[3] == 1, DTYPES[decay.dtype]),
+        *(s for x in (r, k, v, decay, r if a is None else a, r if b is None else b, y) for s in x.stride()[:3]),
+        DTYPES[dtype],
+    )
+    return Call(args, y, end, (r, k, v, decay, a, b, u, state, lengths))
+
+
+def _run_cpu(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    call = prepare(r, k, v, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
+    cpu_loader.call("matrix_state", call.args)
+    return call.y.to(v.dtype), call.end
+
+
 def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, _, heads, values = v.shape
     return v.new_empty(v.shape), v.new_empty((batch, heads, values, k.shape[3]), dtype=torch.float32)
@@ -181,7 +309,7 @@ def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tens
 _op = op.register(
     "matrix_state",
     "(Tensor r, Tensor k, Tensor v, Tensor decay, Tensor? a, Tensor? b, Tensor? u, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
-    {"cuda": _run_torch, "cpu": _run_torch, "torch": _run_torch, "reference": _run_reference},
+    {"cuda": _run_torch, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
     _check,
 )
