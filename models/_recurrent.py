@@ -179,6 +179,7 @@ class RecurrentModel:
         own = {
             "model": self._name,
             "model_type": self._shape.model_type,
+            **({"version": self._shape.version} if hasattr(self._shape, "version") else {}),
             "weights": self._weights,
             "device": str(self._device),
             "device_name": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",

@@ -37,7 +37,7 @@ class MatrixShape:
     value: int
     """Size of a head's values."""
     epsilon: float
-    """Of the layer norms; the last one's is 1e-5."""
+    """Of the layer norms."""
     group_epsilon: float
     """Of the norm over each head's output."""
     tied: bool
@@ -164,7 +164,7 @@ class MatrixNetwork:
         self._initial = [
             _initial(Part(tensors, f"blocks.{i}.", device, dtype), shape) for i in range(shape.layers)
         ]
-        self._norm = norm_of(whole, "ln_out", shape.width, 1e-5)
+        self._norm = norm_of(whole, "ln_out", shape.width, shape.epsilon)
         tied = tensors.is_tied("head.weight", "emb.weight", shape.tied)
         self._head = Head(raw if tied else whole.matrix("head.weight", shape.vocabulary, shape.width))
         self.parameters = tensors.finish()

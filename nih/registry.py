@@ -30,6 +30,8 @@ _ADAPTERS = {
     "mamba2": "mamba2",
 }
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
+_STATE_SPACES = {"Mamba2": "mamba2"}
+"""The same by the layer that state-spaces' own config.json names; every other one goes to `mamba`."""
 
 
 _PACKAGES = {
@@ -149,9 +151,10 @@ def _adapter_of(path: Path) -> str:
 
 
 def _adapter(config: Mapping[str, Any]) -> str:
-    # state-spaces' own checkpoints have no model_type, but name their mixer's shape.
-    state_spaces = "model_type" not in config and "ssm_cfg" in config
-    wanted = "mamba" if state_spaces else _ADAPTERS.get(str(config.get("model_type")), "transformer")
+    wanted = _ADAPTERS.get(str(config.get("model_type")), "transformer")
+    if "model_type" not in config and "ssm_cfg" in config:
+        # state-spaces' own checkpoints have no model_type, but name their mixer.
+        wanted = _STATE_SPACES.get((config["ssm_cfg"] or {}).get("layer"), "mamba")
     return wanted if wanted in _builtin("models") else "transformer"
 
 

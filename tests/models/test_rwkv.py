@@ -93,7 +93,7 @@ def test_rows_are_alone(name: str, base: Path) -> None:
 
 
 def test_memory_stays(base: Path) -> None:
-    recurrent.memory_stays("rwkv-uneven", recurrent.folder("rwkv-uneven", base))
+    recurrent.memory_stays(recurrent.folder("rwkv-uneven", base))
 
 
 def test_state_bytes_are_those_of_the_state(base: Path) -> None:

@@ -92,7 +92,10 @@ class _Maker:
             found["att.gate.weight"] = self._matrix(C, C)
         heads = (size.heads, size.head) if size.version == "5.2" else (size.heads,)
         first = "att.time_first" if size.version == "5.0" else "att.time_faaaa"
-        return found | {"att.time_decay": self._uniform(*heads) * 3 - 6, first: self._normal(*heads, scale=0.5)}
+        return found | {
+            "att.time_decay": self._uniform(*heads) * 3 - 6,
+            first: self._normal(*heads, scale=0.5),
+        }
 
     def _of_6(self, i: int) -> Stored:
         size, C = self._size, self._size.width
@@ -168,8 +171,8 @@ def write_fla(path: Path, name: str, dtype: torch.dtype = torch.float32, **chang
         "hidden_act": "sqrelu",
         "max_position_embeddings": 2048,
         "attn": None,
-        # RWKV-6 has one epsilon there for all norms, RWKV-7 multiplies it by the size of a head.
-        "norm_eps": 64e-5 / size.head if not six else 64e-5,
+        # RWKV-7 multiplies it by the size of a head for the norm over its output.
+        "norm_eps": 1e-5 if six else 64e-5 / size.head,
         "eos_token_id": None,
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -209,7 +212,13 @@ def _write_folder(path: Path, config: Mapping[str, Any], found: Stored) -> None:
     save_file({key: value.contiguous() for key, value in found.items()}, path / "model.safetensors")
 
 
-_PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "gate": "g_proj", "output": "o_proj"}
+_PROJECTIONS = {
+    "receptance": "r_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "gate": "g_proj",
+    "output": "o_proj",
+}
 
 
 def fla_tensors(name: str, dtype: torch.dtype) -> Stored:
@@ -231,7 +240,9 @@ def fla_tensors(name: str, dtype: torch.dtype) -> Stored:
             found |= {f"model.layers.{block}.attn.{k}": v for k, v in _fla_att_7(rest, value, block).items()}
     if six:
         for i in range(SIZES[name].layers):
-            own = {k.removeprefix(f"blocks.{i}.att."): v for k, v in stored.items() if f"blocks.{i}.att." in k}
+            own = {
+                k.removeprefix(f"blocks.{i}.att."): v for k, v in stored.items() if f"blocks.{i}.att." in k
+            }
             found |= {f"model.layers.{i}.attn.{k}": v for k, v in _fla_att_6(own).items()}
     return found
 
@@ -278,7 +289,9 @@ def _fla_att_6(own: Stored) -> Stored:
         "g_norm.bias": own["ln_x.bias"],
         "o_proj.weight": own["output.weight"],
     }
-    return found | {f"{_PROJECTIONS[n]}.linear.weight": own[f"{n}.weight"] for n in ("receptance", "key", "value", "gate")}
+    return found | {
+        f"{_PROJECTIONS[n]}.linear.weight": own[f"{n}.weight"] for n in ("receptance", "key", "value", "gate")
+    }
 
 
 if __name__ == "__main__":

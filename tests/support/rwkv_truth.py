@@ -15,15 +15,26 @@ Words = dict[str, Any]
 class Truth:
     """A model that reads one token after the other."""
 
-    def __init__(self, weights: Mapping[str, Any], version: str) -> None:
+    def __init__(
+        self, weights: Mapping[str, Any], version: str, epsilon: float = 1e-5, of_heads: float = 64e-5
+    ) -> None:
+        self._epsilon, self._of_heads = epsilon, of_heads
         self._weights = {name: tensor.double().numpy() for name, tensor in weights.items()}
         self._version = version
         self._layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-        decay = self._weights["blocks.0.att." + ("r_k" if version[0] == "7" else "time_faaaa")] if version not in ("5.0", "5.1") else self._weights["blocks.0.att.time_decay"]
-        self._heads = decay.shape[0]
+        self._blocks = [
+            {
+                n.removeprefix(f"blocks.{i}."): t
+                for n, t in self._weights.items()
+                if n.startswith(f"blocks.{i}.")
+            }
+            for i in range(self._layers)
+        ]
+        rows = {"5": "time_decay", "6": "time_faaaa", "7": "r_k"}[version[0]]
+        self._heads = len(self._blocks[0][f"att.{rows}"])
         width = self._weights["emb.weight"].shape[1]
         head = width // self._heads
-        tuned = [self._weights.get(f"blocks.{i}.att.time_state") for i in range(self._layers)]
+        tuned = [block.get("att.time_state") for block in self._blocks]
         zero = np.zeros((self._heads, head, head))
         # S[h] is keys x values here.
         self._S = [zero if state is None else state.transpose(0, 2, 1) for state in tuned]
@@ -37,8 +48,7 @@ class Truth:
 
     def _token(self, token: int) -> Wide:
         h = self._norm(self._weights["emb.weight"][token], "blocks.0.ln0")
-        for i in range(self._layers):
-            w = {n.removeprefix(f"blocks.{i}."): t for n, t in self._weights.items() if n.startswith(f"blocks.{i}.")}
+        for i, w in enumerate(self._blocks):
             x, before = self._norm(h, f"blocks.{i}.ln1"), self._attended[i]
             self._attended[i] = x
             mix = {"5": self._attend_5, "6": self._attend_6, "7": self._attend_7}[self._version[0]]
@@ -49,13 +59,13 @@ class Truth:
         return np.asarray(self._weights["head.weight"] @ self._norm(h, "ln_out"))
 
     def _norm(self, x: Wide, name: str) -> Wide:
-        return _unit(x, 1e-5) * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        return _unit(x, self._epsilon) * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
     def _heads_of(self, x: Wide) -> Wide:
         return x.reshape(self._heads, -1)
 
     def _said(self, w: Words, y: Wide) -> Wide:
-        normed = np.stack([_unit(row, 64e-5) for row in y]).reshape(-1)
+        normed = np.stack([_unit(row, self._of_heads) for row in y]).reshape(-1)
         return np.asarray(normed * w["att.ln_x.weight"] + w["att.ln_x.bias"])
 
     def _attend_5(self, i: int, w: Words, x: Wide, before: Wide) -> Wide:
@@ -70,7 +80,9 @@ class Truth:
         return np.asarray(w["att.output.weight"] @ (self._said(w, y) * gate))
 
     def _attend_6(self, i: int, w: Words, x: Wide, before: Wide) -> Wide:
-        inner = np.tanh((x + (before - x) * w["att.time_maa_x"].reshape(-1)) @ w["att.time_maa_w1"]).reshape(5, -1)
+        inner = np.tanh((x + (before - x) * w["att.time_maa_x"].reshape(-1)) @ w["att.time_maa_w1"]).reshape(
+            5, -1
+        )
         mixed = {}
         for j, letter in enumerate("wkvrg"):
             share = w[f"att.time_maa_{letter}"].reshape(-1) + inner[j] @ w["att.time_maa_w2"][j]
@@ -97,7 +109,8 @@ class Truth:
 
         def low(letter: str, inner: Any = lambda z: z) -> Wide:
             return np.asarray(
-                w[f"att.{letter}0"].reshape(-1) + inner(mixed(letter) @ w[f"att.{letter}1"]) @ w[f"att.{letter}2"]
+                w[f"att.{letter}0"].reshape(-1)
+                + inner(mixed(letter) @ w[f"att.{letter}1"]) @ w[f"att.{letter}2"]
             )
 
         r, k, v = (
@@ -116,7 +129,11 @@ class Truth:
         r, k, v, decay, rate = map(self._heads_of, (r, k, v, decay, rate))
         S = self._S[i]
         removed = np.einsum("hk,hkv->hv", along, S)
-        S = S * decay[..., None] - np.einsum("hk,hv->hkv", along * rate, removed) + np.einsum("hk,hv->hkv", k, v)
+        S = (
+            S * decay[..., None]
+            - np.einsum("hk,hv->hkv", along * rate, removed)
+            + np.einsum("hk,hv->hkv", k, v)
+        )
         self._S[i] = S
         y = self._said(w, np.einsum("hk,hkv->hv", r, S))
         y = y + ((r * k * w["att.r_k"]).sum(1, keepdims=True) * v).reshape(-1)
