@@ -29,11 +29,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from nih.kernels import cpu_loader, op
+from nih.errors import KernelError
+from nih.kernels import backend, cpu_loader, cuda_loader, op
 from nih.kernels.layout import DTYPES, Call, MatrixArgs
 
 CHUNK = 64
 """Steps of a chunk in the torch form: a call cut at a multiple of it gives the same bits. The C++ and CUDA forms may be cut anywhere."""
+CUDA_KEYS = 256
+"""Most keys of a head that the CUDA form takes."""
+CUDA_THREADS = 256
+"""Threads of a block of the CUDA form."""
+CUDA_OWN = 16
+"""Keys of a value that one thread of the CUDA form holds: fewer make a token's sums shorter, more need fewer threads."""
 _SINGLE_CHUNK, _KEYS_CHUNK = 64, 16
 _TORCH_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 _NOTHING = -1e3
@@ -301,6 +308,30 @@ def _run_cpu(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[T
     return call.y.to(v.dtype), call.end
 
 
+def _run_cuda(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    call = prepare(r, k, v, *others)  # type: ignore[arg-type]  # the op's schema says what the others are
+    batch, _, heads, values = v.shape
+    keys = k.shape[3]
+    refuse_keys(keys, "cuda")
+    lanes = 4
+    while lanes * CUDA_OWN < keys:
+        lanes *= 2
+    macros = {"NIH_KEYS": keys, "NIH_LANES": lanes, "NIH_THREADS": CUDA_THREADS}
+    module = cuda_loader.module("matrix_state", v.device, **macros)
+    blocks = cuda_loader.grid(values, heads, batch, CUDA_THREADS // lanes)
+    module.launch(call, cuda_loader.Launch("advance", blocks, CUDA_THREADS))
+    return call.y.to(v.dtype), call.end
+
+
+def refuse_keys(keys: int, device_type: str) -> None:
+    """Raise KernelError if the form that serves a device cannot take so many keys per head: to know before weights are loaded."""
+    if keys > CUDA_KEYS and backend.choose(device_type).form == "cuda":
+        raise KernelError(
+            f"the CUDA form of `matrix_state` takes at most {CUDA_KEYS} keys per head, but this model has {keys}; "
+            "set `NIH_KERNELS=torch`"
+        )
+
+
 def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, _, heads, values = v.shape
     return v.new_empty(v.shape), v.new_empty((batch, heads, values, k.shape[3]), dtype=torch.float32)
@@ -309,7 +340,7 @@ def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tens
 _op = op.register(
     "matrix_state",
     "(Tensor r, Tensor k, Tensor v, Tensor decay, Tensor? a, Tensor? b, Tensor? u, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
-    {"cuda": _run_torch, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
+    {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
     _fake,
     _check,
 )

@@ -39,14 +39,18 @@ from tests.support.kernel_forms import (
 )
 
 SOURCES = Path(cuda_loader.__file__).parent
-NAMES = ("wkv4", "selective_scan", "causal_conv1d")
+NAMES = ("wkv4", "selective_scan", "causal_conv1d", "matrix_state")
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
-REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64}
-"""Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead."""
+REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64, "matrix_state": 168}
+"""Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead, the matrix
+state 16 beside its 16 keys."""
 VARIANTS = (
     *((name, "") for name in NAMES),
     ("selective_scan", "-DNIH_LANES=4"),
     ("selective_scan", "-DNIH_LANES=16"),
+    ("matrix_state", "-DNIH_KEYS=128 -DNIH_LANES=8"),
+    ("matrix_state", "-DNIH_KEYS=256 -DNIH_LANES=16"),
+    ("matrix_state", "-DNIH_KEYS=5"),
 )
 
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here")
@@ -82,7 +86,7 @@ def test_nvcc_compiles_without_warnings_or_spills(
 ) -> None:
     target = f"-arch=sm_{architecture[0]}{architecture[1]}"
     command = ["nvcc", "-cubin", target, "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v"]
-    command += [macro] if macro else []
+    command += macro.split()
     done = subprocess.run(
         [*command, str(SOURCES / f"{name}.cu"), "-o", str(tmp_path / "out.cubin")],
         check=False,
