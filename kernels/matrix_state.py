@@ -168,16 +168,24 @@ def matrix_state_torch(
     batch, steps, heads, values = v.shape
     live = op.within(lengths, steps)
     sequences = [None if x is None else _live(x.to(dtype), live) for x in (r, k, v, decay, a, b)]
-    S = torch.zeros(batch, heads, values, k.shape[3], dtype=dtype, device=v.device) if state is None else state.to(dtype)
+    S = (
+        torch.zeros(batch, heads, values, k.shape[3], dtype=dtype, device=v.device)
+        if state is None
+        else state.to(dtype)
+    )
     bonus = None if u is None else u.to(dtype)
-    tracked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*sequences, bonus, S))
+    tracked = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (*sequences, bonus, S)
+    )
     size, single = (_SINGLE_CHUNK, True) if decay.shape[3] == 1 else (_KEYS_CHUNK, False)
     elements = batch * heads * size * (max(size, k.shape[3]) if single else size * k.shape[3])
     outputs = []
     for start, stop, length in _stretches(steps, size, elements, v.device.type):
         parts = [None if x is None else x[:, start:stop] for x in sequences]
         if tracked:
-            y, S = checkpoint(_chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False)
+            y, S = checkpoint(
+                _chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False
+            )
         else:
             y, S = _chunks(*parts, bonus, S, length)  # type: ignore[arg-type]  # r, k, v and decay are given
         outputs.append(y)
@@ -296,7 +304,11 @@ def prepare(
         *map(op.pointer, (r, k, v, decay, a, b, u, y, state, end, lengths)),
         *(batch, steps, heads, values, keys),
         *(heads // groups, heads // decay.shape[2], decay.shape[3] == 1, DTYPES[decay.dtype]),
-        *(s for x in (r, k, v, decay, r if a is None else a, r if b is None else b, y) for s in x.stride()[:3]),
+        *(
+            s
+            for x in (r, k, v, decay, r if a is None else a, r if b is None else b, y)
+            for s in x.stride()[:3]
+        ),
         DTYPES[dtype],
     )
     return Call(args, y, end, (r, k, v, decay, a, b, u, state, lengths))

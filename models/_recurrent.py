@@ -5,6 +5,7 @@ Letters: B batch, T tokens of one call, C width of the model, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,7 +23,10 @@ from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
 from nih.models._session import JUDGED_CHUNK
 from nih.protocols import Tokenizer
+from nih.tokenizers.rwkv_world import WorldTokenizer
 from nih.types import NO_TURN, Turn
+
+log = logging.getLogger(__name__)
 
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple per layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
@@ -147,8 +151,14 @@ class RecurrentModel:
         self._turn = NO_TURN
 
     def take_turns(self, turn: Turn) -> None:
-        """End answers also at the end of a turn of a chat."""
+        """End answers also at the end of a turn of a chat; where a blank line would end a turn, there are none within the words."""
         self._turn = turn
+        if isinstance(self._tokenizer, WorldTokenizer) and not self._tokenizer.joins_lines:
+            self._tokenizer = self._tokenizer.in_chat()
+            log.warning(
+                "%s: blank lines within haystack, needles and questions become one line break, because one ends a turn of RWKV's chat",
+                self._name,
+            )
 
     @property
     def name(self) -> str:
@@ -189,6 +199,7 @@ class RecurrentModel:
             "kernels": backend.choose(self._device.type)._asdict(),
             "tokenizer": self._tokenizer.name,
             "tokenizer_fingerprint": self._tokenizer.fingerprint,
+            **({"blank_lines": "joined"} if getattr(self._tokenizer, "joins_lines", False) else {}),
             "options": asdict(self._options),
         }
         return {**own, "parameters": self._network.parameters} if "_network" in vars(self) else own

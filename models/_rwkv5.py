@@ -32,7 +32,7 @@ class Rwkv5Layer:
 
     def __init__(self, part: Part, shape: MatrixShape, i: int, embedding: Tensor) -> None:
         C, keys, values = shape.width, shape.heads * shape.key, shape.heads * shape.value
-        inner = part.shape("ffn.key.weight")[0]
+        inner = part.rows("ffn.key.weight")
         self._heads = shape.heads
         self._ln1 = norm_of(part, "ln1", C, shape.epsilon)
         self._ln2 = norm_of(part, "ln2", C, shape.epsilon)
@@ -115,12 +115,13 @@ class _Moving:
 
     def __init__(self, part: Part, shape: MatrixShape) -> None:
         C, keys = shape.width, shape.heads * shape.key
-        rank = part.shape("att.time_maa_w2")[1]
+        streams = len(_STREAMS_OF_6)
         self._heads = shape.heads
         self._share = _share(part, "att", "x", shape)
         self._shares = {letter: _share(part, "att", letter, shape) for letter in _STREAMS_OF_6}
         self._down = part.turned("att.time_maa_w1", C)
-        self._up = part.matrix("att.time_maa_w2", len(_STREAMS_OF_6), rank, C).transpose(1, 2).contiguous()
+        rank = len(self._down) // streams
+        self._up = part.matrix("att.time_maa_w2", streams, rank, C).transpose(1, 2).contiguous()
         self._decay_down = part.turned("att.time_decay_w1", C)
         self._decay_up = part.turned("att.time_decay_w2", self._decay_down.shape[0], keys)
         self._decay = part.small("att.time_decay", keys)

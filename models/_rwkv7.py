@@ -57,7 +57,7 @@ class Rwkv7Layer:
 
     def __init__(self, part: Part, shape: MatrixShape, i: int, embedding: Tensor) -> None:
         C, keys, values = shape.width, shape.heads * shape.key, shape.heads * shape.value
-        inner = part.shape("ffn.key.weight")[0]
+        inner = part.rows("ffn.key.weight")
         self._heads = shape.heads
         self._ln1 = norm_of(part, "ln1", C, shape.epsilon)
         self._ln2 = norm_of(part, "ln2", C, shape.epsilon)
@@ -139,13 +139,13 @@ class _DeepEmbed:
     """What RWKV-7a multiplies the inner values of the channel mixing by: x through a small matrix that belongs to the token."""
 
     def __init__(self, part: Part, shape: MatrixShape, inner: int, embedding: Tensor) -> None:
-        rank = part.shape("ffn.s1")[1]
+        self._down = part.turned("ffn.s1", shape.width)
+        rank = len(self._down)
         own = part.matrix("ffn.s_emb.weight", shape.vocabulary, rank * rank)
         # The two parts of a token's matrix are added once, because they depend on nothing but the token.
         self._matrices = own + F.linear(
             embedding, part.matrix("ffn.s_emb_x.weight", rank * rank, shape.width)
         )
-        self._down = part.turned("ffn.s1", shape.width, rank)
         self._up = part.turned("ffn.s2", rank, inner)
         self._bias = part.matrix("ffn.s0", inner)
         self._rank = rank

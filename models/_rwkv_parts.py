@@ -66,9 +66,9 @@ class Part:
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the sizes that the files give. Raises ModelError if there is no such tensor."""
-        return self._tensors.shape(self._prefix + name)
+    def rows(self, name: str) -> int:
+        """Return the rows that the files give a matrix. Raises ModelError if there is no such matrix."""
+        return self._tensors.matrix(self._prefix + name)[0]
 
     def matrix(self, name: str, *sizes: int) -> Tensor:
         """Return a tensor in the model's type. Raises ModelError as `Tensors.take`."""
@@ -89,9 +89,9 @@ class Part:
 
     def _take(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         # Releases differ in the ones that stand in front of a vector's size.
-        stored = self.shape(name)
-        same = math.prod(stored) == math.prod(sizes)
         whole = self._prefix + name
+        stored = self._tensors.shape(whole)
+        same = math.prod(stored) == math.prod(sizes)
         taken = self._tensors.take(whole, *(stored if same else sizes), device=self.device, dtype=dtype)
         return taken.reshape(sizes)
 

@@ -171,7 +171,12 @@ def _training_length(config: Mapping[str, Any], name: str) -> int | None:
 
 def _blinkdl(typed: str, path: Path) -> Checkpoint:
     tensors = open_tensors(typed, [path])
-    shape = _shape_of_tensors(tensors, path)
+    try:
+        shape = _shape_of_tensors(tensors, path)
+    except (IndexError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"`{path}` holds tensors of no RWKV's shapes ({type(error).__name__}: {error})"
+        ) from error
     stored = str(tensors.dtype("emb.weight")).removeprefix("torch.")
 
     def load(device: torch.device, dtype: torch.dtype) -> Network:

@@ -126,23 +126,6 @@ def test_config_tells_the_training_length(base: Path) -> None:
     assert (model.training_length, model.limit) == (512, None)
 
 
-@pytest.mark.parametrize(
-    ("more", "version"),
-    [
-        ([], "RWKV-5"),
-        (["att.time_maa_x"], "RWKV-6"),
-        (["att.time_maa_w1"], "RWKV-6"),
-        (["att.r_k"], "RWKV-7"),
-    ],
-)
-def test_other_versions_are_called_by_their_own_name(more: list[str], version: str, tmp_path: Path) -> None:
-    tensors = recurrent.blinkdl_tensors("rwkv", torch.float32)
-    new = {f"blocks.0.{name}": torch.zeros(4) for name in ["att.ln_x.weight", *more]}
-    torch.save({**tensors, **new}, tmp_path / "new.pth")
-    with pytest.raises(ModelError, match=f"holds an {version};"):
-        open_(tmp_path / "new.pth")
-
-
 def test_tokenizers_beside_the_file(pth: Path) -> None:
     with pytest.raises(ModelError, match="--tokenizer"):
         _open_with_vocabulary_of(pth, 250)

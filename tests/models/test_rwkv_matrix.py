@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nih import evaluate
 from nih.errors import ModelError
 from nih.models import _recurrent, rwkv
 from nih.models._recurrent import Options, RecurrentModel
 from nih.registry import resolve_model
+from nih.run.show import show
+from nih.store import run as store
 from nih.tokenizers.rwkv_world import WORLD_FILE
 from nih.types import TokenIds
 from tests.support import recurrent, rwkv_files
@@ -85,7 +89,7 @@ def test_laws(subject: Subject, law: Callable[[Subject], None]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [name for name in SIZES if name != "v7-world"])
 def test_logits_are_those_of_the_papers(name: str, dtype: torch.dtype, base: Path) -> None:
     session = open_(pth(name, base, dtype), dtype=str(dtype)[6:]).session()
     errors, scale = [], 0.0
@@ -284,6 +288,31 @@ def test_world_vocabulary_beside_the_file(tmp_path: Path) -> None:
     path = write_pth(tmp_path / "model.pth", "v7")
     (tmp_path / WORLD_FILE).write_text(recurrent.world_vocabulary([]))
     assert open_(path, tokenizer=None).tokenizer.encode("ab").tolist() == [98, 99]
+
+
+@pytest.mark.parametrize("thinking", [None, 4])
+def test_a_chat_of_the_world_models(thinking: int | None, tmp_path: Path) -> None:
+    """The words stand in the frame of BlinkDL's chats, without blank lines; the manifest says so."""
+    path = write_pth(tmp_path / "model.pth", "v7-world")
+    (tmp_path / WORLD_FILE).write_text(recurrent.world_vocabulary([b"\n\n", b" the"]))
+    grid: dict[str, Any] = {"lengths": "600,700", "depths": "0,100", "trials": 1, "dtype": "float32"}
+    further: dict[str, Any] = {"thinking": thinking, "set": ["chat.enable_thinking=true"]} if thinking else {}
+    (tmp_path / "essay.txt").write_text("One line.\n\nAnother line of text.\n\n\nAnd a third.\n" * 40)
+    run = evaluate(
+        model=str(path),
+        out=tmp_path / "run",
+        chat=True,
+        haystack=str(tmp_path / "essay.txt"),
+        **grid,
+        **further,
+    )
+    manifest = json.loads((run.path / "run.json").read_text())
+    assert manifest["identity"]["blank_lines"] == "joined"
+    row, text = show(run.path, next(iter(row.id for row in store.read(run.path).rows)))
+    assert text.startswith("User: ") and "\n\nAssistant:" + (" <think>" if thinking else "") in text
+    inner = text.removeprefix("User: ").partition("\n\nAssistant:")[0]
+    assert "\n\n" not in inner and "Another line" in inner
+    assert row["expected"]
 
 
 ORACLE = """

@@ -47,11 +47,12 @@ SIZES = {
     "v6": Size("6", ratio=3.5),
     "v7": Size("7"),
     "v7a": Size("7a", layers=2),
+    "v7-world": Size("7", heads=1, layers=1, vocabulary=300),
     "v5.2-odd": Size("5.2", heads=3, head=20, layers=2, ratio=2),
     "v6-odd": Size("6", heads=3, head=20, layers=2, rank=5, ratio=2),
     "v7-odd": Size("7", heads=3, head=20, layers=2, rank=5, ratio=2),
 }
-"""Name -> sizes; heads of 64 are those of the releases, the odd ones take the ops' slow forms."""
+"""Name -> sizes; heads of 64 are those of the releases, the odd ones take the op's slow forms; `v7-world` has room for a World vocabulary."""
 
 
 @cache
