@@ -58,8 +58,12 @@ SIZES = {
 @cache
 def tensors(name: str, dtype: torch.dtype = torch.float32) -> Stored:
     """The tensors of a checkpoint by BlinkDL's names. Decays are slow and matrices large, so that a lost state would show."""
-    made = _Maker(SIZES[name]).made()
-    return {key: value.to(dtype) for key, value in made.items()}
+    return made(SIZES[name], dtype)
+
+
+def made(size: Size, dtype: torch.dtype = torch.float32) -> Stored:
+    """The tensors of a checkpoint of any size."""
+    return {key: value.to(dtype) for key, value in _Maker(size).made().items()}
 
 
 class _Maker:
