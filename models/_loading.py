@@ -168,11 +168,21 @@ class Tensors:
     def rewritten(self, rewrite: Callable[[str], Iterable[tuple[str, Change]]]) -> Tensors:
         """Return what `rewrite` says of each name: tensors under other names, and how each is made of the stored one."""
         readers = {
-            new: partial(_changed, reader, change)
+            new: partial(self._changed, name, reader, change)
             for name, reader in self._readers.items()
             for new, change in rewrite(name)
         }
         return Tensors(self._whose, readers)
+
+    def _changed(self, name: str, reader: Callable[[], Tensor], change: Change) -> Tensor:
+        stored = reader()
+        try:
+            return change(stored)
+        # torch's error for a size that cannot be split, and for a row that is not there.
+        except (RuntimeError, IndexError) as error:
+            raise ModelError(
+                f"`{name}` of `{self._whose}` has shape {tuple(stored.shape)}, which no release of this architecture has"
+            ) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the sizes of a tensor, which does not count as taken. Raises ModelError if there is none."""
@@ -235,10 +245,6 @@ class Tensors:
                 f"the weights of `{self._whose}` lack the tensor `{name}`; the files do not belong to this architecture"
             )
         return self._readers[name]()
-
-
-def _changed(reader: Callable[[], Tensor], change: Change) -> Tensor:
-    return change(reader())
 
 
 def open_tensors(whose: str, files: Sequence[Path]) -> Tensors:

@@ -94,6 +94,11 @@ class Mamba2Shape:
     eos: frozenset[int]
     model_type: str = "mamba2"
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for heads that cannot be shared out to the groups."""
+        if min(self.heads, self.groups, self.taps) < 1 or self.heads % self.groups:
+            raise ValueError(f"{self.heads} heads in {self.groups} groups, {self.taps} taps")
+
     @property
     def inner(self) -> int:
         """Channels of all heads."""

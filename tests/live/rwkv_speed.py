@@ -1,7 +1,7 @@
 """Prefill of whole RWKV-7 and 6 models of the 0.1B shape with random weights, beside the package `rwkv`: `python -m tests.live.rwkv_speed [TOKENS]`.
 
 Both read the same .pth file on one thread in float32, each in a process of its own, in turn; the median of three. The share of matrix products
-is that of our own time. Then the memory that a prompt of 128k and one of 1M tokens take, with two layers: `... memory`. Exit 1 where a goal is missed.
+is that of our own time. Then the memory that a prompt of 128k and one of 1M tokens take, with two layers of a third of the width: `... memory`. Exit 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def speed(version: str, folder: Path, tokens: int) -> bool:
 def memory(version: str, folder: Path) -> bool:
     """Measure how much more the longest prompt takes, marks included; whether the goal is met."""
     path = folder / f"{version}-two.pth"
-    torch.save(made(SHAPES[version]._replace(layers=2)), path)
+    torch.save(made(SHAPES[version]._replace(layers=2, heads=4)), path)
     [grown] = say(MEMORY, str(path))
     path.unlink()
     print(json.dumps({"version": version, "MB from 128k to 1M": round(grown, 1)}), flush=True)

@@ -108,6 +108,8 @@ def test_folders_find_the_adapter(base: Path) -> None:
         ({"ssm_cfg": MIXER | {"rmsnorm": False}}, "rmsnorm=False"),
         ({"ssm_cfg": MIXER | {"norm_before_gate": True}}, "norm_before_gate=True"),
         ({"ssm_cfg": MIXER | {"headdim": 0}}, "does not describe a Mamba-2"),
+        ({"ssm_cfg": MIXER | {"ngroups": 3}}, "2 heads in 3 groups"),
+        ({"ssm_cfg": MIXER | {"ngroups": 0}}, "2 heads in 0 groups"),
     ],
 )
 def test_state_spaces_of_another_kind(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:

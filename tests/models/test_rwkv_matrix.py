@@ -160,6 +160,10 @@ def test_rows_are_alone(name: str, base: Path) -> None:
             )
 
 
+def test_memory_stays(base: Path) -> None:
+    recurrent.memory_stays(pth("v7-world", base))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_state_bytes_are_those_of_the_state(dtype: torch.dtype, base: Path) -> None:
     model = open_(pth("v7", base), dtype=str(dtype)[6:])
@@ -262,6 +266,16 @@ def test_what_is_not_read_is_refused(
     path = write_pth(tmp_path / "model.pth", name, **more)
     with pytest.raises(ModelError, match=sentence):
         open_(path).session()
+
+
+@pytest.mark.parametrize("name", ["x_proj.0.linear.weight", "x_proj.2.weight", "x_bias"])
+def test_a_folder_with_tensors_of_other_shapes(name: str, tmp_path: Path) -> None:
+    folder = write_fla(tmp_path / "folder", "v6")
+    stored = load_file(folder / "model.safetensors")
+    stored[f"model.layers.0.attn.{name}"] = torch.zeros(3, 3)
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"has shape \(3,"):
+        open_(folder).session()
 
 
 def test_a_file_of_the_package_rwkv_is_refused(tmp_path: Path) -> None:
