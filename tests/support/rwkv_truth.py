@@ -62,7 +62,7 @@ class Truth:
         return _unit(x, self._epsilon) * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
     def _heads_of(self, x: Wide) -> Wide:
-        return x.reshape(self._heads, -1)
+        return np.asarray(x.reshape(self._heads, -1))
 
     def _said(self, w: Words, y: Wide) -> Wide:
         normed = np.stack([_unit(row, self._of_heads) for row in y]).reshape(-1)
@@ -158,7 +158,7 @@ class Truth:
         embedded = self._norm(self._weights["emb.weight"][token], "blocks.0.ln0")
         matrix = w["ffn.s_emb.weight"][token] + w["ffn.s_emb_x.weight"] @ embedded
         small = (x @ w["ffn.s1"]) @ matrix.reshape(32, 32)
-        return small @ w["ffn.s2"] + w["ffn.s0"].reshape(-1)
+        return np.asarray(small @ w["ffn.s2"] + w["ffn.s0"].reshape(-1))
 
 
 def _unit(x: Wide, epsilon: float) -> Wide:
