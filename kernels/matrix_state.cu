@@ -3,7 +3,7 @@
 // computed; what a finds and what r reads are sums over a row, which a butterfly adds up. Every state sees the same operations in the same order
 // wherever a call is cut, so a cut changes no bit.
 //
-// Compiled with NIH_KEYS = K, NIH_LANES and NIH_THREADS. Grid (heads, blocks of values, rows). Launch and layout: matrix_state.py and core.h.
+// Compiled with NIH_KEYS (K, filled up to whole groups), NIH_LANES, NIH_THREADS, NIH_DELTA (a and b are given) and NIH_BEFORE (u is given). Grid (heads, blocks of values, rows). Launch and layout: matrix_state.py and core.h.
 #include "core.h"
 
 #ifndef NIH_KEYS
@@ -15,42 +15,52 @@
 #ifndef NIH_THREADS
 #define NIH_THREADS 256
 #endif
+#ifndef NIH_DELTA
+#define NIH_DELTA 1
+#endif
+#ifndef NIH_BEFORE
+#define NIH_BEFORE 0
+#endif
 
 enum {
-    K = NIH_KEYS,
+    KEYS = NIH_KEYS,
     LANES = NIH_LANES,
-    GROUPS = (K + 4 * LANES - 1) / (4 * LANES),
-    OWN = 4 * GROUPS,                                 // keys of a lane; those beyond K stay 0
-    PADDED = OWN * LANES,
+    OWN = KEYS / LANES,                               // keys of a lane; those beyond K stay 0
+    GROUPS = OWN / 4,
     THREADS = NIH_THREADS,
     VALUES = THREADS / LANES,
-    TILE = K <= 128 ? 16 : 8,
-    WORDS = (TILE * PADDED + THREADS - 1) / THREADS,  // of r, k, decay, a and b each, that a thread stages
+    TILE = KEYS <= 64 ? 16 : KEYS <= 128 ? 8 : 4,
+    WORDS = (TILE * KEYS + THREADS - 1) / THREADS,  // of r, k, decay, a and b each, that a thread stages
     ITEMS = (TILE * VALUES + THREADS - 1) / THREADS,  // of v
+    DELTA = NIH_DELTA,
+    BEFORE = NIH_BEFORE,
 };
 
 struct Tile {
-    alignas(16) float r[TILE][PADDED], k[TILE][PADDED], w[TILE][PADDED], a[TILE][PADDED], b[TILE][PADDED];
+    alignas(16) float r[TILE][KEYS], k[TILE][KEYS], w[TILE][KEYS];
+    alignas(16) float a[DELTA ? TILE : 1][KEYS], b[DELTA ? TILE : 1][KEYS];
     float v[TILE][VALUES];
     float bonus[TILE];
 };
 
 // What a thread has read of the next tile.
 template <class S> struct Words {
-    S r[WORDS], k[WORDS], a[WORDS], b[WORDS], v[ITEMS];
+    S r[WORDS], k[WORDS], a[DELTA ? WORDS : 1], b[DELTA ? WORDS : 1], v[ITEMS];
     float decay[WORDS];
 };
 
 // e^x of x <= 0, by the same polynomial as on CPUs: it is taken once per token and key, but applied again and again. 0 below 2^-126.
 NIH_FN float matrix_factor(float x) {
-    const float scaled = x * 1.44269504f, y = scaled < -150.0f ? -150.0f : scaled;
+    const float y = x < -110.0f ? -110.0f : x;
     NihWord whole, result;
-    whole.f = y + 12582912.0f;  // 1.5 * 2^23: no room is left for fraction bits
-    const float n = whole.f - 12582912.0f, rest = y - n;
-    float p = nih_fma(0.00133002643f, rest, 0.00966970846f);
-    p = nih_fma(p, rest, 0.0555055999f);
-    p = nih_fma(p, rest, 0.240222816f);
-    p = nih_fma(p, rest, 0.693147181f);
+    whole.f = nih_fma(y, 1.44269504f, 12582912.0f);  // 1.5 * 2^23: no room is left for fraction bits
+    const float n = whole.f - 12582912.0f, rest = nih_fma(n, 2.12194440e-4f, nih_fma(n, -0.693359375f, y));
+    float p = nih_fma(1.98412698e-4f, rest, 1.38888889e-3f);
+    p = nih_fma(p, rest, 8.33333333e-3f);
+    p = nih_fma(p, rest, 4.16666667e-2f);
+    p = nih_fma(p, rest, 0.166666667f);
+    p = nih_fma(p, rest, 0.5f);
+    p = nih_fma(p, rest, 1.0f);
     result.f = nih_fma(p, rest, 1.0f);
     result.u += (whole.u - 0x4b400000u) << 23;
     return x != x ? x : n < -125.5f ? 0.0f : result.f;
@@ -70,12 +80,12 @@ template <class S> NIH_FN void matrix_fetch(const MatrixArgs &g, i64 row, i64 t0
     const i64 decay = row * g.decay_b + t0 * g.decay_t + slow * g.decay_h;
 #pragma unroll
     for (int i = 0; i < WORDS; i++) {
-        const int word = threadIdx.x + i * THREADS, token = word / PADDED, j = word % PADDED;
-        const bool live = token < left && j < K;
+        const int word = threadIdx.x + i * THREADS, token = word / KEYS, j = word % KEYS;
+        const bool live = token < left && j < (int)g.K;
         in.r[i] = live ? r[token * g.r_t + j] : S();
         in.k[i] = live ? k[token * g.k_t + j] : S();
-        in.a[i] = live && g.a ? a[token * g.a_t + j] : S();
-        in.b[i] = live && g.a ? b[token * g.b_t + j] : S();
+        if (DELTA) in.a[i] = live ? a[token * g.a_t + j] : S();
+        if (DELTA) in.b[i] = live ? b[token * g.b_t + j] : S();
         in.decay[i] = live ? matrix_number(g.decay, decay + token * g.decay_t + (g.single ? 0 : j), g.decay_dtype) : 0.0f;
     }
 #pragma unroll
@@ -89,13 +99,13 @@ template <class S> NIH_FN void matrix_fetch(const MatrixArgs &g, i64 row, i64 t0
 template <class S> NIH_FN void matrix_stage(const Words<S> &in, Tile &tile) {
 #pragma unroll
     for (int i = 0; i < WORDS; i++) {
-        const int word = threadIdx.x + i * THREADS, token = word / PADDED, j = word % PADDED;
-        if (TILE * PADDED % THREADS && token >= TILE) break;
+        const int word = threadIdx.x + i * THREADS, token = word / KEYS, j = word % KEYS;
+        if (TILE * KEYS % THREADS && token >= TILE) break;
         tile.r[token][j] = nih_float(in.r[i]);
         tile.k[token][j] = nih_float(in.k[i]);
         tile.w[token][j] = matrix_factor(in.decay[i]);
-        tile.a[token][j] = nih_float(in.a[i]);
-        tile.b[token][j] = nih_float(in.b[i]);
+        if (DELTA) tile.a[token][j] = nih_float(in.a[i]);
+        if (DELTA) tile.b[token][j] = nih_float(in.b[i]);
     }
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
@@ -109,10 +119,10 @@ template <class S> NIH_FN void matrix_stage(const Words<S> &in, Tile &tile) {
 NIH_FN void matrix_bonus(const MatrixArgs &g, Tile &tile) {
     const int token = threadIdx.x;
     if (token >= TILE) return;
-    const float *u = g.u + (i64)blockIdx.x * K;
-    float sums[2] = {0.0f, 0.0f};
-    for (int j = 0; j < K; j++) sums[j & 1] = nih_fma(u[j] * tile.k[token][j], tile.r[token][j], sums[j & 1]);
-    tile.bonus[token] = sums[0] + sums[1];
+    const float *u = g.u + (i64)blockIdx.x * g.K;
+    float sum = 0.0f;
+    for (int j = 0; j < (int)g.K; j++) sum = nih_fma(u[j] * tile.k[token][j], tile.r[token][j], sum);
+    tile.bonus[token] = sum;
 }
 
 NIH_FN float matrix_sum(const float (&sums)[4]) {
@@ -135,11 +145,11 @@ NIH_FN float matrix_read(const float *x, int lane, const float (&s)[OWN]) {
     return matrix_sum(sums);
 }
 
-template <bool DELTA> NIH_FN void matrix_push(const Tile &tile, int t, int lane, float v, float found, float (&s)[OWN]) {
+NIH_FN void matrix_push(const Tile &tile, int t, int lane, float v, float found, float (&s)[OWN]) {
 #pragma unroll
     for (int n = 0; n < GROUPS; n++) {
         const int j = (n * LANES + lane) * 4;
-        const float4 k = *(const float4 *)(tile.k[t] + j), w = *(const float4 *)(tile.w[t] + j), b = *(const float4 *)(tile.b[t] + j);
+        const float4 k = *(const float4 *)(tile.k[t] + j), w = *(const float4 *)(tile.w[t] + j), b = *(const float4 *)(tile.b[DELTA ? t : 0] + j);
         s[4 * n] = nih_fma(s[4 * n], w.x, DELTA ? nih_fma(found, b.x, v * k.x) : v * k.x);
         s[4 * n + 1] = nih_fma(s[4 * n + 1], w.y, DELTA ? nih_fma(found, b.y, v * k.y) : v * k.y);
         s[4 * n + 2] = nih_fma(s[4 * n + 2], w.z, DELTA ? nih_fma(found, b.z, v * k.z) : v * k.z);
@@ -148,12 +158,13 @@ template <bool DELTA> NIH_FN void matrix_push(const Tile &tile, int t, int lane,
 }
 
 // Advances a row of the state by `left` tokens, and writes their outputs to `y`, where this thread is the one that writes.
-template <class S, bool DELTA, bool BEFORE>
+template <class S>
 NIH_FN void matrix_advance(const Tile &tile, int left, int lane, int value, bool writes, S *y, i64 stride, float (&s)[OWN]) {
+#pragma unroll 1
     for (int t = 0; t < left; t++, y += stride) {
-        const float v = tile.v[t][value], found = DELTA ? matrix_read(tile.a[t], lane, s) : 0.0f;
+        const float v = tile.v[t][value], found = DELTA ? matrix_read(tile.a[DELTA ? t : 0], lane, s) : 0.0f;
         float output = BEFORE ? nih_fma(v, tile.bonus[t], matrix_read(tile.r[t], lane, s)) : 0.0f;
-        matrix_push<DELTA>(tile, t, lane, v, found, s);
+        matrix_push(tile, t, lane, v, found, s);
         if (!BEFORE) output = matrix_read(tile.r[t], lane, s);
         if (writes) nih_store(y, output);
     }
@@ -161,7 +172,7 @@ NIH_FN void matrix_advance(const Tile &tile, int left, int lane, int value, bool
 
 NIH_FN int matrix_left(i64 steps, i64 t0) { return steps - t0 < TILE ? (int)(steps - t0) : (int)TILE; }
 
-template <class S, bool DELTA, bool BEFORE> NIH_FN void matrix_row(const MatrixArgs &g, i64 row, float (&s)[OWN], Tile &tile) {
+template <class S> NIH_FN void matrix_row(const MatrixArgs &g, i64 row, float (&s)[OWN], Tile &tile) {
     const int lane = threadIdx.x % LANES, value = threadIdx.x / LANES;
     const i64 i = (i64)blockIdx.y * VALUES + value, steps = nih_row_length(g.lengths, row, g.T);
     const bool writes = lane == 0 && i < g.V;
@@ -176,7 +187,7 @@ template <class S, bool DELTA, bool BEFORE> NIH_FN void matrix_row(const MatrixA
             __syncthreads();
         }
         matrix_fetch(g, row, t0 + TILE, matrix_left(steps, t0 + TILE), in);
-        matrix_advance<S, DELTA, BEFORE>(tile, matrix_left(steps, t0), lane, value, writes, y + t0 * g.y_t, g.y_t, s);
+        matrix_advance(tile, matrix_left(steps, t0), lane, value, writes, y + t0 * g.y_t, g.y_t, s);
         __syncthreads();
     }
     for (i64 t = steps + lane; i < g.V && t < g.T; t += LANES) nih_store(y + t * g.y_t, 0.0f);
@@ -187,27 +198,24 @@ template <class S> NIH_FN void matrix_block(const MatrixArgs &g) {
     const int lane = threadIdx.x % LANES;
     const i64 i = (i64)blockIdx.y * VALUES + threadIdx.x / LANES;
     for (i64 row = blockIdx.z; row < g.B; row += gridDim.z) {
-        const i64 first = ((row * g.H + blockIdx.x) * g.V + i) * K;
+        const i64 first = ((row * g.H + blockIdx.x) * g.V + i) * g.K;
         float s[OWN];
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
-            s[n] = g.state && i < g.V && j < K ? g.state[first + j] : 0.0f;
+            s[n] = g.state && i < g.V && j < (int)g.K ? g.state[first + j] : 0.0f;
         }
-        if (g.a && g.u) matrix_row<S, true, true>(g, row, s, tile);
-        else if (g.a) matrix_row<S, true, false>(g, row, s, tile);
-        else if (g.u) matrix_row<S, false, true>(g, row, s, tile);
-        else matrix_row<S, false, false>(g, row, s, tile);
+        matrix_row<S>(g, row, s, tile);
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             const int j = (n / 4 * LANES + lane) * 4 + n % 4;
-            if (i < g.V && j < K) g.state_out[first + j] = s[n];
+            if (i < g.V && j < (int)g.K) g.state_out[first + j] = s[n];
         }
     }
 }
 
 #define NIH_KERNELS_OF(name, S) \
-    extern "C" __global__ void __launch_bounds__(THREADS) matrix_state_advance_##name(const MatrixArgs g) { matrix_block<S>(g); }
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) matrix_state_advance_##name(const MatrixArgs g) { matrix_block<S>(g); }
 
 NIH_KERNELS_OF(f32, float)
 NIH_KERNELS_OF(bf16, bf16)

@@ -23,6 +23,7 @@ Transformers are SSMs (2024), section 6; Yang et al., Gated Delta Networks (2024
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +39,13 @@ CHUNK = 64
 CUDA_KEYS = 256
 """Most keys of a head that the CUDA form takes."""
 CUDA_THREADS = 256
-"""Threads of a block of the CUDA form."""
+"""Most threads of a block of the CUDA form."""
 CUDA_OWN = 16
 """Keys of a value that one thread of the CUDA form holds: fewer make a token's sums shorter, more need fewer threads."""
 _SINGLE_CHUNK, _KEYS_CHUNK = 64, 16
+_ALIGNED = 16
+"""The torch form fills tokens, keys and values up to a multiple of this: matrices then begin on cache lines, so that a row's bits do not depend
+on its place in the batch."""
 _TORCH_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 _NOTHING = -1e3
 """A decay whose exponential is 0 in every type, but finite: differences with it are never inf - inf."""
@@ -168,29 +172,32 @@ def matrix_state_torch(
     batch, steps, heads, values = v.shape
     live = op.within(lengths, steps)
     sequences = [None if x is None else _live(x.to(dtype), live) for x in (r, k, v, decay, a, b)]
+    keys, more_keys, more_values = k.shape[3], -k.shape[3] % _ALIGNED, -values % _ALIGNED
     S = (
-        torch.zeros(batch, heads, values, k.shape[3], dtype=dtype, device=v.device)
+        torch.zeros(batch, heads, values, keys, dtype=dtype, device=v.device)
         if state is None
         else state.to(dtype)
     )
-    bonus = None if u is None else u.to(dtype)
+    S = F.pad(S, (0, more_keys, 0, more_values))
+    bonus = None if u is None else F.pad(u.to(dtype), (0, more_keys))
     tracked = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (*sequences, bonus, S)
     )
     size, single = (_SINGLE_CHUNK, True) if decay.shape[3] == 1 else (_KEYS_CHUNK, False)
-    elements = batch * heads * size * (max(size, k.shape[3]) if single else size * k.shape[3])
+    elements = batch * heads * size * (max(size, keys) if single else size * keys)
     outputs = []
     for start, stop, length in _stretches(steps, size, elements, v.device.type):
-        parts = [None if x is None else x[:, start:stop] for x in sequences]
+        parts = (None if x is None else x[:, start:stop] for x in sequences)
+        stretch: tuple[Any, ...] = (*parts, bonus, S, length)
         if tracked:
-            y, S = checkpoint(
-                _chunks, *parts, bonus, S, length, use_reentrant=False, preserve_rng_state=False
-            )
+            y, S = checkpoint(_chunks, *stretch, use_reentrant=False, preserve_rng_state=False)
         else:
-            y, S = _chunks(*parts, bonus, S, length)  # type: ignore[arg-type]  # r, k, v and decay are given
+            y, S = _chunks(*stretch)
         outputs.append(y)
     y = torch.cat(outputs, 1) if outputs else torch.zeros_like(v, dtype=dtype)
-    return (y if live is None else y.masked_fill(~live[:, :, None, None], 0.0)).to(v.dtype), S.clone()
+    return (y if live is None else y.masked_fill(~live[:, :, None, None], 0.0)).to(v.dtype), S[
+        :, :, :values, :keys
+    ].clone(memory_format=torch.contiguous_format)
 
 
 def _live(x: Tensor, live: Tensor | None) -> Tensor:
@@ -199,11 +206,14 @@ def _live(x: Tensor, live: Tensor | None) -> Tensor:
 
 
 def _stretches(steps: int, size: int, elements: int, device_type: str) -> list[tuple[int, int, int]]:
-    """Return (start, stop, chunk) of what is read side by side, for chunks of `size` steps whose weights are so many `elements`."""
+    """Return (start, stop, chunk) of what is read side by side, for chunks of `size` steps whose weights are so many `elements`.
+
+    The last chunk may be shorter, but is filled up.
+    """
     stride = max(1, _TORCH_ELEMENTS.get(device_type, 1 << 24) // max(1, elements)) * size
     whole = steps // size * size
     cuts = [(start, min(start + stride, whole), size) for start in range(0, whole, stride)]
-    return cuts + ([(whole, steps, steps - whole)] if whole < steps else [])
+    return cuts + ([(whole, steps, steps - whole + (whole - steps) % _ALIGNED)] if whole < steps else [])
 
 
 def _chunks(
@@ -217,9 +227,10 @@ def _chunks(
     S: Tensor,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return outputs (B, T, H, V) and the end state over chunks of `size` steps that fill T exactly."""
-    batch, steps, heads, values = v.shape
-    r, k, v, decay = (_cut(x, heads, size) for x in (r, k, v, decay))
+    """Return outputs (B, T, H, V) over chunks of `size` steps, and the end state; the states are filled up."""
+    steps, heads, values = v.shape[1:]
+    r, k, v = (_cut(x, heads, size) for x in (r, k, v))
+    decay = _cut(decay, heads, size, single=decay.shape[3] == 1)
     sums = decay.double().clamp(min=_NOTHING).cumsum(3)  # (B, chunks, H, size, K or 1)
     before = F.pad(sums[:, :, :, :-1], (0, 0, 1, 0))
     total = sums[:, :, :, -1:]
@@ -232,9 +243,9 @@ def _chunks(
         system = torch.eye(size, dtype=v.dtype, device=v.device) - _scores(a, b, weights)
         sides = torch.cat((a * torch.exp(before.to(v.dtype)), _scores(a, k, weights) @ v), 4)
         solved = torch.linalg.solve_triangular(system, sides, upper=False, unitriangular=True)
-        from_start, own = solved.split((k.shape[4], values), 4)
+        from_start, own = solved[..., : k.shape[4]].contiguous(), solved[..., k.shape[4] :].contiguous()
         written = b * left
-    for i in range(steps // size):
+    for i in range(k.shape[1]):
         starts.append(S)
         after = torch.addcmul(fresh[:, i], S, kept[:, i])
         if a is not None:
@@ -248,12 +259,16 @@ def _chunks(
         y = y + _scores(r, b, weights) @ torch.stack(founds, 1)
     if u is not None:
         y = y + (r * u[:, None] * k).sum(4, keepdim=True) * v
-    return y.transpose(2, 3).reshape(batch, steps, heads, values), S
+    return y.transpose(2, 3).flatten(1, 2)[:, :steps, :, :values], S
 
 
-def _cut(x: Tensor, heads: int, size: int) -> Tensor:
-    """Return (B, chunks, H, size, channels) of a sequence (B, T, G, channels)."""
-    return _spread(x, heads).unflatten(1, (-1, size)).transpose(2, 3)
+def _cut(x: Tensor, heads: int, size: int, single: bool = False) -> Tensor:
+    """Return (B, chunks, H, size, channels) of a sequence (B, T, G, channels), filled up with zeros; but a `single` channel stays one."""
+    more_steps, more_channels = -x.shape[1] % size, 0 if single else -x.shape[3] % _ALIGNED
+    if more_steps or more_channels:
+        x = F.pad(x, (0, more_channels, 0, 0, 0, more_steps))
+    x = _spread(x, heads)
+    return x.reshape(len(x), x.shape[1] // size, size, heads, x.shape[3]).transpose(2, 3).contiguous()
 
 
 def _weights(at: Tensor, sums: Tensor, diagonal: int, dtype: torch.dtype) -> Tensor:
@@ -325,14 +340,20 @@ def _run_cuda(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[
     batch, _, heads, values = v.shape
     keys = k.shape[3]
     refuse_keys(keys, "cuda")
-    lanes = 4
-    while lanes * CUDA_OWN < keys:
-        lanes *= 2
-    macros = {"NIH_KEYS": keys, "NIH_LANES": lanes, "NIH_THREADS": CUDA_THREADS}
+    lanes = max(4, _power_of_two(-(-keys // CUDA_OWN)))
+    filled = keys + -keys % (4 * lanes)
+    threads = max(64, min(CUDA_THREADS, _power_of_two(lanes * values)))
+    macros = {"NIH_KEYS": filled, "NIH_LANES": lanes, "NIH_THREADS": threads}
+    macros |= {"NIH_DELTA": int(bool(call.args.a)), "NIH_BEFORE": int(bool(call.args.u))}
     module = cuda_loader.module("matrix_state", v.device, **macros)
-    blocks = cuda_loader.grid(values, heads, batch, CUDA_THREADS // lanes)
-    module.launch(call, cuda_loader.Launch("advance", blocks, CUDA_THREADS))
+    blocks = cuda_loader.grid(values, heads, batch, threads // lanes)
+    module.launch(call, cuda_loader.Launch("advance", blocks, threads))
     return call.y.to(v.dtype), call.end
+
+
+def _power_of_two(count: int) -> int:
+    """Return the least power of two that is not below `count`."""
+    return 1 << max(0, count - 1).bit_length()
 
 
 def refuse_keys(keys: int, device_type: str) -> None:
