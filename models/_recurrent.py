@@ -331,6 +331,11 @@ def in_tiles(
     return last_places(torch.cat(said, 1) if len(said) > 1 else said[0], keep, lengths), state
 
 
+def per_head(x: Tensor, heads: int) -> Tensor:
+    """Return (..., heads, channels of a head) of (..., channels), without a copy."""
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
 def last_places(hidden: Tensor, keep: int, lengths: Tensor | None) -> Tensor:
     """Return the last `keep` of T places (B, T, C), or of each row's own length, which must be at least `keep`."""
     if lengths is None:

@@ -113,9 +113,9 @@ def _row(i: int) -> Change:
 
 def _down(tensor: Tensor) -> Tensor:
     """(5 R, C), streams in their order -> (C, 5 R) in ours."""
-    return tensor.unflatten(0, (5, -1))[_OURS].flatten(0, 1).t()
+    return tensor.reshape(5, -1, tensor.shape[-1])[_OURS].flatten(0, 1).t()
 
 
 def _up(tensor: Tensor) -> Tensor:
     """(C, 5 R), streams in their order -> (5, R, C) in ours."""
-    return torch.movedim(tensor.unflatten(1, (5, -1)), 0, 2)[_OURS]
+    return torch.movedim(tensor.reshape(len(tensor), 5, -1), 0, 2)[_OURS]
