@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.kernels.matrix_state import matrix_state
+from nih.models._recurrent import per_head
 from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head, shifted
 
 _STREAMS_OF_6 = "wkvrg"
@@ -63,7 +64,7 @@ class Rwkv5Layer:
         before, last = shifted(x, last, lengths)
         streams = self._mixes.streams(x, before)
         r, k, v = (
-            F.linear(streams[letter], weight).unflatten(-1, (self._heads, -1))
+            per_head(F.linear(streams[letter], weight), self._heads)
             for letter, weight in (("r", self._receptance), ("k", self._key), ("v", self._value))
         )
         decay = self._mixes.decay(streams)
@@ -136,7 +137,7 @@ class _Moving:
 
     def decay(self, streams: dict[str, Tensor]) -> Tensor:
         moved = F.linear(F.linear(streams["w"], self._decay_down).tanh_(), self._decay_up)
-        return (self._decay + moved).exp_().neg_().unflatten(-1, (self._heads, -1))
+        return per_head((self._decay + moved).exp_().neg_(), self._heads)
 
 
 def _share(part: Part, mixing: str, letter: str, shape: MatrixShape) -> Tensor:

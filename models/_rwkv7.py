@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.kernels.matrix_state import matrix_state
+from nih.models._recurrent import per_head
 from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head, shifted
 
 _FASTEST = -math.exp(-0.5)
@@ -105,7 +106,7 @@ class Rwkv7Layer:
 
     def _per_head(self, x: Tensor) -> Tensor:
         """Return (B, T, H, channels of a head) of (B, T, channels)."""
-        return x.unflatten(-1, (self._heads, -1))
+        return per_head(x, self._heads)
 
     def _values(self, x: Tensor, call: Call) -> Tensor:
         """Return v (B, T, H V), drawn to that of the first layer."""
@@ -152,7 +153,7 @@ class _DeepEmbed:
 
     def __call__(self, k: Tensor, x: Tensor, ids: Tensor) -> Tensor:
         """Return k (B, T, inner) times what x (B, T, C) and the tokens (B, T) make."""
-        own = F.embedding(ids, self._matrices).unflatten(-1, (self._rank, self._rank))
+        own = per_head(F.embedding(ids, self._matrices), self._rank)
         small = (F.linear(x, self._down)[..., None, :] @ own)[..., 0, :]
         return k.mul_(F.linear(small, self._up, self._bias))
 

@@ -36,6 +36,7 @@ from nih.models._recurrent import (
     end_tokens,
     in_tiles,
     open_recurrent,
+    per_head,
 )
 
 __all__ = ["Mamba2Network", "Mamba2Shape", "Options", "open_model"]
@@ -233,7 +234,10 @@ class Mamba2Network:
 
     def _read(self, ids: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
         h = F.embedding(ids, self._embedding).to(self._stream)
-        after = [self._mix(layer, h, *own, lengths) for layer, own in zip(self._layers, state, strict=True)]
+        after = [
+            self._mix(layer, h, convolution, matrices, lengths)
+            for layer, (convolution, matrices) in zip(self._layers, state, strict=True)
+        ]
         return h, tuple(after)
 
     def _mix(
@@ -247,8 +251,8 @@ class Mamba2Network:
         xBC, convolution = causal_conv1d(xBC, layer.taps, layer.tap_bias, convolution, lengths)
         written = shape.groups * shape.states
         x, B, C = xBC.split_with_sizes([shape.inner, written, written], -1)
-        x = x.unflatten(-1, (shape.heads, -1)).float()
-        B, C = (part.unflatten(-1, (shape.groups, -1)) for part in (B, C))
+        x = per_head(x, shape.heads).float()
+        B, C = (per_head(part, shape.groups) for part in (B, C))
         step = F.softplus(dt.float() + layer.step_bias).clamp(*shape.steps)[..., None]
         decay = step * layer.decay[:, None]
         y, matrices = matrix_state(C, B, x * step, decay, state=matrices, lengths=lengths)
@@ -258,7 +262,7 @@ class Mamba2Network:
 
     def _gated(self, y: Tensor, z: Tensor, layer: _Layer) -> Tensor:
         """Return y (B, T, H P), float32, after gate and inner norm, in the type of the weight matrices."""
-        gated = y.mul_(F.silu(z.float())).unflatten(-1, (self._shape.groups, -1))
+        gated = per_head(y.mul_(F.silu(z.float())), self._shape.groups)
         normed = F.rms_norm(gated, gated.shape[-1:], None, self._shape.epsilon).flatten(-2)
         return normed.mul_(layer.inner_norm).to(self._dtype)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.integrations import use_kernel_func_from_hub_with_fallback
+from transformers.integrations import hub_kernels
 
 from nih.doctor import doctor
 from nih.models import _hf_kernels, transformer
@@ -19,6 +19,7 @@ from nih.models._hf_kernels import answering, counts_in_32_bits
 from nih.models.transformer import Options, open_model
 from tests.support import tiny
 
+_decorator: Any = vars(hub_kernels)["use_kernel_func_from_hub_with_fallback"]
 HYBRIDS = ["bamba", "qwen3_next", "lfm2"]
 
 
@@ -71,7 +72,7 @@ def test_the_package_that_answers_is_told(
     name: str, told: str, package: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_hf_kernels, "_version", lambda package: "0.6")
-    decorate = use_kernel_func_from_hub_with_fallback("chunk_scan", name)
+    decorate = _decorator("chunk_scan", name)
     assert answering(model_of(decorate(scan)))["chunk_scan"] != f"{told} 0.6"
     package(name)
     found = answering(model_of(decorate(scan)))
@@ -80,7 +81,7 @@ def test_the_package_that_answers_is_told(
 
 
 def test_kernels_of_the_hub_are_told() -> None:
-    model: Any = model_of(use_kernel_func_from_hub_with_fallback("chunk_scan", "fla")(scan))
+    model: Any = model_of(_decorator("chunk_scan", "fla")(scan))
     model.use_kernels = True
     assert answering(model) == {"chunk_scan": "hub kernels"}
 
@@ -98,7 +99,12 @@ def test_no_call_is_longer_than_kernels_can_count(
     assert session.chunk == 16
     lengths: list[int] = []
     forward = session._forward
-    monkeypatch.setattr(session, "_forward", lambda ids, keep: lengths.append(len(ids)) or forward(ids, keep))
+
+    def counted(ids: torch.Tensor, keep: int) -> torch.Tensor:
+        lengths.append(len(ids))
+        return forward(ids, keep)
+
+    monkeypatch.setattr(session, "_forward", counted)
     session.extend([ids])
     session.prefill_whole(ids)
     assert sum(lengths) == 100 and max(lengths) <= 16

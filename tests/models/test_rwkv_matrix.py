@@ -211,8 +211,10 @@ def test_the_first_version_of_flas_rwkv_7(base: Path, tmp_path: Path) -> None:
 
 def test_an_embedding_that_holds_its_norm(base: Path, tmp_path: Path) -> None:
     stored = dict(tensors("v7"))
-    first = [stored.pop(f"blocks.0.ln0.{part}") for part in ("weight", "bias")]
-    stored["emb.weight"] = torch.nn.functional.layer_norm(stored["emb.weight"], first[0].shape, *first, 1e-5)
+    weight, bias = (stored.pop(f"blocks.0.ln0.{part}") for part in ("weight", "bias"))
+    stored["emb.weight"] = torch.nn.functional.layer_norm(
+        stored["emb.weight"], weight.shape, weight, bias, 1e-5
+    )
     torch.save(stored, tmp_path / "model.pth")
     np.testing.assert_array_equal(logits(tmp_path / "model.pth"), logits(pth("v7", base)))
 
@@ -239,7 +241,7 @@ def test_state_tuning_is_where_the_text_begins(tmp_path: Path) -> None:
         f"blocks.{i}.att.time_state": 0.3 * torch.randn(size.heads, size.head, size.head)
         for i in range(size.layers)
     }
-    path = write_pth(tmp_path / "tuned.pth", "v6", **tuned)
+    path = write_pth(tmp_path / "tuned.pth", "v6", more=tuned)
     exact = Truth(tensors("v6") | tuned, "6").read(IDS)
     session = open_(path, chunk=16).session()
     session.extend([IDS])
@@ -263,7 +265,7 @@ def test_state_tuning_is_where_the_text_begins(tmp_path: Path) -> None:
 def test_what_is_not_read_is_refused(
     name: str, more: dict[str, torch.Tensor], sentence: str, tmp_path: Path
 ) -> None:
-    path = write_pth(tmp_path / "model.pth", name, **more)
+    path = write_pth(tmp_path / "model.pth", name, more=more)
     with pytest.raises(ModelError, match=sentence):
         open_(path).session()
 

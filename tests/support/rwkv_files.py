@@ -158,9 +158,11 @@ class _Maker:
         return torch.rand(*sizes, generator=self._random)
 
 
-def write_pth(path: Path, name: str, dtype: torch.dtype = torch.float32, **more: Tensor) -> Path:
+def write_pth(
+    path: Path, name: str, dtype: torch.dtype = torch.float32, more: Mapping[str, Tensor] | None = None
+) -> Path:
     """Write a .pth file as BlinkDL releases it: one dict of tensors."""
-    torch.save(tensors(name, dtype) | more, path)
+    torch.save({**tensors(name, dtype), **(more or {})}, path)
     return path
 
 

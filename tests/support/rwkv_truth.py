@@ -59,7 +59,8 @@ class Truth:
         return np.asarray(self._weights["head.weight"] @ self._norm(h, "ln_out"))
 
     def _norm(self, x: Wide, name: str) -> Wide:
-        return _unit(x, self._epsilon) * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return np.asarray(_unit(x, self._epsilon) * weight + bias)
 
     def _heads_of(self, x: Wide) -> Wide:
         return np.asarray(x.reshape(self._heads, -1))

@@ -92,7 +92,7 @@ def test_a_turn_ends_before_the_next_user(options: dict[str, Any], thinks: bool,
     world = tokenizer()
     frame = frame_of(world, True, "", options, thinks)
     turn = turn_of(world, frame, thinks)
-    assert (turn.end_ids, turn.end_texts) == ({0}, ("\n\nUser:",))
+    assert turn.end_ids == frozenset({0}) and turn.end_texts == ("\n\nUser:",)
     assert world.decode(turn.after).endswith(ends) and frame.repeats == thinks
 
 
