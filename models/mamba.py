@@ -25,6 +25,7 @@ from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.selective_scan import refuse_states, selective_scan
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
+from nih.models._mamba_files import hugging_face_name, is_state_spaces, padded_vocabulary, training_length
 from nih.models._recurrent import (
     Checkpoint,
     Head,
@@ -40,7 +41,6 @@ from nih.models._recurrent import (
 
 __all__ = ["MambaNetwork", "Options", "open_model"]
 
-_TRAINING_LENGTHS = ("nih_training_length", "training_length", "max_position_embeddings")
 _SILU = ("silu", "swish")
 
 
@@ -48,16 +48,15 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
     """Read config and tokenizer of a folder or hub id; `mamba` and `mamba-mix` are in the box. Raises ModelError."""
     place = reference(source) if is_reference(source, "mamba") else locate(source, options.revision)
     config = place.config()
-    state_spaces = "model_type" not in config and "ssm_cfg" in config
     try:
-        shape = _state_spaces(place, config) if state_spaces else _hugging_face(place, config)
+        shape = _state_spaces(place, config) if is_state_spaces(config) else _hugging_face(place, config)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"the config.json of `{place.name}` does not describe a Mamba ({type(error).__name__}: {error})"
         ) from error
 
     def load(device: torch.device, dtype: torch.dtype) -> MambaNetwork:
-        tensors = open_tensors(place.name, place.weight_files()).renamed(_hugging_face_name)
+        tensors = open_tensors(place.name, place.weight_files()).renamed(hugging_face_name)
         return MambaNetwork(tensors, shape, device, dtype)
 
     stored = config.get("dtype", config.get("torch_dtype"))
@@ -116,26 +115,23 @@ def _hugging_face(source: Source, config: Mapping[str, Any]) -> MambaShape:
         wide_residual=bool(config.get("residual_in_fp32", True)),
         tied=bool(config.get("tie_word_embeddings", True)),
         inner_epsilon=float(config.get("mixer_rms_eps", 1e-6)) if falcon else None,
-        training_length=_training_length(config),
+        training_length=training_length(config),
         eos=end_tokens(source, config, 0),
     )
 
 
 def _state_spaces(source: Source, config: Mapping[str, Any]) -> MambaShape:
     mixer = config["ssm_cfg"] or {}
-    if (
-        mixer.get("layer", "Mamba1") != "Mamba1"
-        or config.get("attn_layer_idx")
-        or config.get("d_intermediate")
-    ):
+    layer = mixer.get("layer", "Mamba1")
+    if layer != "Mamba1" or config.get("attn_layer_idx") or config.get("d_intermediate"):
         raise ModelError(
-            f"`{source.name}` is not a pure Mamba-1 (`ssm_cfg.layer`, `attn_layer_idx` or `d_intermediate` says so); take its "
-            "release in the Hugging Face format, which goes through transformers"
+            f"`{source.name}` is not a pure Mamba-1 (its config.json: {_told(config, layer)}); `--model` reads state-spaces' Mamba-1 and "
+            "Mamba-2 without attention, and other hybrids in the Hugging Face format"
         )
-    width, multiple = int(config["d_model"]), int(config.get("pad_vocab_size_multiple", 8))
+    width = int(config["d_model"])
     return MambaShape(
         model_type="mamba",
-        vocabulary=math.ceil(int(config["vocab_size"]) / multiple) * multiple,
+        vocabulary=padded_vocabulary(config, 8),
         width=width,
         channels=int(mixer.get("expand", 2) * width),
         states=int(mixer.get("d_state", 16)),
@@ -150,22 +146,20 @@ def _state_spaces(source: Source, config: Mapping[str, Any]) -> MambaShape:
         wide_residual=bool(config.get("residual_in_fp32", True)),
         tied=bool(config.get("tie_embeddings", True)),
         inner_epsilon=None,
-        training_length=_training_length(config),
+        training_length=training_length(config),
         eos=end_tokens(source, config, 0),
     )
 
 
+def _told(config: Mapping[str, Any], layer: str) -> str:
+    """Return what in a config of state-spaces is no Mamba-1's."""
+    told = {"ssm_cfg.layer": layer} if layer != "Mamba1" else {}
+    told |= {key: config[key] for key in ("attn_layer_idx", "d_intermediate") if config.get(key)}
+    return ", ".join(f"`{key}` {value}" for key, value in told.items())
+
+
 def _rank(value: int | str, width: int) -> int:
     return math.ceil(width / 16) if value == "auto" else int(value)
-
-
-def _training_length(config: Mapping[str, Any]) -> int | None:
-    return next((int(config[key]) for key in _TRAINING_LENGTHS if config.get(key)), None)
-
-
-def _hugging_face_name(name: str) -> str:
-    name = name.replace("backbone.embedding.", "backbone.embeddings.")
-    return name if name.startswith(("backbone.", "lm_head.")) else f"backbone.{name}"
 
 
 class _Layer(NamedTuple):
