@@ -55,7 +55,7 @@ class Mrcr(MultiNeedle):
     options: Options
     score = "mrcr"
     haystack = "own"
-    stop = ("\nUser:",)
+    stop = ("\n\nUser:",)
     room = _PREFIX + MOST + 4
     cased = True
 
