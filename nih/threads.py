@@ -18,8 +18,13 @@ from typing import Any, NamedTuple
 FIXED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which a user fixes the number of threads; they win over everything here."""
 
-_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Tell OpenMP's runtimes (GNU, LLVM and Intel) to let waiting threads sleep, because a spinning one takes time from those that work."""
+_POLICY = "OMP_WAIT_POLICY"
+_WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+"""How long a waiting thread of OpenMP's runtimes (GNU: turns of a loop; LLVM and Intel: milliseconds) spins before it sleeps.
+
+A thread that spins for long takes time from those that work, but one that sleeps at once must be woken for each of the many
+short products of a forward call, which in a virtual machine costs as much as the second core gains.
+"""
 _ROUNDS = 3
 _FIRST_SECONDS, _EVERY_SECONDS = 2.0, 10.0
 """Seconds until the first and between later measurements."""
@@ -28,7 +33,9 @@ _GAIN = 1.15
 
 
 def let_threads_sleep() -> None:
-    """Make waiting threads sleep instead of spin. Takes effect only before torch is loaded; what the user set stays."""
+    """Make waiting threads sleep after a short spin. Takes effect only before torch is loaded; what the user set stays."""
+    if _POLICY in os.environ:
+        return
     for name, value in _WAITING.items():
         os.environ.setdefault(name, value)
 
@@ -49,9 +56,12 @@ class Allowance(NamedTuple):
 
 def allowance(root: Path = Path("/")) -> Allowance:
     """Read the affinity of this process and the quotas of its cgroups; `root` is where /proc and the mounts are looked for."""
-    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     quotas = list(_quotas(root))
-    return Allowance(cpus, min(quotas) if quotas else None)
+    return Allowance(_cpus(), min(quotas) if quotas else None)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _quotas(root: Path) -> Iterator[float]:
@@ -236,13 +246,13 @@ def _torch() -> Any:
 
 
 def _products(count: int) -> float:
-    """Seconds of a few matrix products of the size that a forward call of a small model makes."""
+    """Seconds of a few matrix products of the size that a forward call of a small model makes; the same work for every count."""
     torch = _torch()
     torch.set_num_threads(count)
-    a, b = torch.ones(32 * max(2, count), 768), torch.ones(768, 768)
+    a, b = torch.ones(32 * max(4, _cpus()), 768), torch.ones(768, 768)
     with torch.inference_mode():
         a @ b
         start = time.perf_counter()
-        for _ in range(12):
+        for _ in range(6):
             torch.relu(a @ b)
         return time.perf_counter() - start

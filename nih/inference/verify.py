@@ -4,8 +4,8 @@ Prefill in chunks, marks and rewinds must not change what a model says. They do 
 cache wrongly (transformers' Mamba starts each chunk's scan from zeros). A sample passes if the logits at its answer differ
 by no more than rounding explains, and if each token of the answer is the best from scratch or as good as the best.
 
-What rounding explains is measured: a multiple of what the same model shows between reading a prompt token by token and in
-one call, at several places and lengths. In half precision rounding hides too much (a scan that starts from zeros moves the
+What rounding explains is measured where it is more than a few units of the type: a multiple of what the same model shows
+between reading a prompt token by token and in one call, at several places and lengths. In half precision rounding hides too much (a scan that starts from zeros moves the
 logits of some models by less), so there the way of reading is judged in float32 too, on a short copy of the weights.
 """
 
@@ -183,34 +183,46 @@ class Verifier:
     def _compare(self, sample: Sample, kept: Kept) -> Comparison:
         session, ids = self.asker.session, sample.prompt.ids()
         session.deadline = None
-        allowed = 0.0
         try:
-            self._probe(ids)
             session.prefill_whole(ids)
             from_scratch = session.logits()
-            allowed = FACTOR[self._type] * self.noise * _scale(from_scratch)
             if not (_has_best(from_scratch) or _has_best(kept.logits)):
                 # No number on either way: nothing to compare.
-                return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
+                return Comparison(sample.id, len(ids), None, 0.0, None, self.dtype)
             difference = _stored(_apart(from_scratch, kept.logits))
             behind = teacher_forced(session, kept.ids, kept.answer.greedy is not False)
             if isinstance(session, Rereads) and session.rereads(len(ids), len(ids) + len(kept.ids)):
                 difference = max(difference, _stored(_apart_at_the_end(session, ids, kept.ids)))
+            behind = [_stored(b) for b in behind]
+            ties, most = sum(b > 0 for b in behind), max(behind, default=0.0)
+
+            def judged() -> Comparison:
+                allowed = FACTOR[self._type] * max(self.noise, _UNIT[self._type]) * _scale(from_scratch)
+                return Comparison(sample.id, len(ids), difference, allowed, not ties, self.dtype, ties, most)
+
+            found = judged()
+            while not found.passed and self._probe(ids):
+                found = judged()
         except AnswerFailure:
             session.reset()
-            return Comparison(sample.id, len(ids), None, allowed, None, self.dtype)
-        behind = [_stored(b) for b in behind]
-        ties, most = sum(b > 0 for b in behind), max(behind, default=0.0)
-        return Comparison(sample.id, len(ids), difference, allowed, not ties, self.dtype, ties, most)
+            return Comparison(sample.id, len(ids), None, 0.0, None, self.dtype)
+        return found
 
-    def _probe(self, ids: TokenIds) -> None:
-        """Measure the noise on a prompt that is much longer than those before."""
+    def _probe(self, ids: TokenIds) -> bool:
+        """Measure more of the noise: on the first tokens, then on whole prompts much longer than those before.
+
+        Returns whether there was anything to measure. What one unit of the type explains needs no measurement, which
+        costs as much as reading the prompt again.
+        """
         if not self.probed:
             self.noise = rounding_noise(self.asker.session, ids[:NOISE_TOKENS], self._type)
             self.probed = NOISE_TOKENS
-        if len(ids) > 1.5 * self.probed:
+        elif len(ids) > 1.5 * self.probed:
             self.noise = max(self.noise, long_noise(self.asker.session, ids, self._type))
             self.probed = len(ids)
+        else:
+            return False
+        return True
 
     @property
     def _type(self) -> str:
