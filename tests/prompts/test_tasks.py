@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from nih import evaluate
 from nih.coerce import build
-from nih.errors import HaystackError, UsageError
+from nih.errors import HaystackError, PromptError, UsageError
 from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.prompts.builder import Builder, _worded
 from nih.prompts.chat import frame_of
@@ -545,6 +545,21 @@ RECORDED = [
     "8f6d19dce66a4967 d547b87ea4b4b3d8",
 ]
 """By case. They must not change between versions of Python, numpy or nih unless a task's `version` does."""
+
+
+@pytest.mark.parametrize("case", range(25, len(CASES)), ids=lambda i: f"{CASES[i][0]}-{i}")
+def test_tasks_of_cards_run_from_their_shortest_length_to_8k(case: int) -> None:
+    made = make(*CASES[case])
+    for length in (*range(64, 4000, 48), 4000):
+        try:
+            sample = made.sample(Cell(length, 50.0), 0)
+            break
+        except PromptError as error:
+            assert f"task `{made.task.name}`" in str(error) and "--lengths" in str(error)
+            assert "\n" not in str(error)
+    for each in (sample, made.sample(Cell(8192, 50.0), 0)):
+        assert len(each.prompt) + each.room == each.cell.length
+        assert score(made, each, READERS[made.task.name](text_of(made, each)).answer) == 1
 
 
 def test_what_guesses_score_in_copy_is_what_is_said() -> None:
