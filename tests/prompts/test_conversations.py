@@ -64,8 +64,9 @@ def test_what_a_wrong_text_scores_is_what_the_floors_say(needles: int) -> None:
         other += [find("mrcr").of(prefix + text, None, None, sample.expected) for text in others]
     assert 1 / needles <= fmean(one) <= 1 / needles + 0.06
     assert fmean(wrong) < 0.1 and fmean(other) < 0.1
-    assert made.task.floors["one of the equal requests"] == pytest.approx(fmean(one), abs=0.02)
-    assert made.task.floors["any text"] == pytest.approx(fmean(other), abs=0.02)
+    floors: Any = made.described()["floors"]
+    assert floors["one of the equal requests"] == pytest.approx(fmean(one), abs=0.02)
+    assert floors["any text"] == pytest.approx(fmean(other), abs=0.02)
 
 
 def test_the_question_counts_the_places_and_each_number_is_asked_for() -> None:
@@ -163,7 +164,8 @@ def remembers(request: Request) -> str:
     assert asked
     wanted = f"Write a {asked[3]}."
     equal = [b["content"].rstrip() for a, b in pairwise(turns) if a == {"role": "user", "content": wanted}]
-    return asked[1] + equal[int(asked[2]) - 1]
+    said: str = asked[1] + equal[int(asked[2]) - 1]
+    return said
 
 
 @pytest.mark.parametrize("way", ["completions", "chat", "thinking", "streamed"])

@@ -292,15 +292,17 @@ def test_prompts_of_one_length_and_trial_share_what_stands_before_the_asked_need
 def test_packed_prompts_are_equal_up_to_the_question(task: str) -> None:
     grid = parse("4k", "0-100:11", 2)
     made = make(task, {}, packed=grid.depths)
+    assert isinstance(made.task, Packs)
+    others = len(made.task.pack(Random(0), 11)[0].others)
     for trial in range(2):
         samples = [s for s in made.samples(grid) if s.trial == trial]
         assert len({s.question for s in samples}) == 11
         longest = max(len(s.question) + len(s.answer_prefix) for s in samples)
         for s in samples:
             assert len(s.prompt) + s.room == 4096
-            assert len(s.needles) == 11 + len(made.task.pack(Random(0), 11)[0].others) and [
-                n.text for n in s.needles
-            ] == [n.text for n in samples[0].needles]
+            assert len(s.needles) == 11 + others and [n.text for n in s.needles] == [
+                n.text for n in samples[0].needles
+            ]
             assert score(made, s, READERS[task](text_of(made, s)).answer) == 1
             assert common_prefix(s.prompt, samples[0].prompt) >= 4096 - s.room - longest - 8
             assert abs(s.actual_depth - s.cell.depth) < 5
