@@ -122,7 +122,7 @@ def test_averages_that_mean_nothing_are_one_sentence(said: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cards", "ruler2", "lra"])
+@pytest.mark.parametrize("name", ["ruler2", "lra"])
 def test_the_suites_of_cards_run_and_average_what_they_name(name: str, tmp_path: Path) -> None:
     typed: dict[str, Any] = {"lengths": "8k", "depths": "50", "trials": "1"}
     run = evaluate(model="echo", suite=name, out=tmp_path / name, tell=quiet, **typed)
