@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from nih.deadline import ended_after
 from nih.errors import ModelError, reason
 from nih.types import ChatText
 
@@ -33,6 +34,8 @@ _OURS = frozenset(
     | {"return_tensors", "tokenize", "tools", "truncation", "max_length", "padding", CLOCK}
 )
 """Arguments of `apply_chat_template` that are no variables of a template."""
+_MOST_SECONDS = 20.0
+"""Most that filling in a template may take: templates are programs of strangers, and real ones take milliseconds."""
 
 
 class Clock:
@@ -149,11 +152,11 @@ class ChatTemplate:
         """Return what the template writes; with `speaks`, up to where the assistant speaks. Raises ModelError."""
         variables = {key: value for key, value in options.items() if not isinstance(value, Clock)}
         try:
-            with _told(options.get(CLOCK)):
+            with _told(options.get(CLOCK)), ended_after(_MOST_SECONDS):
                 text: str = self._tokenizer.apply_chat_template(
                     list(messages), tokenize=False, add_generation_prompt=speaks, **variables
                 )
-        # A template raises what its author wrote, or any of Jinja's errors.
+        # A template raises what its author wrote, or any of Jinja's errors; its loops may be endless.
         except Exception as error:
             raise ModelError(
                 f"the chat template of `{self._name}` cannot be filled in ({reason(error)}){advice}"
