@@ -80,7 +80,8 @@ class Asked:
         short="-t",
     )
     suite: str | None = _option(
-        None, "Several tasks in one run: `quick`, `architectures`, `ruler`, `pressure`, or FILE.yaml"
+        None,
+        "Several tasks in one run: `quick`, `architectures`, `cards`, `lra`, `pressure`, `ruler`, `ruler2`, or FILE.yaml",
     )
     lengths: str | None = _option(
         None,

@@ -64,7 +64,7 @@ class Graphwalks(MultiNeedle):
     @property
     def _found(self) -> int:
         """Number of nodes that are to be named."""
-        return self.options.edges ** (self.options.hops if self.options.ask == "bfs" else 1)
+        return int(self.options.edges ** (self.options.hops if self.options.ask == "bfs" else 1))
 
     @property
     def room(self) -> int:

@@ -28,6 +28,8 @@ _OPERATIONS: dict[str, Callable[[Sequence[int]], int]] = {
     "SM": lambda values: sum(values) % 10,
 }
 _NAMES = tuple(_OPERATIONS)
+_DIFFERENT = 4096
+"""Arguments of the outermost operation that are drawn anew; in a longer expression they come again, in any order."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,12 @@ class Listops(BaseTask):
 
     def _arguments(self, stream: int) -> Iterator[str]:
         rng = Random(stream)
+        drawn: list[str] = []
+        while len(drawn) < _DIFFERENT:
+            drawn.append(f" {self._operation(rng, self.options.nesting)}")
+            yield drawn[-1]
         while True:
-            yield f" {self._operation(rng, self.options.nesting)}"
+            yield rng.choice(drawn)
 
     def _operation(self, rng: Random, nesting: int) -> str:
         arguments = [self._argument(rng, nesting - 1) for _ in range(rng.randint(2, self.options.arguments))]

@@ -31,7 +31,7 @@ _FORMATS = "poem letter tale speech review note diary song article sermon".split
 _STYLES = "solemn playful plain terse florid".split()
 _PREFIX = 10
 """Characters that are said before the text, as many as in openai/mrcr."""
-_UNLIKE = 0.035
+_UNLIKE = 0.033
 """difflib's ratio of two texts that have nothing to do with each other, on average."""
 _EXAMPLE = (
     "Rain fell all night, and by morning the lane was a brook.",
@@ -55,7 +55,7 @@ class Mrcr(MultiNeedle):
     options: Options
     score = "mrcr"
     haystack = "own"
-    stop = ("\nUser:",)
+    stop = ("\n\nUser:",)
     room = _PREFIX + MOST + 4
     cased = True
 

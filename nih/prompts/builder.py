@@ -363,6 +363,11 @@ class Builder:
         left, outside = lefts[form], group.outside[form]
         body = least if self.source.whole else left
         if isinstance(self.task, Settles):
+            if not body:
+                raise PromptError(
+                    f"length {format_length(cell.length)} is too short for task `{self.task.name}`: nothing of what it asks about fits; "
+                    "type greater --lengths"
+                )
             needle = self.task.settle(
                 needle, haystack.text[: haystack.offsets[np.searchsorted(haystack.edges, body)]]
             )

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from nih import evaluate
 from nih.coerce import build
-from nih.errors import HaystackError, UsageError
+from nih.errors import HaystackError, PromptError, UsageError
 from nih.inference.prefix_plan import build_plan, common_prefix
 from nih.prompts.builder import Builder, _worded
 from nih.prompts.chat import frame_of
@@ -292,15 +292,17 @@ def test_prompts_of_one_length_and_trial_share_what_stands_before_the_asked_need
 def test_packed_prompts_are_equal_up_to_the_question(task: str) -> None:
     grid = parse("4k", "0-100:11", 2)
     made = make(task, {}, packed=grid.depths)
+    assert isinstance(made.task, Packs)
+    others = len(made.task.pack(Random(0), 11)[0].others)
     for trial in range(2):
         samples = [s for s in made.samples(grid) if s.trial == trial]
         assert len({s.question for s in samples}) == 11
         longest = max(len(s.question) + len(s.answer_prefix) for s in samples)
         for s in samples:
             assert len(s.prompt) + s.room == 4096
-            assert len(s.needles) == 11 + len(made.task.pack(Random(0), 11)[0].others) and [
-                n.text for n in s.needles
-            ] == [n.text for n in samples[0].needles]
+            assert len(s.needles) == 11 + others and [n.text for n in s.needles] == [
+                n.text for n in samples[0].needles
+            ]
             assert score(made, s, READERS[task](text_of(made, s)).answer) == 1
             assert common_prefix(s.prompt, samples[0].prompt) >= 4096 - s.room - longest - 8
             assert abs(s.actual_depth - s.cell.depth) < 5
@@ -527,8 +529,8 @@ RECORDED = [
     "2544b8a2c73cee3a 724afab5b942a085",
     "e84d210a0a84b29b adf6175ab371cd30",
     "b1d0326dab46043e b6721267762a9f08",
-    "a4d773bf719b17c2 b2fa765089f48100",
-    "d441c07ea227b15d bbcc20d4bbda8233",
+    "45e0587bee87a047 b94d1b020fcac243",
+    "6f04b98a137ca843 d4ddfc2f4546737b",
     "f1dcfd3b2549f886 b1ec817743109090",
     "f32b0cb66893f2a5 eb694fa87e11346f",
     "59e061248760049f",
@@ -545,6 +547,21 @@ RECORDED = [
     "8f6d19dce66a4967 d547b87ea4b4b3d8",
 ]
 """By case. They must not change between versions of Python, numpy or nih unless a task's `version` does."""
+
+
+@pytest.mark.parametrize("case", range(25, len(CASES)), ids=lambda i: f"{CASES[i][0]}-{i}")
+def test_tasks_of_cards_run_from_their_shortest_length_to_8k(case: int) -> None:
+    made = make(*CASES[case])
+    for length in (*range(64, 4000, 48), 4000):
+        try:
+            sample = made.sample(Cell(length, 50.0), 0)
+            break
+        except PromptError as error:
+            assert f"task `{made.task.name}`" in str(error) and "--lengths" in str(error)
+            assert "\n" not in str(error)
+    for each in (sample, made.sample(Cell(8192, 50.0), 0)):
+        assert len(each.prompt) + each.room == each.cell.length
+        assert score(made, each, READERS[made.task.name](text_of(made, each)).answer) == 1
 
 
 def test_what_guesses_score_in_copy_is_what_is_said() -> None:

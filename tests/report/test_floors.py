@@ -28,7 +28,7 @@ depths: 50
 trials: 8
 tasks:
   - {task: ruler2, set: {ask: nth, values: 2}}
-  - {task: listops, depths: 0,50,100}
+  - {task: listops, depths: "0,50,100"}
   - passkey
 averages:
   Both: [ruler2, listops]
@@ -51,8 +51,8 @@ def wrong(run: Path, target: Path, task: str) -> Path:
     """A copy of a run that answered every second sample of a task wrong."""
     target.mkdir()
     lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
-    for i, line in enumerate(lines):
-        if line["task"] == task and i % 2:
+    for line in lines:
+        if line["task"] == task and line["trial"] % 2:
             line |= {"answer": "none", "score": 0.0}
     (target / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (target / "run.json").write_text((run / "run.json").read_text())
@@ -122,9 +122,9 @@ def test_averages_that_mean_nothing_are_one_sentence(said: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cards", "ruler2", "lra"])
+@pytest.mark.parametrize("name", ["ruler2", "lra"])
 def test_the_suites_of_cards_run_and_average_what_they_name(name: str, tmp_path: Path) -> None:
-    typed = {"lengths": "8k", "depths": "50", "trials": "1"}
+    typed: dict[str, Any] = {"lengths": "8k", "depths": "50", "trials": "1"}
     run = evaluate(model="echo", suite=name, out=tmp_path / name, tell=quiet, **typed)
     results = results_for(read(run.path))
     assert {total.accuracy for total in results.by_task.values()} == {1.0}

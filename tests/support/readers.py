@@ -217,7 +217,8 @@ def _quoted(text: str) -> Reading:
     asks = r"Write the (?:(\d) lines that follow|line that follows) this line of the text"
     asked = [i for i, line in enumerate(lines) if re.match(asks, line)]
     (at,) = (i for i, line in enumerate(lines) if line == lines[asked[0] + 1] and i - 1 not in asked)
-    count = int((re.match(asks, lines[asked[0]]) or ["", 1])[1] or 1)
+    (number,) = _found(asks, lines[asked[0]])
+    count = int(number or 1)
     own = [line for i, line in enumerate(lines) if line and i not in asked and i - 1 not in asked]
     return Reading("\n".join(lines[at + 1 : at + 1 + count]), own[1:])
 
