@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.kernels.wkv4 import wkv4
+from nih.models._half import linear
 from nih.models._loading import Tensors
 from nih.models._recurrent import Head, State, last_places, tiled, tiles
 
@@ -124,16 +125,16 @@ class RwkvNetwork:
             before, last = _shifted(x, last, tile, lengths)
             mixed = torch.lerp(before, x, layer.mix)
             return (
-                F.linear(mixed[0], layer.key),
-                F.linear(mixed[1], layer.value),
-                F.linear(mixed[2], layer.receptance).sigmoid_(),
+                linear(mixed[0], layer.key),
+                linear(mixed[1], layer.value),
+                linear(mixed[2], layer.receptance).sigmoid_(),
             )
 
         k, v, gate = tiled(h.shape[1], project)
         y, wkv = wkv4(layer.decay, layer.first, k, v, wkv, lengths)
         y = y.mul_(gate)
         for tile in tiles(h.shape[1]):
-            h[:, tile].add_(F.linear(y[:, tile], layer.output))
+            h[:, tile].add_(linear(y[:, tile], layer.output))
         return last, wkv
 
     def _channel_mix(self, layer: _Layer, h: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
@@ -142,10 +143,8 @@ class RwkvNetwork:
             x = F.layer_norm(h[:, tile], self._width, *layer.ln2, self._shape.epsilon)
             before, last = _shifted(x, last, tile, lengths)
             mixed = torch.lerp(before, x, layer.ffn_mix)
-            k = F.linear(mixed[0], layer.ffn_key).relu_().square_()
-            h[:, tile].addcmul_(
-                F.linear(mixed[1], layer.ffn_receptance).sigmoid_(), F.linear(k, layer.ffn_value)
-            )
+            k = linear(mixed[0], layer.ffn_key).relu_().square_()
+            h[:, tile].addcmul_(linear(mixed[1], layer.ffn_receptance).sigmoid_(), linear(k, layer.ffn_value))
         return last
 
 

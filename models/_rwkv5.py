@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.kernels.matrix_state import matrix_state
+from nih.models._half import linear
 from nih.models._recurrent import per_head
 from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head, shifted
 
@@ -64,15 +65,15 @@ class Rwkv5Layer:
         before, last = shifted(x, last, lengths)
         streams = self._mixes.streams(x, before)
         r, k, v = (
-            per_head(F.linear(streams[letter], weight), self._heads)
+            per_head(linear(streams[letter], weight), self._heads)
             for letter, weight in (("r", self._receptance), ("k", self._key), ("v", self._value))
         )
         decay = self._mixes.decay(streams)
         y, matrix = matrix_state(r, k, v, decay, u=self._bonus, state=matrix, lengths=lengths)
         said = norm_per_head(y, self._group).to(x.dtype)
         if self._gate is not None:
-            said.mul_(F.silu(F.linear(streams["g"], self._gate)))
-        h.add_(F.linear(said, self._output))
+            said.mul_(F.silu(linear(streams["g"], self._gate)))
+        h.add_(linear(said, self._output))
         return last, matrix
 
     def _channel_mix(self, h: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
@@ -80,8 +81,8 @@ class Rwkv5Layer:
         x = self._ln2(h).to(last.dtype)
         before, last = shifted(x, last, lengths)
         k, r = (torch.lerp(x, before, self._ffn_shares[letter]) for letter in "kr")
-        k = F.linear(k, self._ffn_key).relu_().square_()
-        h.add_(F.linear(r, self._ffn_receptance).sigmoid_().mul_(F.linear(k, self._ffn_value)))
+        k = linear(k, self._ffn_key).relu_().square_()
+        h.add_(linear(r, self._ffn_receptance).sigmoid_().mul_(linear(k, self._ffn_value)))
         return last
 
 
@@ -129,14 +130,14 @@ class _Moving:
 
     def streams(self, x: Tensor, before: Tensor) -> dict[str, Tensor]:
         difference = before - x
-        inner = F.linear(torch.lerp(x, before, self._share), self._down).tanh_().chunk(len(_STREAMS_OF_6), -1)
+        inner = linear(torch.lerp(x, before, self._share), self._down).tanh_().chunk(len(_STREAMS_OF_6), -1)
         return {
-            letter: torch.addcmul(x, difference, F.linear(part, up).add_(self._shares[letter]))
+            letter: torch.addcmul(x, difference, linear(part, up).add_(self._shares[letter]))
             for letter, part, up in zip(_STREAMS_OF_6, inner, self._up, strict=True)
         }
 
     def decay(self, streams: dict[str, Tensor]) -> Tensor:
-        moved = F.linear(F.linear(streams["w"], self._decay_down).tanh_(), self._decay_up)
+        moved = linear(linear(streams["w"], self._decay_down).tanh_(), self._decay_up)
         return per_head((self._decay + moved).exp_().neg_(), self._heads)
 
 

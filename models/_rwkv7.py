@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.kernels.matrix_state import matrix_state
+from nih.models._half import linear
 from nih.models._recurrent import per_head
 from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head, shifted
 
@@ -46,10 +47,10 @@ class LowRank(NamedTuple):
 
     def __call__(self, x: Tensor, function: str = "") -> Tensor:
         """Return (B, T, channels) of x (B, T, C): float32 where there is a bias, else in the type of x."""
-        inner = F.linear(x, self.down)
+        inner = linear(x, self.down)
         if function:
             inner = getattr(torch, function)(inner)
-        product = F.linear(inner, self.up)
+        product = linear(inner, self.up)
         return product if self.bias is None else product + self.bias
 
 
@@ -94,14 +95,14 @@ class Rwkv7Layer:
         def mixed(letter: str) -> Tensor:
             return torch.lerp(x, before, self._shares[letter])
 
-        r = self._per_head(F.linear(mixed("r"), self._receptance))
+        r = self._per_head(linear(mixed("r"), self._receptance))
         decay = self._per_head(self._decay(mixed("w"), "tanh").sigmoid_().mul_(_FASTEST))
         v = self._per_head(self._values(mixed("v"), call))
         k, a, b = self._keys(mixed("k"), mixed("a"))
         y, matrix = matrix_state(r, k, v, decay, a, b, state=matrix, lengths=call.lengths)
         seen = (r * k * self._bonus).sum(-1, keepdim=True) * v
         said = norm_per_head(y, self._group).add_(seen.flatten(-2)).to(x.dtype)
-        h.add_(F.linear(said.mul_(self._gate(mixed("g"), "sigmoid")), self._output))
+        h.add_(linear(said.mul_(self._gate(mixed("g"), "sigmoid")), self._output))
         return last, matrix
 
     def _per_head(self, x: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class Rwkv7Layer:
 
     def _values(self, x: Tensor, call: Call) -> Tensor:
         """Return v (B, T, H V), drawn to that of the first layer."""
-        v = F.linear(x, self._value)
+        v = linear(x, self._value)
         if self._residual is None:
             call.first["v"] = v
             return v
@@ -118,7 +119,7 @@ class Rwkv7Layer:
 
     def _keys(self, x: Tensor, rated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the keys, and the two vectors by which the matrix is turned, each (B, T, H, K)."""
-        k = F.linear(x, self._key)
+        k = linear(x, self._key)
         rate = self._rate(rated).sigmoid_()
         along = F.normalize(self._per_head(k * self._turn), dim=-1, eps=_SHORTEST)
         grown = k * torch.addcmul(1 - self._growth, rate, self._growth)
@@ -129,10 +130,10 @@ class Rwkv7Layer:
         """Add to h in place; return the last token seen."""
         x = self._ln2(h).to(last.dtype)
         before, last = shifted(x, last, call.lengths)
-        k = F.linear(torch.lerp(x, before, self._ffn_share), self._ffn_key).relu_().square_()
+        k = linear(torch.lerp(x, before, self._ffn_share), self._ffn_key).relu_().square_()
         if self._deep is not None:
             k = self._deep(k, x, call.ids)
-        h.add_(F.linear(k, self._ffn_value))
+        h.add_(linear(k, self._ffn_value))
         return last
 
 
@@ -144,9 +145,7 @@ class _DeepEmbed:
         rank = len(self._down)
         own = part.matrix("ffn.s_emb.weight", shape.vocabulary, rank * rank)
         # The two parts of a token's matrix are added once, because they depend on nothing but the token.
-        self._matrices = own + F.linear(
-            embedding, part.matrix("ffn.s_emb_x.weight", rank * rank, shape.width)
-        )
+        self._matrices = own + linear(embedding, part.matrix("ffn.s_emb_x.weight", rank * rank, shape.width))
         self._up = part.turned("ffn.s2", rank, inner)
         self._bias = part.matrix("ffn.s0", inner)
         self._rank = rank
@@ -154,8 +153,8 @@ class _DeepEmbed:
     def __call__(self, k: Tensor, x: Tensor, ids: Tensor) -> Tensor:
         """Return k (B, T, inner) times what x (B, T, C) and the tokens (B, T) make."""
         own = per_head(F.embedding(ids, self._matrices), self._rank)
-        small = (F.linear(x, self._down)[..., None, :] @ own)[..., 0, :]
-        return k.mul_(F.linear(small, self._up, self._bias))
+        small = (linear(x, self._down)[..., None, :] @ own)[..., 0, :]
+        return k.mul_(linear(small, self._up, self._bias))
 
 
 def _low_rank(part: Part, letter: str, inputs: int, channels: int) -> LowRank:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.selective_scan import refuse_states, selective_scan
+from nih.models._half import linear
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._mamba_files import hugging_face_name, is_state_spaces, padded_vocabulary, training_length
 from nih.models._recurrent import (
@@ -227,21 +228,21 @@ class MambaNetwork:
         shape, tokens = self._shape, h.shape[1]
 
         def project(tile: slice) -> tuple[Tensor, ...]:
-            return (F.linear(self._normed(h[:, tile], layer.norm), *layer.into),)
+            return (linear(self._normed(h[:, tile], layer.norm), *layer.into),)
 
         def select(tile: slice) -> tuple[Tensor, ...]:
             sizes = [shape.rank, shape.states, shape.states]
-            dt, B, C = F.linear(u[:, tile], layer.selection).split_with_sizes(sizes, -1)
+            dt, B, C = linear(u[:, tile], layer.selection).split_with_sizes(sizes, -1)
             if shape.inner_epsilon is not None:
                 dt, B, C = (F.rms_norm(p, p.shape[-1:], None, shape.inner_epsilon) for p in (dt, B, C))
-            return F.linear(dt, layer.step), B, C
+            return linear(dt, layer.step), B, C
 
         x, z = tiled(tokens, project)[0].chunk(2, -1)
         u, convolution = self._convolve(layer, x, convolution, lengths)
         step, B, C = tiled(tokens, select)
         y, scan = selective_scan(u, step, z, layer.decay, B, C, layer.skip, layer.step_bias, scan, lengths)
         for tile in tiles(tokens):
-            h[:, tile].add_(F.linear(y[:, tile], *layer.out))
+            h[:, tile].add_(linear(y[:, tile], *layer.out))
         return convolution, scan
 
     def _convolve(

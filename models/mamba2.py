@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.matrix_state import matrix_state
+from nih.models._half import linear
 from nih.models._loading import Source, Tensors, locate, open_tensors
 from nih.models._mamba_files import hugging_face_name, is_state_spaces, padded_vocabulary, training_length
 from nih.models._recurrent import (
@@ -247,7 +248,7 @@ class Mamba2Network:
         shape = self._shape
         normed = F.rms_norm(h, h.shape[-1:], layer.norm, shape.epsilon).to(self._dtype)
         sizes = [shape.inner, shape.convolved, shape.heads]
-        z, xBC, dt = F.linear(normed, *layer.into).split_with_sizes(sizes, -1)
+        z, xBC, dt = linear(normed, *layer.into).split_with_sizes(sizes, -1)
         xBC, convolution = causal_conv1d(xBC, layer.taps, layer.tap_bias, convolution, lengths)
         written = shape.groups * shape.states
         x, B, C = xBC.split_with_sizes([shape.inner, written, written], -1)
@@ -257,7 +258,7 @@ class Mamba2Network:
         decay = step * layer.decay[:, None]
         y, matrices = matrix_state(C, B, x * step, decay, state=matrices, lengths=lengths)
         said = self._gated(torch.addcmul(y, x, layer.skip).flatten(-2), z, layer)
-        h.add_(F.linear(said, *layer.out))
+        h.add_(linear(said, *layer.out))
         return convolution, matrices
 
     def _gated(self, y: Tensor, z: Tensor, layer: _Layer) -> Tensor:

@@ -38,6 +38,7 @@ from nih.models._cache import (
     unknown_layers,
 )
 from nih.models._device import pick_device, pick_dtype
+from nih.models._half import is_slow, widen_products
 from nih.models._hf_config import (
     Options,
     architecture,
@@ -223,6 +224,8 @@ class TransformerModel:
                 "leave out --beyond-limit"
             )
         model = load(self._source, self._options, self._config, self._dtype, self._device)
+        if self._device.type == "cpu" and is_slow(self._dtype):
+            widen_products(model)
         if (
             self._grows_only
             and model._supports_attention_backend
