@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -26,6 +26,9 @@ from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
 from nih.text import sanitize
 from nih.threads import let_threads_sleep
 from nih.version import __version__
+
+if TYPE_CHECKING:
+    from nih.gate.rules import Limits
 
 app = typer.Typer(
     help="Test how well a language model retrieves facts from long contexts.",
@@ -321,11 +324,18 @@ def _compare(
 def gate(
     folder: RunFolder,
     baseline: Annotated[
-        Path, typer.Option(help="Run folder, or its cells.csv, with which the run is compared")
-    ],
+        Path | None, typer.Option(help="Run folder, or its cells.csv, with which the run is compared")
+    ] = None,
     max_drop: Annotated[
-        float, typer.Option(help="Largest loss of accuracy that passes, overall and at any length")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            help="Largest loss of accuracy that passes, overall and at any length; default: 0.05, with --plan half of --drop"
+        ),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(help="Also pass only if the loss over all samples is shown to be smaller than this"),
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Chance of failing a run that is not worse")] = 0.05,
     max_slowdown: Annotated[
         float | None,
@@ -337,13 +347,34 @@ def gate(
         Path | None,
         typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="RUN is a baseline: count the trials that the rules need, and judge nothing"
+        ),
+    ] = False,
+    drop: Annotated[float, typer.Option(help="With --plan, the real loss of accuracy to be caught")] = 0.05,
 ) -> None:
-    """Fail (exit 1) if a run is worse than its baseline."""
+    """Fail (exit 1) if a run is worse than its baseline; with --plan, say how many trials that takes."""
     from nih.gate import output as gate_report
     from nih.gate.rules import Limits
     from nih.gate.rules import gate as compare
 
-    outcome = compare(folder, baseline, Limits(max_drop, alpha, max_slowdown), score)
+    if plan:
+        _plan_gate(
+            folder,
+            drop,
+            Limits(drop / 2 if max_drop is None else max_drop, alpha, None, within),
+            baseline,
+            score,
+        )
+        return
+    if baseline is None:
+        raise UsageError(
+            f"`{folder}` is judged against another run; type `nih gate {folder} --baseline BASELINE`"
+        )
+    limits = Limits(0.05 if max_drop is None else max_drop, alpha, max_slowdown, within)
+    outcome = compare(folder, baseline, limits, score)
     for note in outcome.notes:
         _say(f"warning: {note}")
     for line in gate_report.lines(outcome):
@@ -357,6 +388,18 @@ def gate(
     _say(gate_report.headline(outcome))
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _plan_gate(folder: Path, drop: float, limits: Limits, again: Path | None, score: str | None) -> None:
+    from nih.gate.plan import headline, lines, plan
+
+    found = plan(folder, drop, limits, again, score)
+    for note in found.notes:
+        _say(f"warning: {note}")
+    for line in lines(found):
+        typer.echo(line)
+    for line in headline(found):
+        _say(line)
 
 
 @app.command("list")
