@@ -319,6 +319,31 @@ def _compare(
     typer.echo(str(folder))
 
 
+@app.command("history")
+@_plain
+def history(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Run folders of one grid, or folders that hold them"),
+    ],
+    score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    no_answer: _NoAnswer = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; default: results/histories/<run>-<hash>")
+    ] = None,
+) -> None:
+    """Draw accuracy and effective length of many runs of one grid over time. Prints the folder of the table and the picture."""
+    from nih.report.history import history as draw
+    from nih.report.history import terminal
+
+    folder, found = draw(folders, out, score, no_answer)
+    for note in found.notes:
+        _say(f"warning: {note}")
+    for line in terminal(found):
+        _say(line)
+    typer.echo(str(folder))
+
+
 @app.command("gate")
 @_plain
 def gate(
