@@ -103,6 +103,21 @@ def test_pairs_that_are_independent_pass_at_most_alpha_by_haystack_too(haystacks
     assert passed <= 24
 
 
+def test_losses_that_gather_in_haystacks_pass_half_as_often_by_haystack() -> None:
+    """With an intra-cluster correlation of .05, where samples alone would pass three times as often as they may."""
+    rng, margin, by_samples, both = np.random.default_rng(2), 0.05, 0, 0
+    which = np.repeat(np.arange(10), 44).tolist()
+    for _ in range(400):
+        shares = rng.beta(margin * 19, (1 - margin) * 19, 10)
+        drops = (rng.random((10, 44)) < shares[:, None]).astype(float).ravel()
+        shown = noninferiority._score(np.array(drops.sum()), np.array(0.0), 440, margin) >= stats.norm.isf(
+            ALPHA
+        )
+        by_samples += shown
+        both += shown and Pairs(drops, which, ALPHA)._shows_by_haystack(margin)
+    assert by_samples > 2.5 * ALPHA * 400 and both < by_samples / 2
+
+
 def test_drops_that_gather_in_a_haystack_are_worth_less() -> None:
     drops = np.zeros(200)
     drops[:4] = 1
