@@ -115,8 +115,10 @@ def p_value(lost: int, won: int, n: int, margin: float) -> float:
         return 1.0
     lows = _least_won(float(_score(np.array(float(lost)), np.array(float(won)), n, margin)), n, margin)
     changed = stats.binomtest(lost + won, n).proportion_ci(1 - _LEFT_OUT, method="exact")
-    ends = np.clip((np.array([changed.low, changed.high]) - margin) / 2, 0, (1 - margin) / 2)
-    won_shares = np.linspace(*ends, _SHARES)
+    fewest, most = (
+        min(max((end - margin) / 2, 0.0), (1 - margin) / 2) for end in (changed.low, changed.high)
+    )
+    won_shares = np.linspace(fewest, most, _SHARES)
     return min(1.0, _LEFT_OUT + float(_chance(lows, n, margin + won_shares, won_shares).max()))
 
 

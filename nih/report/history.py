@@ -38,6 +38,10 @@ COLUMNS = (
 """Columns of history.csv. An effective length of 0 is below the shortest length; it is empty where nothing was scored."""
 _FREE = ("seed", "trials")
 """What runs of one history may differ in: other needles, and more or fewer of them, measure the same."""
+_YEARS = (1970, 2200)
+"""Clocks that are not set, or lie, tell other years; no axis could show them."""
+_MOST_LABELS = 10
+"""Lengths that are named on an axis."""
 _ACROSS = 3
 _PANEL = (4.6, 2.7)
 """Inches of a panel."""
@@ -158,11 +162,13 @@ def _run_folders(paths: Iterable[Path]) -> list[Path]:
 def _point(path: Path, score: str | None, no_answer: Literal["wrong"] | None) -> Point:
     run = read(path)
     check_whole(run)
-    first = next(iter(run.manifest.values.get("earlier") or []), run.manifest.values)
     try:
-        began = datetime.datetime.fromisoformat(first["started"]).astimezone(datetime.UTC)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise StoreError(f"`{path}` does not say when it began; restore its `{MANIFEST}`") from error
+        sitting = next(iter(run.manifest.values.get("earlier") or [run.manifest.values]))
+        began = datetime.datetime.fromisoformat(sitting["started"]).astimezone(datetime.UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        began = None
+    if began is None or not _YEARS[0] <= began.year <= _YEARS[1]:
+        raise StoreError(f"`{path}` does not say when it began; restore its `{MANIFEST}`")
     return Point(began.replace(tzinfo=None), results_for(run, score, no_answer))
 
 
@@ -342,7 +348,11 @@ def _effective(ax: Axes, found: History, task: str, looks: dict[str, dict[str, A
             )  # fmt: skip
     ax.set_yscale("log", base=2)
     ax.set_ylim(below / 1.25, lengths[-1] * 1.5)
-    named = {below: f"< {length_label(lengths[0])}", **{length: length_label(length) for length in lengths}}
+    shown = lengths[:: -math.ceil(len(lengths) / _MOST_LABELS)]
+    named: dict[float, str] = {
+        below: f"< {length_label(lengths[0])}",
+        **{length: length_label(length) for length in shown},
+    }
     ax.yaxis.set_major_locator(FixedLocator(list(named)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_yticks(list(named), labels=list(named.values()))
@@ -375,7 +385,7 @@ def _dates(ax: Axes, found: History, *, labels: bool) -> None:
     room = max((last - first) * 0.06, datetime.timedelta(hours=1))
     ax.set_xlim(first - room, last + room)  # type: ignore[arg-type]
     spelling = "%Y-%m-%d" if last - first > datetime.timedelta(days=3) else "%m-%d %H:%M"
-    ax.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))
-    ax.xaxis.set_major_formatter(DateFormatter(spelling))
+    ax.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_formatter(DateFormatter(spelling))  # type: ignore[no-untyped-call]
     ax.tick_params(labelsize=8, labelbottom=labels)
     ax.grid(axis="y", color=MARK, alpha=0.25, linewidth=0.6)

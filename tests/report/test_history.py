@@ -121,6 +121,34 @@ def test_what_cannot_be_drawn_is_left_out_and_said(three: list[Path], tmp_path: 
 
 
 @pytest.mark.parametrize(
+    "told",
+    [
+        {"started": 5},
+        {"started": "soon"},
+        {"started": "9999-12-31T23:59:59+00:00"},
+        {"started": "0001-01-01T00:00:00+14:00"},
+        {"earlier": [{}]},
+        {"earlier": ["x"]},
+    ],
+)
+def test_a_time_that_is_none_is_said(tmp_path: Path, told: dict[str, Any]) -> None:
+    good = made(tmp_path / "good", answered([True]), "2026-03-03T00:00:00+00:00")
+    bad = made(tmp_path / "bad", answered([True]), "2026-03-03T00:00:00+00:00")
+    values = json.loads((bad / "run.json").read_text())
+    (bad / "run.json").write_text(json.dumps({**values, **told}))
+    found = open_history([good, bad])
+    assert len(found.points) == 1 and found.notes[0].startswith(f"left out: `{bad}")
+
+
+def test_of_many_lengths_the_longest_and_few_others_are_named(tmp_path: Path) -> None:
+    lengths = [1024 + 64 * step for step in range(45)]
+    rows = [row(str(n), length=n, trial=0) for n in lengths]
+    run = made(tmp_path / "run", rows, "2026-03-03T00:00:00+00:00", grid=grid(lengths, [50.0]))
+    ticks = draw(open_history([run])).axes[1].get_yticks()
+    assert len(ticks) <= 11 and {512, lengths[-1]} <= set(ticks) <= {512, *lengths}
+
+
+@pytest.mark.parametrize(
     ("facts", "named"),
     [
         (
