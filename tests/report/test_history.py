@@ -81,7 +81,8 @@ def test_the_picture_holds_the_points_of_the_table(three: list[Path]) -> None:
     began = pd.to_datetime(lines["began"])
     for axes, column in ((upper, lines["accuracy"]), (lower, lines["effective_length"].replace(0, 512))):
         line = max(axes.lines, key=lambda line: len(np.atleast_1d(line.get_xdata())))
-        assert np.allclose(date2num(line.get_xdata()), date2num(began.to_numpy()))
+        times = [date2num(each) for each in (line.get_xdata(), began.to_numpy())]  # type: ignore[no-untyped-call]
+        assert np.allclose(*times)
         assert np.allclose(np.asarray(line.get_ydata(), float), column.to_numpy(float))
     figure = draw(found)
     (legend,) = figure.legends
