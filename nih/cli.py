@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -27,9 +27,6 @@ from nih.streams import ReaderGone, guard_streams
 from nih.text import sanitize
 from nih.threads import let_threads_sleep
 from nih.version import __version__
-
-if TYPE_CHECKING:
-    from nih.gate.rules import Limits
 
 app = typer.Typer(
     help="Test how well a language model retrieves facts from long contexts.",
@@ -377,7 +374,10 @@ def gate(
             "--plan", help="RUN is a baseline: count the trials that the rules need, and judge nothing"
         ),
     ] = False,
-    drop: Annotated[float, typer.Option(help="With --plan, the real loss of accuracy to be caught")] = 0.05,
+    drop: Annotated[
+        float | None,
+        typer.Option(help="With --plan, the real loss of accuracy to be caught; default: 0.05"),
+    ] = None,
 ) -> None:
     """Fail (exit 1) if a run is worse than its baseline; with --plan, say how many trials that takes."""
     from nih.gate import output as gate_report
@@ -385,14 +385,14 @@ def gate(
     from nih.gate.rules import gate as compare
 
     if plan:
-        _plan_gate(
-            folder,
-            drop,
-            Limits(drop / 2 if max_drop is None else max_drop, alpha, None, within),
-            baseline,
-            score,
-        )
+        unused = {"--max-slowdown": max_slowdown, "--junit": junit, "--summary": summary}
+        if named := [flag for flag, value in unused.items() if value is not None]:
+            raise UsageError(f"{named[0]} means nothing with --plan, which judges nothing; leave it out")
+        rules = {"max_drop": max_drop, "alpha": alpha, "within": within}
+        _plan_gate(folder, 0.05 if drop is None else drop, rules, baseline, score)
         return
+    if drop is not None:
+        raise UsageError("--drop belongs to --plan; type `--max-drop` for the largest loss that passes")
     if baseline is None:
         raise UsageError(
             f"`{folder}` is judged against another run; type `nih gate {folder} --baseline BASELINE`"
@@ -414,10 +414,12 @@ def gate(
         raise typer.Exit(1)
 
 
-def _plan_gate(folder: Path, drop: float, limits: Limits, again: Path | None, score: str | None) -> None:
+def _plan_gate(
+    folder: Path, drop: float, rules: dict[str, Any], again: Path | None, score: str | None
+) -> None:
     from nih.gate.plan import headline, lines, plan
 
-    found = plan(folder, drop, limits, again, score)
+    found = plan(folder, drop, **rules, again=again, score=score)
     for note in found.notes:
         _say(f"warning: {note}")
     for line in lines(found):

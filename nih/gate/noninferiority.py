@@ -70,6 +70,11 @@ class Pairs:
         """Number of different haystacks."""
         return len(set(self.haystacks))
 
+    @property
+    def counted(self) -> str:
+        """That number in words."""
+        return f"{self.number} haystack" + "s" * (self.number != 1)
+
     @cached_property
     def bound_by_haystack(self) -> float:
         """The same if samples of one haystack are alike, as much as haystacks differ here."""
@@ -99,7 +104,7 @@ class Pairs:
         """Bounds of the drop, in words."""
         changed = "" if self.counts is None else f"{self.counts[0]} lost and {self.counts[1]} won, "
         return (
-            f"{changed}at most {self.bound:.3f} by samples and {self.bound_by_haystack:.3f} by {self.number} haystacks "
+            f"{changed}at most {self.bound:.3f} by samples and {self.bound_by_haystack:.3f} by {self.counted} "
             f"(confidence {1 - self.alpha:g})"
         )
 

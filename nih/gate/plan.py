@@ -73,18 +73,21 @@ class Plan:
 def plan(
     path: Path,
     drop: float = 0.05,
-    limits: Limits | None = None,
+    *,
+    max_drop: float | None = None,
+    alpha: float = 0.05,
+    within: float | None = None,
     again: Path | None = None,
     score: str | None = None,
 ) -> Plan:
-    """Count the trials that the rules need to catch a real drop of `drop`, and `limits.within` to be shown where there is none.
+    """Count the trials that the rules need to catch a real drop of `drop`, and to show one below `within` where there is none.
 
-    `limits` without a word has a `max_drop` of half the drop. `again` is a second run of what the baseline was asked: its pairs say
+    The default of `max_drop` is half the drop. `again` is a second run of what the baseline was asked: its pairs say
     how many answers change. Raises UsageError, StoreError and SettingsDiffer.
     """
-    limits = limits or Limits(max_drop=drop / 2)
     if not 0 < drop < 1:
         raise UsageError(f"--drop {drop:g} is not between 0 and 1; type for example `--drop 0.05`")
+    limits = Limits(drop / 2 if max_drop is None else max_drop, alpha, within=within)
     if limits.max_drop >= drop:
         raise UsageError(
             f"no number of trials shows a real drop of {drop:g} to be more than {limits.max_drop:g}; type a --max-drop below {drop:g}"

@@ -432,7 +432,7 @@ def _within(run: StoredRun, baseline: Baseline, paired: bool, margin: float, alp
     shown = pairs.shows(margin)
     if not shown and not replace(pairs, drops=np.zeros(len(both))).shows(margin):
         raise UsageError(
-            f"{len(both)} pairs of {pairs.number} haystacks cannot show a drop below {margin:g}, even where no answer changes; type "
+            f"{len(both)} pairs of {pairs.counted} cannot show a drop below {margin:g}, even where no answer changes; type "
             f"`nih gate --plan {sanitize(str(baseline.path), lines=False)} --within {margin:g}` to read how many trials can"
         )
     detail = f"drop {pairs.drop:.3f} over {len(both)} pairs, {pairs.told}; {'shown' if shown else 'not shown'} to be below {margin:g}"

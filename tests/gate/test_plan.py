@@ -43,8 +43,9 @@ def groups(rng: np.random.Generator, trials: int, drop: float, anew: bool) -> li
         else:
             after = before & (rng.random((2 * trials,)) >= drop / accuracy)
         sides.append((after.astype(float), before.astype(float)))
-    both = [np.concatenate(side) for side in zip(*sides, strict=True)]
-    return [Group("overall", *both, True), *(Group(str(i), *side, True) for i, side in enumerate(sides))]
+    ours, theirs = (np.concatenate(side) for side in zip(*sides, strict=True))
+    lengths = [Group(str(i), *side, True) for i, side in enumerate(sides)]
+    return [Group("overall", ours, theirs, True), *lengths]
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -61,7 +62,7 @@ def test_the_trials_that_are_named_catch_the_drop(base: Path, anew: bool) -> Non
 
 
 def test_the_trials_for_within_show_it(base: Path) -> None:
-    (need,) = (n for n in plan(base, 0.1, Limits(0.05, within=0.05)).needs if n.rule == "within")
+    (need,) = (n for n in plan(base, 0.1, max_drop=0.05, within=0.05).needs if n.rule == "within")
     least, most = need.needed
     assert least is not None and most is not None and least < most
     assert Pairs(np.zeros(4 * least), np.arange(4 * least).tolist(), 0.05).shows(0.05)
@@ -78,7 +79,7 @@ def test_the_trials_for_within_show_it(base: Path) -> None:
 def test_power_now_is_that_of_the_gates_own_lines(base: Path) -> None:
     """Where a second run has said how many answers change: none here."""
     run = read(base)
-    found = plan(base, 0.15, Limits(0.05), again=base)
+    found = plan(base, 0.15, max_drop=0.05, again=base)
     own = _groups(run, run, True)
     assert [need.rule for need in found.needs] == [group.rule for group in own]
     for need, group in zip(found.needs, own, strict=True):
@@ -96,7 +97,7 @@ def test_more_changes_need_more_trials(base: Path, tmp_path: Path) -> None:
         rows(lambda r: {"score": 0.0, "answer": " no"} if r.trial in (3, 4) else sometimes_wrong(r), TRIALS),
         **FACTS,
     )
-    quiet, noisy = (plan(base, 0.15, Limits(0.05), again=other).needs for other in (base, second))
+    quiet, noisy = (plan(base, 0.15, max_drop=0.05, again=other).needs for other in (base, second))
     for calm, free in zip(quiet, noisy, strict=True):
         assert (calm.needed[0] or 0) <= (free.needed[0] or 1 << 20) and free.needed[0] == free.needed[1]
 
@@ -115,6 +116,9 @@ def test_the_command_says_it_in_lines(base: Path) -> None:
     [
         (["--drop", "0.05", "--max-drop", "0.05"], "type a --max-drop below 0.05"),
         (["--drop", "0"], "--drop 0 is not between"),
+        (["--drop", "3"], "--drop 3 is not between"),
+        (["--junit", "file.xml"], "--junit means nothing with --plan"),
+        (["--max-slowdown", "2"], "--max-slowdown means nothing with --plan"),
         (["--within", "2"], "--within 2 is not between"),
     ],
 )
@@ -126,6 +130,8 @@ def test_what_cannot_be_planned_is_a_sentence(base: Path, words: list[str], said
 def test_a_gate_without_a_baseline_says_what_to_type(base: Path) -> None:
     done = nih_gate(base)
     assert done.exit_code == 2 and f"`nih gate {base} --baseline BASELINE`" in done.stderr
+    done = nih_gate(base, "--baseline", base, "--drop", 0.1)
+    assert done.exit_code == 2 and "--drop belongs to --plan" in done.stderr
 
 
 def test_a_baseline_without_scores_or_with_less_than_its_plan_is_refused(base: Path, tmp_path: Path) -> None:
