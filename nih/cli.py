@@ -315,16 +315,48 @@ def _compare(
     typer.echo(str(folder))
 
 
+@app.command("history")
+@_plain
+def history(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Run folders of one grid, or folders that hold them"),
+    ],
+    score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
+    no_answer: _NoAnswer = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; default: results/histories/<run>-<hash>")
+    ] = None,
+) -> None:
+    """Draw accuracy and effective length of many runs of one grid over time. Prints the folder of the table and the picture."""
+    from nih.report.history import history as draw
+    from nih.report.history import terminal
+
+    folder, found = draw(folders, out, score, no_answer)
+    for note in found.notes:
+        _say(f"warning: {note}")
+    for line in terminal(found):
+        _say(line)
+    typer.echo(str(folder))
+
+
 @app.command("gate")
 @_plain
 def gate(
     folder: RunFolder,
     baseline: Annotated[
-        Path, typer.Option(help="Run folder, or its cells.csv, with which the run is compared")
-    ],
+        Path | None, typer.Option(help="Run folder, or its cells.csv, with which the run is compared")
+    ] = None,
     max_drop: Annotated[
-        float, typer.Option(help="Largest loss of accuracy that passes, overall and at any length")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            help="Largest loss of accuracy that passes, overall and at any length; default: 0.05, with --plan half of --drop"
+        ),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(help="Also pass only if the loss over all samples is shown to be smaller than this"),
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Chance of failing a run that is not worse")] = 0.05,
     max_slowdown: Annotated[
         float | None,
@@ -336,13 +368,37 @@ def gate(
         Path | None,
         typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="RUN is a baseline: count the trials that the rules need, and judge nothing"
+        ),
+    ] = False,
+    drop: Annotated[
+        float | None,
+        typer.Option(help="With --plan, the real loss of accuracy to be caught; default: 0.05"),
+    ] = None,
 ) -> None:
-    """Fail (exit 1) if a run is worse than its baseline."""
+    """Fail (exit 1) if a run is worse than its baseline; with --plan, say how many trials that takes."""
     from nih.gate import output as gate_report
     from nih.gate.rules import Limits
     from nih.gate.rules import gate as compare
 
-    outcome = compare(folder, baseline, Limits(max_drop, alpha, max_slowdown), score)
+    if plan:
+        unused = {"--max-slowdown": max_slowdown, "--junit": junit, "--summary": summary}
+        if named := [flag for flag, value in unused.items() if value is not None]:
+            raise UsageError(f"{named[0]} means nothing with --plan, which judges nothing; leave it out")
+        rules = {"max_drop": max_drop, "alpha": alpha, "within": within}
+        _plan_gate(folder, 0.05 if drop is None else drop, rules, baseline, score)
+        return
+    if drop is not None:
+        raise UsageError("--drop belongs to --plan; type `--max-drop` for the largest loss that passes")
+    if baseline is None:
+        raise UsageError(
+            f"`{folder}` is judged against another run; type `nih gate {folder} --baseline BASELINE`"
+        )
+    limits = Limits(0.05 if max_drop is None else max_drop, alpha, max_slowdown, within)
+    outcome = compare(folder, baseline, limits, score)
     for note in outcome.notes:
         _say(f"warning: {note}")
     for line in gate_report.lines(outcome):
@@ -356,6 +412,20 @@ def gate(
     _say(gate_report.headline(outcome))
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _plan_gate(
+    folder: Path, drop: float, rules: dict[str, Any], again: Path | None, score: str | None
+) -> None:
+    from nih.gate.plan import headline, lines, plan
+
+    found = plan(folder, drop, **rules, again=again, score=score)
+    for note in found.notes:
+        _say(f"warning: {note}")
+    for line in lines(found):
+        typer.echo(line)
+    for line in headline(found):
+        _say(line)
 
 
 @app.command("list")

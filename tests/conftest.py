@@ -11,6 +11,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+collect_ignore = ["data"]
+"""It holds a test suite of another project, which `tests/gate/test_pytest_plugin.py` runs."""
+
 hypothesis.settings.register_profile("nih", deadline=None)
 hypothesis.settings.load_profile("nih")
 

@@ -118,7 +118,7 @@ def _other_settings(run: StoredRun, baseline: StoredRun) -> str:
 
 
 def _check_settings(run: StoredRun, baseline: StoredRun) -> None:
-    here, there = _asked(run), _asked(baseline)
+    here, there = asked(run), asked(baseline)
     differing = [name for name in here if here[name] != there[name]]
     if not differing:
         return
@@ -129,11 +129,11 @@ def _check_settings(run: StoredRun, baseline: StoredRun) -> None:
     else:
         advice = f"type `{_like(baseline, run.model, 'NEW_RUN')}` to ask the same, or give a baseline of this run's settings"
     raise SettingsDiffer(
-        f"`{run.path}` was not asked what baseline `{baseline.path}` was: {_told(differing, here, there)}; {advice}"
+        f"`{run.path}` was not asked what baseline `{baseline.path}` was: {told(differing, here, there)}; {advice}"
     )
 
 
-def _asked(run: StoredRun) -> dict[str, Any]:
+def asked(run: StoredRun) -> dict[str, Any]:
     """Return all that decides what is asked, as the user would name it."""
     manifest, own = run.manifest, [task for task in run.manifest.tasks if task.grid]
     return {
@@ -175,7 +175,7 @@ def _anew(run: StoredRun, baseline: StoredRun) -> str:
     return f"make the baseline anew as this run was made: `{_like(run, baseline.model, 'NEW_BASELINE')}`"
 
 
-def _told(names: list[str], here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+def told(names: list[str], here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} is {_show(here[name])} here and {_show(there[name])} there" for name in names)
 
 
@@ -215,7 +215,7 @@ def _check_table(run: StoredRun, table: Table) -> list[str]:
     if differing := [name for name in here if here[name] != there[name]]:
         typed = " ".join(f"--{name} {spelled[name]}" for name in differing)
         raise SettingsDiffer(
-            f"`{run.path}` was not asked what baseline `{table.path}` was: {_told(differing, here, there)}; "
+            f"`{run.path}` was not asked what baseline `{table.path}` was: {told(differing, here, there)}; "
             f"run it again with `{sanitize(typed, lines=False)}`"
         )
     _check_trials(run, table)

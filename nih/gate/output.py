@@ -103,7 +103,8 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
         ("max-drop", f"{limits.max_drop:g}"),
         ("alpha", f"{limits.alpha:g}"),
     ]
-    return facts if limits.max_slowdown is None else [*facts, ("max-slowdown", f"{limits.max_slowdown:g}")]
+    asked = (("max-slowdown", limits.max_slowdown), ("within", limits.within))
+    return [*facts, *((name, f"{value:g}") for name, value in asked if value is not None)]
 
 
 def _clean(text: str) -> str:

@@ -9,7 +9,8 @@ An answer that is none (`no_answer`) counts as wrong on both sides, and how many
 same test, with Holm's correction over it and the rules of accuracy. It joins them only if either side has such a sample: where
 none has, it could not fail, and its place in the correction would only weaken the others.
 
-New errors, missing samples and, where asked, a slow-down have rules of their own, outside the correction.
+New errors, missing samples and, where asked, a slow-down have rules of their own, outside the correction. So has `within`, which asks the
+other way round: it passes only if the drop over all samples is shown to be smaller than a margin.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from scipy import stats
 
 from nih.errors import UsageError
 from nih.gate.baseline import Baseline, Key, Table, check, failures, open_baseline
+from nih.gate.noninferiority import LEAST_ALPHA, Pairs, haystacks_of
 from nih.gate.whole import check_whole, judged_anew
 from nih.prompts.grid import format_length
 from nih.stats import significance
@@ -54,6 +56,8 @@ class Limits:
     alpha: float = 0.05
     max_slowdown: float | None = None
     """Largest ratio of seconds per sample to the baseline's, by the median; None: not judged."""
+    within: float | None = None
+    """Accuracy below which the drop over all samples must be shown to lie; None: not judged."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for limits that mean nothing."""
@@ -68,6 +72,14 @@ class Limits:
         if self.max_slowdown is not None and not self.max_slowdown > 0:
             raise UsageError(
                 f"--max-slowdown {self.max_slowdown:g} is not a ratio; type for example `--max-slowdown 1.5`"
+            )
+        if self.within is not None and not 0 < self.within < 1:
+            raise UsageError(
+                f"--within {self.within:g} is not between 0 and 1; type for example `--within 0.02`"
+            )
+        if self.within is not None and self.alpha < LEAST_ALPHA:
+            raise UsageError(
+                f"--alpha {self.alpha:g} is too small for --within; type {LEAST_ALPHA:g} or more"
             )
 
 
@@ -179,6 +191,7 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
         _errors(run, baseline),
         _missing(run, baseline, paired),
         *([] if limits.max_slowdown is None else [_slowdown(run, baseline, limits)]),
+        *([] if limits.within is None else [_within(run, baseline, paired, limits.within, limits.alpha)]),
     ]
     notes += _weak(groups, limits)
     notes += _at_floor(run, groups)
@@ -336,9 +349,9 @@ def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
 
 def _answered(run: StoredRun, baseline: Baseline, paired: bool) -> Group | None:
     """Return what judges how many samples were answered; None if all were, on both sides."""
-    ours = {row.id: float(row.status == "ok") for row in run.rows if _judged(row) is not None}
+    ours = {row.id: float(row.status == "ok") for row in run.rows if score_in_gate(row) is not None}
     if isinstance(baseline, StoredRun):
-        there = {row.id: float(row.status == "ok") for row in baseline.rows if _judged(row) is not None}
+        there = {row.id: float(row.status == "ok") for row in baseline.rows if score_in_gate(row) is not None}
         both = [id for id in ours if id in there] if paired else []
         sides = (
             [[each[id] for id in both] for each in (ours, there)]
@@ -355,7 +368,7 @@ def _answered(run: StoredRun, baseline: Baseline, paired: bool) -> Group | None:
     return Group(NO_ANSWER, here, before, paired, answered=True)
 
 
-def _judged(row: Row) -> float | None:
+def score_in_gate(row: Row) -> float | None:
     """Return what a row counts in the rules of accuracy: an answer that is none is wrong; None if it is left out."""
     return 0.0 if row.status == "no_answer" else row.score
 
@@ -370,9 +383,11 @@ def _array(scored: _Scored, place: tuple[str, int] | None) -> Scores:
 
 def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
     """Return the scores of the samples that are scored in both, in one order."""
-    there = {row.id: score for row in baseline.rows if (score := _judged(row)) is not None}
+    there = {row.id: score for row in baseline.rows if (score := score_in_gate(row)) is not None}
     both = [row for row in run.rows if row.id in there]
-    return _own(both), [(row.task, row.length, there[row.id]) for row in both if _judged(row) is not None]
+    return _own(both), [
+        (row.task, row.length, there[row.id]) for row in both if score_in_gate(row) is not None
+    ]
 
 
 def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
@@ -394,7 +409,41 @@ def _has_scores(baseline: Baseline) -> bool:
 
 
 def _own(rows: Iterable[Row]) -> _Scored:
-    return [(row.task, row.length, score) for row in rows if (score := _judged(row)) is not None]
+    return [(row.task, row.length, score) for row in rows if (score := score_in_gate(row)) is not None]
+
+
+# A drop that is shown to be small
+
+
+def _within(run: StoredRun, baseline: Baseline, paired: bool, margin: float, alpha: float) -> Verdict:
+    """Judge whether the drop over all samples is shown to be smaller than `margin`. Raises UsageError where samples do not pair, and
+    where even a run without any change could not show it.
+    """
+    if not paired or not isinstance(baseline, StoredRun):
+        raise UsageError(
+            f"--within compares the same samples on both sides, and those of `{run.path}` and `{baseline.path}` do not pair; give the "
+            "run folder of a baseline with the same tokenizer"
+        )
+    both = paired_rows(run, baseline)
+    if not both:
+        return Verdict("within", "fail", "no sample is scored in both")
+    drops = np.array([there - here for _, here, there in both])
+    pairs = Pairs(drops, haystacks_of(run, [row for row, _, _ in both]), alpha)
+    shown = pairs.shows(margin)
+    if not shown and not replace(pairs, drops=np.zeros(len(both))).shows(margin):
+        raise UsageError(
+            f"{len(both)} pairs of {pairs.counted} cannot show a drop below {margin:g}, even where no answer changes; type "
+            f"`nih gate --plan {sanitize(str(baseline.path), lines=False)} --within {margin:g}` to read how many trials can"
+        )
+    detail = f"drop {pairs.drop:.3f} over {len(both)} pairs, {pairs.told}; {'shown' if shown else 'not shown'} to be below {margin:g}"
+    return Verdict("within", "pass" if shown else "fail", detail)
+
+
+def paired_rows(run: StoredRun, baseline: StoredRun) -> list[tuple[Row, float, float]]:
+    """Return the samples that both have, each with its score in the run and in the baseline."""
+    there = {row.id: score for row in baseline.rows if (score := score_in_gate(row)) is not None}
+    ours = ((row, score_in_gate(row)) for row in run.rows if row.id in there)
+    return [(row, score, there[row.id]) for row, score in ours if score is not None]
 
 
 # Errors and missing samples

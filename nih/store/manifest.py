@@ -371,7 +371,7 @@ def read_manifest(folder: Path) -> Manifest:
     for name in _VIEWS:
         try:
             getattr(manifest, name)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StoreError(f"`{path}` is damaged: its `{name}` cannot be read") from error
     return manifest
 

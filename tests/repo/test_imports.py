@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     {"__main__"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
     {"bench", "doctor", "list"},
     {"run"},
     {"report"},
