@@ -26,6 +26,7 @@ from nih.report.tables import PUBLISHED, by_axis
 from nih.stats.difference import Difference
 from nih.stats.results import Results
 from nih.store.journal import Row
+from nih.store.manifest import Manifest
 from nih.text import sanitize
 from nih.types import Cell
 
@@ -216,7 +217,17 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         facts.append(("tasks weighing alike", average_words(results)))
     else:
         facts.append(("effective length", "".join(map(str, results.effective.values()))))
-    return [*facts, ("score", results.run.score_name)]
+    return [*facts, *_cache(results.run.manifest), ("score", results.run.score_name)]
+
+
+def _cache(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return what came of verifying an engine's cache; nothing for other runs."""
+    state = manifest.verification or ""
+    return (
+        [("engine's cache", state)]
+        if state in ("verified", "failed", "not possible") and manifest.prefill == "engine"
+        else []
+    )
 
 
 def average_words(results: Results) -> str:
