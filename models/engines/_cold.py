@@ -18,7 +18,17 @@ import httpx
 from nih.errors import EngineError
 from nih.models.engines._completion import Dialect
 from nih.models.engines._exchange import exchange
-from nih.models.engines._http import BudgetSpent, Malformed, Refused, Retry, Sender, Tally, Unsupported, quoted, text_of
+from nih.models.engines._http import (
+    BudgetSpent,
+    Malformed,
+    Refused,
+    Retry,
+    Sender,
+    Tally,
+    Unsupported,
+    quoted,
+    text_of,
+)
 from nih.models.engines._response import ending, finite, first_choice, spoken, usage
 from nih.types import Asking, Reading, Sample
 
@@ -155,7 +165,9 @@ def _of_chat(content: Sequence[Any]) -> list[_Place]:
             return []
         best = entry.get("top_logprobs")
         likely = {
-            str(b.get("token")): b.get("logprob") for b in (best if isinstance(best, list) else []) if isinstance(b, Mapping)
+            str(b.get("token")): b.get("logprob")
+            for b in (best if isinstance(best, list) else [])
+            if isinstance(b, Mapping)
         }
         places.append((str(entry.get("token")), entry.get("logprob"), likely))
     return places

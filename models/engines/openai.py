@@ -349,7 +349,9 @@ class _Sweep:
         self.sent.add(at)
         priming, dialect, sender = self.primings.requests[at], self.engine.dialect, self.engine.sender
         sample = priming.sample
-        beginning = replace(sample, prompt=Prompt(sample.prompt.slice(0, priming.stop)), room=1, thinking=0, stop=())
+        beginning = replace(
+            sample, prompt=Prompt(sample.prompt.slice(0, priming.stop)), room=1, thinking=0, stop=()
+        )
         wanted = dialect.wanted(beginning, False)
         body = dialect.body(beginning, wanted.content, False)
         try:
@@ -467,7 +469,7 @@ class Hits:
     def expect(self, samples: Sequence[Sample], first: Primings) -> None:
         """Note what the samples of one call of `answers` can find in the cache, in this order, and what is planned."""
         self.block = first.block
-        self.possible = {s.id: n for s, n in zip(samples, possible_hits(samples, first.block), strict=True)}
+        self.possible = {s.id: n for s, n in zip(samples, possible_hits(samples, first), strict=True)}
         # Without blocks to prime, all that prompts share is planned.
         primed = {s.id: first.planned_hits(s) for s in samples}
         self.planned = primed if first.block > 1 else dict(self.possible)

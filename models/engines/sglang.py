@@ -57,7 +57,9 @@ class SglangEngine(openai.OpenAIEngine):
             found = list(from_background(self._ask_info))
         # A library may raise anything for what a stranger sends.
         except Exception as error:
-            self.untold = f"the server's own report could not be read ({type(error).__name__}: {quoted(str(error))})"
+            self.untold = (
+                f"the server's own report could not be read ({type(error).__name__}: {quoted(str(error))})"
+            )
             return
         self.info = next(filter(None, found), {})
         if not self.info:

@@ -227,7 +227,8 @@ class Verifier:
                 f"answers differ along with the cache by no more than rounding ({self.allowed:g} nats)",
             )
         words = f"{len(moved)} of {len(self.asked)} samples are answered differently where the cache is in play (p = {self.p:.2g})"
-        if any(a.tells for a in moved) or (len(moved) > 1 and 2 * len(moved) > len(self.asked)):
+        # Without log-probabilities every near-tie looks like this, but hardly in all samples at once.
+        if any(a.tells for a in moved) or len(moved) == len(self.asked) > 1:
             return "failed", words
         return (
             "not possible",
@@ -285,7 +286,7 @@ def permuted(samples: Sequence[tuple[npt.NDArray[np.float64], Sequence[int]]]) -
         observed -= float(own @ distances @ own)
         blocks = np.tile(own.reshape(-1, 2 * BLOCK), (_ARRANGEMENTS, 1, 1))
         arranged = rng.permuted(blocks, axis=2).reshape(_ARRANGEMENTS, -1)
-        drawn -= np.einsum("mi,ij,mj->m", arranged, distances, arranged)
+        drawn -= ((arranged @ distances) * arranged).sum(axis=1)
     # Sums in another order may differ in their last digits.
     as_far = int((drawn >= observed - 1e-9 * max(1.0, abs(observed))).sum())
     return (1 + as_far) / (1 + _ARRANGEMENTS)

@@ -60,13 +60,15 @@ def primings(plan: PrefixPlan, block: int) -> Primings:
     """Choose the branches whose beginning is sent first: those that save at least `LEAST_SAVED` tokens."""
     edges = list(plan.edges)
     parents = _parents(edges)
-    cuts = [edge.stop // block * block for edge in edges]
+    ends = [sum(len(plan.samples[i].prompt) == edge.stop for i in edge.below) for edge in edges]
+    # The last token of a prompt is always read, for its logits.
+    cuts = [(edge.stop - (end > 0)) // block * block for edge, end in zip(edges, ends, strict=True)]
     readers = [0 if len(edge.below) > 1 else 1 for edge in edges]
     pays = [False] * len(edges)
     for at in reversed(range(len(edges))):
         edge, parent = edges[at], parents[at]
         if len(edge.below) > 1:
-            readers[at] += sum(len(plan.samples[i].prompt) == edge.stop for i in edge.below)
+            readers[at] += ends[at]
             before = cuts[parent] if parent is not None else 0
             pays[at] = (readers[at] - 1) * (cuts[at] - before) >= LEAST_SAVED
         if parent is not None:
@@ -88,9 +90,19 @@ def primings(plan: PrefixPlan, block: int) -> Primings:
     return Primings(block, tuple(chosen), before_sample)
 
 
-def possible_hits(samples: Sequence[Sample], block: int) -> tuple[int, ...]:
-    """Return the tokens of each prompt that the cache could hold if all that came before were found again by whole blocks."""
-    return block_hits([s.prompt for s in samples], block)
+def possible_hits(samples: Sequence[Sample], first: Primings) -> tuple[int, ...]:
+    """Return the tokens of each prompt that the cache could hold if all that came before, primings too, were found again by blocks."""
+    sent: list[Prompt] = []
+    places, primed = [], set[int]()
+    for sample in samples:
+        for at in first.before.get(sample.id, ()):
+            if at not in primed:
+                primed.add(at)
+                sent.append(first.requests[at].prompt)
+        places.append(len(sent))
+        sent.append(sample.prompt)
+    hits = block_hits(sent, first.block)
+    return tuple(hits[place] for place in places)
 
 
 def _parents(edges: Sequence[Edge]) -> list[int | None]:

@@ -149,13 +149,24 @@ class CachingServer:
                 rows = zip(said.tokens, values, said.places, strict=True)
                 choice["logprobs"] = {
                     "content": [
-                        {"token": t, "logprob": v, "top_logprobs": [{"token": k, "logprob": w} for k, w in p.items()]}
+                        {
+                            "token": t,
+                            "logprob": v,
+                            "top_logprobs": [{"token": k, "logprob": w} for k, w in p.items()],
+                        }
                         for t, v, p in rows
                     ]
                 }
             else:
-                choice["logprobs"] = {"tokens": said.tokens, "token_logprobs": values, "top_logprobs": said.places}
-        usage: dict[str, Any] = {"prompt_tokens": len(request.prompt.encode()), "completion_tokens": len(said.tokens)}
+                choice["logprobs"] = {
+                    "tokens": said.tokens,
+                    "token_logprobs": values,
+                    "top_logprobs": said.places,
+                }
+        usage: dict[str, Any] = {
+            "prompt_tokens": len(request.prompt.encode()),
+            "completion_tokens": len(said.tokens),
+        }
         if self.tells:
             usage["prompt_tokens_details"] = {"cached_tokens": said.cached}
         return {"model": "m", "choices": [choice], "usage": usage}
