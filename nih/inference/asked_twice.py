@@ -47,6 +47,8 @@ _FAR = 10.0
 """Most nats that count: a token that one way excludes would outweigh all else."""
 _PART = 0.05
 _LEAST_SHARED = 16
+_SLACK = 64
+"""Tokens by which a server's count may be above ours."""
 _ARRANGEMENTS = 9_999
 
 
@@ -139,6 +141,8 @@ class Verifier:
     """Prompt tokens of warm askings that came from the cache; None where the engine does not tell."""
     left: int = 0
     """Prompt tokens of cold askings that came from it all the same."""
+    own: bool = False
+    """Whether more than the shared beginning came from the cache: the sample's own prompt, read before in whatever way."""
     asked: list[_Asked] = field(default_factory=list)
     p: float | None = None
 
@@ -174,7 +178,8 @@ class Verifier:
 
     def _verify(self, pairs: Sequence[Pair]) -> tuple[State, str]:
         for pair in pairs:
-            readings = self._readings(pair, _order(pair, 0, 1))
+            # With the cache first: a server that keeps whole prompts then restores the state that the run has left.
+            readings = self._readings(pair, [1, -1])
             if readings is not None:
                 (_, one), (_, other) = readings
                 apart = distance(one, other)
@@ -208,6 +213,11 @@ class Verifier:
             self.p = permuted([(a.distances(), a.labels) for a in differing])
             if self.p <= ALPHA:
                 return self._blame(differing)
+            if self.p > FUTILE and self.own:
+                return (
+                    "not possible",
+                    "answers differ, and the engine found whole prompts in its cache that it had read without it",
+                )
             if self.p > FUTILE:
                 why = f"{len(differing)} of {len(self.asked)} samples are answered differently from one time to the next, but not"
                 return (
@@ -246,6 +256,7 @@ class Verifier:
             if reading.cached is not None:
                 if label > 0:
                     self.told = (self.told or 0) + reading.cached
+                    self.own |= reading.cached > pair.shared + _SLACK
                 else:
                     self.left += reading.cached
             found.append((label, reading))

@@ -127,6 +127,19 @@ def test_what_cannot_be_compared_is_said(reading: Reading | None, words: str) ->
     assert found["state"] == "not possible" and words in found["why"]
 
 
+def test_an_engine_that_restores_whole_prompts_is_not_acquitted_of_differences() -> None:
+    """As llama.cpp's cache of prompts does: later warm askings may find what was read cold."""
+    turns = iter(range(1000))
+
+    def ask(asked: Sequence[Asking]) -> Iterator[Reading]:
+        for sample, behind in asked:
+            own = len(sample.prompt) - 1 if behind is not None else 0
+            yield Reading("wrong" if next(turns) < 5 and behind is not None else "right", cached=own)
+
+    found = Verifier(ask).verify(choose(plan()))
+    assert found["state"] == "not possible" and "whole prompts" in found["why"]
+
+
 def test_samples_are_asked_behind_one_that_shares_their_beginning_and_within_the_budget() -> None:
     laid = plan()
     pairs = choose(laid)
