@@ -19,7 +19,7 @@ from nih.text import cut, sanitize
 Question = Literal["start", "end", "both"]
 """Where the question stands: before the haystack, after it, or both."""
 PrefixSharing = Literal["auto", "always", "never"]
-"""Whether prompts that begin alike are read once: with verification, without, or not at all."""
+"""Whether prompts that begin alike are read once: with verification, without, or not at all (which an engine decides by itself)."""
 Retry = Literal["no_answer"]
 """A status that a resumed run asks again only if that is typed."""
 IMPORTED = "file:"
@@ -171,12 +171,12 @@ class Answering:
     )
     engine: str | None = _option(
         None,
-        "Answer through `vllm` or a server (`openai`) instead of a session",
+        "Answer through `vllm` or a server (`sglang`, `openai`) instead of a session",
         decides="unless default",
         panel="Engine",
     )
     base_url: str | None = _option(
-        None, "Server of --engine openai: `http://localhost:8000/v1`", panel="Engine"
+        None, "Server of --engine openai or sglang: `http://localhost:8000/v1`", panel="Engine"
     )
 
     def _check_answering(self) -> None:
@@ -196,13 +196,15 @@ class Execution:
     PANEL = "Execution"
 
     concurrency: Count | None = _option(
-        None, "Most requests under way at a time (--engine openai)", panel="Engine"
+        None, "Most requests under way at a time (--engine openai, sglang)", panel="Engine"
     )
     max_requests: Count | None = _option(
-        None, "Most requests to send, retries included (--engine openai)", panel="Engine"
+        None, "Most requests to send, retries included (--engine openai, sglang)", panel="Engine"
     )
     share: PrefixSharing = _option(
-        "auto", "Read shared prefixes once: auto (and verify it), always (unverified), never", decides=True
+        "auto",
+        "Read shared prefixes once: auto (and verify it, an engine's cache too), always (unverified), never",
+        decides=True,
     )
     timeout: Positive | None = _option(None, "Seconds after which an answer counts as `timeout`")
     workers: Count | None = _option(
@@ -274,9 +276,9 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
         self._check_asked()
         self._check_execution()
         self._check_output()
-        if self.engine and self.share != "auto":
+        if self.engine and self.share == "never":
             raise UsageError(
-                f"--share {self.share} is for sessions; engine `{self.engine}` shares prefixes by itself"
+                f"--share never is for sessions; engine `{self.engine}` shares prefixes by itself"
             )
         if self.spread:
             self._check_spread("--workers" if self.workers is not None else "--ray")

@@ -9,7 +9,18 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from nih.types import Answer, ChatText, Generation, Likelihood, Needle, Sample, TokenIds, Turn
+from nih.types import (
+    Answer,
+    Asking,
+    ChatText,
+    Generation,
+    Likelihood,
+    Needle,
+    Reading,
+    Sample,
+    TokenIds,
+    Turn,
+)
 
 Over = Callable[[Sequence[int], bool], bool]
 """Says after each token whether a continuation is over: takes its ids, and whether the last one is an end-of-text token."""
@@ -227,6 +238,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the server or the device; also called after an interrupt, and without `start`."""
+
+
+@runtime_checkable
+class ReadsCold(Protocol):
+    """An engine that can be asked with its cache out of play, so that its cache can be verified."""
+
+    def why_not_cold(self) -> str:
+        """Say why its cache cannot be taken out of play; "" if it can. Called after the answers."""
+
+    def readings(self, asked: Sequence[Asking], timeout: float | None) -> Iterator[Reading | None]:
+        """Ask one after the other; None where there is no answer. Raises EngineError."""
 
 
 @runtime_checkable

@@ -211,6 +211,25 @@ class Usage(NamedTuple):
     """Requests sent for this answer, retries included."""
 
 
+class Asking(NamedTuple):
+    """A sample that an engine is asked once more, to see whether its cache changes the answer."""
+
+    sample: Sample
+    behind: Sample | None
+    """Asked just before it, so that the cache holds what both share; None: the cache is out of play."""
+
+
+class Reading(NamedTuple):
+    """The first tokens of an answer, with their log-probabilities where the engine tells them."""
+
+    text: str
+    tokens: tuple[str, ...] = ()
+    logprobs: tuple[Mapping[str, float], ...] = ()
+    """At each place, by token: the one that was said, and the likeliest; in nats. Empty if the engine tells none."""
+    cached: int | None = None
+    """Tokens of the prompt that came from the cache; None if the engine does not tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A model's answer to one sample, with its cost."""

@@ -12,17 +12,20 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from nih.errors import EngineError
+from nih.inference.prefix_plan import build_plan
+from nih.inference.priming import Primings, possible_hits, primings
 from nih.inference.thinking import ENDS, kept, opens, spelled
 from nih.models.engines._background import from_background
+from nih.models.engines._cold import WAYS, Cold, Way
 from nih.models.engines._completion import Dialect, Reply, Wanted
 from nih.models.engines._cut_prompts import CutPrompts
 from nih.models.engines._exchange import exchange
@@ -42,7 +45,7 @@ from nih.models.engines._usage import Log
 from nih.protocols import Tokenizer
 from nih.text import keep_secret, sanitize
 from nih.tokenizers.huggingface import open_tokenizer
-from nih.types import Answer, Sample, Status, Turn, Usage
+from nih.types import Answer, Asking, Prompt, Reading, Sample, Status, Turn, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
@@ -89,6 +92,12 @@ class Options:
     """Most requests per sample, the first one included."""
     backoff: float = _free(1.0)
     """Seconds: the first wait is drawn from 0 to this, and each further one from twice as much."""
+    cold: Literal["auto", "cache_salt", "cache_prompt", "flush"] = _free("auto")
+    """How the server's cache is taken out of play when it is verified: by vLLM's `cache_salt`, llama.cpp's `cache_prompt` or
+    SGLang's `/flush_cache`; `auto` goes by what the server says that it is."""
+    prime: int = _free(0)
+    """Tokens of a block at whose end the states of a hybrid model are kept: beginnings that prompts share are then sent first, cut
+    at a block. 0 sends none; needs `prompt=ids`."""
     patience: float = _free(600.0)
     """Seconds after which a request is given up where --timeout says nothing."""
 
@@ -109,6 +118,9 @@ class OpenAIEngine:
     log: Log = field(default_factory=Log)
     unlisted: str = ""
     """Why the server's list of models was not read; "" if it was."""
+    hits: Hits = field(default_factory=lambda: Hits())
+    kind: str = "openai"
+    """What `--engine` was."""
 
     @property
     def limit(self) -> int | None:
@@ -199,7 +211,7 @@ class OpenAIEngine:
         told = {**self._meta(), **self.served}
         kept = ("owned_by", "root", "max_model_len", "ftype", "n_params", "n_ctx")
         return {
-            "engine": "openai",
+            "engine": self.kind,
             "base_url": self.base_url,
             "endpoint": self.dialect.path,
             "model": self.name,
@@ -219,14 +231,40 @@ class OpenAIEngine:
                 "leave out --chat, or type `--set prompt=ids`"
             )
         most = self.options.max_requests
-        if most is not None and len(samples) > most:
+        block = self.options.prime
+        first = primings(build_plan(samples), block) if block else Primings(1)
+        needed = len(samples) + len(first.requests)
+        if most is not None and needed > most:
+            also = f" and {len(first.requests)} beginnings are to be sent first" if first.requests else ""
             raise EngineError(
-                f"{len(samples)} samples are to be answered and --max-requests is {most}; raise it, or type a smaller grid"
+                f"{len(samples)} samples are to be answered{also} and --max-requests is {most}; raise it, or type a smaller grid"
             )
         if not samples:
             return
-        sweep = _Sweep(self, samples, likelihood, timeout or self.options.patience)
+        self.hits.expect(samples, first)
+        sweep = _Sweep(self, samples, likelihood, timeout or self.options.patience, first)
         yield from from_background(sweep.run)
+
+    def why_not_cold(self) -> str:
+        """Say why the server's cache cannot be taken out of play; "" if it can."""
+        most = self.options.max_requests
+        if self._way is None:
+            return "the server does not say that it is one whose cache can be taken out of play; `--set cold=cache_salt` says so"
+        if most is not None and self.sender.requests >= most:
+            return f"--max-requests {most} is used up"
+        return ""
+
+    @property
+    def _way(self) -> Way | None:
+        if self.options.cold != "auto":
+            return self.options.cold
+        return WAYS.get(str(self.served.get("owned_by")).lower())
+
+    def readings(self, asked: Sequence[Asking], timeout: float | None) -> Iterator[Reading | None]:
+        """Ask one after the other. Raises EngineError where the server does not take what keeps its cache out of play."""
+        assert self._way is not None, "why_not_cold comes first"
+        cold = Cold(self.dialect, self.sender, self._way, timeout or self.options.patience)
+        yield from from_background(partial(cold.run, asked))
 
     def report(self) -> Mapping[str, Any]:
         """Return the requests, the usage, the drift of the counts, and what the server did not take."""
@@ -234,6 +272,7 @@ class OpenAIEngine:
             "requests": self.sender.requests,
             "failed_attempts": dict(self.sender.failures),
             **self.log.totals(),
+            "hits": self.hits.totals(),
             "not_taken": list(self.dialect.dropped),
             "warnings": [
                 *([self.unlisted] if self.unlisted else []),
@@ -246,13 +285,25 @@ class OpenAIEngine:
         """Nothing is held between two calls of `answers`."""
 
 
+E = TypeVar("E", bound=OpenAIEngine)
+
+
 class _Sweep:
     """The samples of one call of `answers`, and the workers that share them."""
 
     def __init__(
-        self, engine: OpenAIEngine, samples: Sequence[Sample], likelihood: bool, seconds: float
+        self,
+        engine: OpenAIEngine,
+        samples: Sequence[Sample],
+        likelihood: bool,
+        seconds: float,
+        first: Primings,
     ) -> None:
         self.engine = engine
+        self.primings = first
+        self.primed = [asyncio.Lock() for _ in first.requests]
+        self.sent: set[int] = set()
+        """Beginnings that have been sent."""
         self.likelihood = likelihood
         self.seconds = seconds
         shortest = min(samples, key=lambda s: len(s.prompt))
@@ -282,6 +333,9 @@ class _Sweep:
     async def _answer(self, client: httpx.AsyncClient, sample: Sample) -> Answer:
         """Answer one sample. Raises EngineError for a failure that every other sample would share."""
         tally, good = Tally(), self.engine.sender.good
+        for at in self.primings.before.get(sample.id, ()):
+            async with self.primed[at]:
+                await self._prime(client, at)
         wanted = await asyncio.to_thread(self.engine.dialect.wanted, sample, self.likelihood)
         self.left -= 1
         try:
@@ -292,6 +346,24 @@ class _Sweep:
         except (Retry, Refused) as error:
             return self._failed(sample, error.status, str(error), tally)
         return await self._answered(client, sample, wanted, reply, seconds, tally)
+
+    async def _prime(self, client: httpx.AsyncClient, at: int) -> None:
+        """Send a beginning, once. One that fails costs time and no answer."""
+        if at in self.sent:
+            return
+        self.sent.add(at)
+        priming, dialect, sender = self.primings.requests[at], self.engine.dialect, self.engine.sender
+        sample = priming.sample
+        beginning = replace(
+            sample, prompt=Prompt(sample.prompt.slice(0, priming.stop)), room=1, thinking=0, stop=()
+        )
+        wanted = dialect.wanted(beginning, False)
+        body = dialect.body(beginning, wanted.content, False)
+        try:
+            await sender.post(client, wanted.path, body, prompt_tokens, self.seconds, Tally())
+        except (Retry, Refused, Unsupported):
+            return
+        self.engine.hits.primings += 1
 
     def _check_protocol(self, sample: Sample, good: int, why: str) -> None:
         """Raise EngineError if a server sends nothing but malformed responses: to the first sample, or to two in a row.
@@ -339,6 +411,7 @@ class _Sweep:
         rated = self.engine.tokenizer.encode(sample.continuation) if self.likelihood else ()
         counted = len(sample.prompt) + len(rated)
         self.engine.log.add(reply, counted, len(sample.prompt), wanted.retokenised)
+        self.engine.hits.add(sample, reply.usage.cached_tokens)
         is_cut = False
         if (told := reply.usage.prompt_tokens) is not None:
             is_cut = await self.cut_prompts.is_cut(client, sample, told, counted, tally)
@@ -384,6 +457,48 @@ class _Sweep:
         return Answer(sample.id, status, error=why, usage=Usage(requests=tally.requests))
 
 
+@dataclass
+class Hits:
+    """What the server's cache held of the prompts that it answered, beside what it could hold and what was planned."""
+
+    block: int = 1
+    possible: dict[str, int] = field(default_factory=dict)
+    planned: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    could: int = 0
+    plan: int = 0
+    reached: int | None = None
+    """None if the server does not tell."""
+    primings: int = 0
+
+    def expect(self, samples: Sequence[Sample], first: Primings) -> None:
+        """Note what the samples of one call of `answers` can find in the cache, in this order, and what is planned."""
+        self.block = first.block
+        self.possible = {s.id: n for s, n in zip(samples, possible_hits(samples, first), strict=True)}
+        # Without blocks to prime, all that prompts share is planned.
+        primed = {s.id: first.planned_hits(s) for s in samples}
+        self.planned = primed if first.block > 1 else dict(self.possible)
+
+    def add(self, sample: Sample, cached: int | None) -> None:
+        """Count an answer."""
+        self.prompt_tokens += len(sample.prompt)
+        self.could += self.possible.get(sample.id, 0)
+        self.plan += self.planned.get(sample.id, 0)
+        if cached is not None:
+            self.reached = (self.reached or 0) + cached
+
+    def totals(self) -> dict[str, int | None]:
+        """Return what run.json holds."""
+        return {
+            "block": self.block,
+            "prompt_tokens": self.prompt_tokens,
+            "possible": self.could,
+            "planned": self.plan,
+            "reached": self.reached,
+            "primings": self.primings,
+        }
+
+
 def _is_called(entry: Mapping[str, Any], name: str) -> bool:
     """Return whether an entry of a list of models has this name; llama.cpp's entries have aliases."""
     aliases = entry.get("aliases")
@@ -414,10 +529,19 @@ async def _all(workers: Sequence[asyncio.Task[None]]) -> None:
 
 def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
     """Open the tokenizer; send nothing. Raises EngineError, ModelError."""
-    base_url = _checked_url(options.base_url)
+    return open_server(model, options, OpenAIEngine, "openai")
+
+
+def open_server(model: str, options: Options, engine: type[E], kind: str) -> E:
+    """Open the tokenizer for an `engine` of this protocol, which `--engine` calls `kind`; send nothing. Raises EngineError, ModelError."""
+    base_url = _checked_url(options.base_url, kind)
     extra = _checked_extra(options.extra)
     if options.prefix == "assistant" and not options.chat:
         raise EngineError("`--set prefix=assistant` is for --chat; completions go on with the prompt anyway")
+    if options.prime < 0 or (options.prime and options.prompt != "ids"):
+        raise EngineError(
+            f"`--set prime={options.prime}` cuts prompts at a block of tokens, so it needs at least 1 and token ids; type `--set prompt=ids` too"
+        )
     for name in ("attempts", "limit"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise EngineError(f"`--set {name}={value}` allows nothing; type at least 1")
@@ -436,13 +560,14 @@ def open_engine(model: str, options: Options, longest: int) -> OpenAIEngine:
         stream=options.stream,
     )
     sender = Sender(base_url, model, _key(), options.attempts, options.backoff, options.max_requests)
-    return OpenAIEngine(model, tokenizer, options, base_url, dialect, sender)
+    return engine(model, tokenizer, options, base_url, dialect, sender, kind=kind)
 
 
-def _checked_url(typed: str | None) -> str:
+def _checked_url(typed: str | None, kind: str) -> str:
     if typed is None:
+        port = 30000 if kind == "sglang" else 8000
         raise EngineError(
-            "--engine openai needs --base-url; type for example `--base-url http://localhost:8000/v1`"
+            f"--engine {kind} needs --base-url; type for example `--base-url http://localhost:{port}/v1`"
         )
     try:
         parts = urlsplit(str(httpx.URL(typed)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import secrets
 import sys
 import time
 from collections import deque
@@ -23,15 +24,20 @@ import numpy as np
 
 from nih.errors import EngineError, reason
 from nih.inference.prefix_cache import block_hits
+from nih.inference.prefix_plan import build_plan
+from nih.inference.priming import Primings, primings
 from nih.inference.thinking import ENDS, kept, opens, spelled, split
 from nih.models import smollm2, transformer
+from nih.models.engines._cold import ROOM
 from nih.models.engines._vllm_arguments import check_taken, installed, names, typed, vllm
 from nih.protocols import Tokenizer
 from nih.tokenizers.huggingface import HubTokenizer
-from nih.types import NO_TURN, Answer, Prompt, Sample, TokenIds, Turn, Usage
+from nih.types import NO_TURN, Answer, Asking, Prompt, Reading, Sample, TokenIds, Turn, Usage
 
 _CONCURRENCY = 64
 """Enough to fill a batch: prompts are long, so few are read at a time, and the others only wait in vLLM's queue."""
+_LIKELIEST = 5
+"""Log-probabilities at each place of an answer that is asked again."""
 _TAIL = 64
 """Tokens at the end of a prompt that tell whether it opens a thinking."""
 _ENOUGH = 0.9
@@ -54,6 +60,9 @@ class Options:
     """Ask beyond the positions that the config allows."""
     concurrency: int | None = field(default=None, metadata={"decides": False})
     """Most samples in vLLM's hands at a time; None is 64."""
+    prime: int | None = field(default=None, metadata={"decides": False})
+    """Tokens of a block at whose end a hybrid's states are kept: beginnings that prompts share are then sent first, cut at a block.
+    None goes by vLLM's configuration, 0 sends none."""
     thinking_end: str = ""
     """What ends the model's thinking, where it is none of the usual tags."""
     arguments: Mapping[str, str] = field(default_factory=dict, metadata={"typed": False})
@@ -105,6 +114,8 @@ class _Open:
     """Request id -> index among all requests of the run, of what is not finished."""
     outputs: list[Any] = field(default_factory=list)
     """Finished RequestOutputs, in any order."""
+    priming: int | None = None
+    """Which beginning it is, of those that are sent first and have no answer."""
 
 
 class VllmEngine:
@@ -120,6 +131,13 @@ class VllmEngine:
         self._turn = NO_TURN
         self._llm: Any = None
         self._vllm: Any = None
+        self._primings = Primings(1)
+        self._primed: set[int] = set()
+        """Beginnings that vLLM has read."""
+        self._planned: dict[int, int] = {}
+        """Index of a request behind primings -> tokens that they have read of its prompt."""
+        self._beginnings: set[int] = set()
+        """Indices of the requests that are beginnings."""
         self._given: list[Prompt] = []
         self._cached: dict[int, int] = {}
         """Index of an answered request -> tokens of its prompt that the prefix cache held."""
@@ -232,10 +250,12 @@ class VllmEngine:
         Raises EngineError.
         """
         waiting, open_ = deque(samples), dict[str, _Open]()
+        if self._prime_block:
+            self._primings, self._primed = primings(build_plan(samples), self._prime_block), set()
         last = time.monotonic()
         try:
             while waiting or open_:
-                while waiting and len(open_) < self._concurrency:
+                while waiting and len(open_) < self._concurrency and self._is_primed(waiting[0], open_):
                     sample = waiting.popleft()
                     open_[sample.id] = self._give(sample, likelihood)
                 finished = [open_.pop(key) for key in self._step(open_)]
@@ -244,10 +264,36 @@ class VllmEngine:
                 for done in finished:
                     now = time.monotonic()
                     seconds, last = now - max(done.given_at, last), now
-                    yield replace(self._answer(done), seconds=seconds)
+                    if done.priming is None:
+                        yield replace(self._answer(done), seconds=seconds)
+                    else:
+                        self._primed.add(done.priming)
         finally:
             for left in open_.values():
                 self._abort(left)
+
+    @property
+    def _prime_block(self) -> int:
+        """Tokens of a block at whose end a hybrid's state is kept; 0 where nothing is to be sent first."""
+        if self._options.prime is not None or not self._caches:
+            return self._options.prime or 0
+        cache = self._config.cache_config
+        if getattr(cache, "mamba_cache_mode", "none") != "align":
+            return 0
+        return int(getattr(cache, "mamba_block_size", None) or self._block)
+
+    def _is_primed(self, sample: Sample, open_: dict[str, _Open]) -> bool:
+        """Whether all beginnings of a sample's prompt have been read; the next one is given to vLLM if not."""
+        for at in self._primings.before.get(sample.id, ()):
+            if at in self._primed:
+                continue
+            key = f"beginning {at}"
+            if key not in open_:
+                given = open_[key] = _Open(sample, np.empty(0, np.int32), time.monotonic(), priming=at)
+                one = self._vllm.SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
+                self._request(given, f"{key}-0", self._primings.requests[at].prompt, one)
+            return False
+        return True
 
     def _give(self, sample: Sample, likelihood: bool) -> _Open:
         """Put the requests of a sample into vLLM's queue. Raises EngineError."""
@@ -256,17 +302,30 @@ class VllmEngine:
         if len(sample.prompt) + len(ids) > self._longest:
             return given
         for part, (prompt, sampling) in enumerate(self._requests(sample, ids)):
-            key = f"{sample.id}-{part}"
-            tokens = import_module("vllm.inputs").tokens_input(prompt.ids().tolist())
-            try:
-                self._llm.llm_engine.add_request(key, tokens, sampling)
-            # vLLM checks a request against its model, and has a class of error for each of its doubts.
-            except Exception as error:
-                self._abort(given)
-                raise EngineError(f"vLLM refuses a prompt of `{self.name}` ({reason(error)})") from error
-            given.awaited[key] = len(self._given)
-            self._given.append(prompt)
+            if sample.id in self._primings.before:
+                self._planned[len(self._given)] = self._primings.planned_hits(sample)
+            self._request(given, f"{sample.id}-{part}", prompt, sampling)
         return given
+
+    def _request(self, given: _Open, key: str, prompt: Prompt, sampling: Any) -> None:
+        """Put one request into vLLM's queue. Raises EngineError."""
+        try:
+            self._add(key, prompt, sampling)
+        except EngineError:
+            self._abort(given)
+            raise
+        given.awaited[key] = len(self._given)
+        self._given.append(prompt)
+        if given.priming is not None:
+            self._beginnings.add(given.awaited[key])
+
+    def _add(self, key: str, prompt: Prompt, sampling: Any, **more: Any) -> None:
+        tokens = import_module("vllm.inputs").tokens_input(prompt.ids().tolist(), **more)
+        try:
+            self._llm.llm_engine.add_request(key, tokens, sampling)
+        # vLLM checks a request against its model, and has a class of error for each of its doubts.
+        except Exception as error:
+            raise EngineError(f"vLLM refuses a prompt of `{self.name}` ({reason(error)})") from error
 
     def _requests(self, sample: Sample, ids: TokenIds) -> Iterator[tuple[Prompt, Any]]:
         """What vLLM is asked: to go on, or to rate `ids` (T,) as what follows.
@@ -295,27 +354,56 @@ class VllmEngine:
 
     def _step(self, open_: Mapping[str, _Open]) -> list[str]:
         """One forward pass. Returns the ids of the samples that have nothing to wait for. Raises EngineError."""
-        engine = self._llm.llm_engine
         if any(given.awaited for given in open_.values()):
-            try:
-                outputs = engine.step()
-            # Whatever fails below it ends the engine.
-            except Exception as error:
-                raise EngineError(
-                    f"vLLM stopped ({reason(error)}); what was answered is kept, and the same command resumes"
-                ) from error
-            for output in outputs:
+            for output in self._outputs():
                 given = open_.get(output.request_id.rpartition("-")[0])
                 if output.finished and given and output.request_id in given.awaited:
                     self._cached[given.awaited.pop(output.request_id)] = output.num_cached_tokens or 0
                     given.outputs.append(output)
         return [key for key, given in open_.items() if not given.awaited]
 
+    def _outputs(self) -> list[Any]:
+        """Return what one forward pass gives. Raises EngineError."""
+        try:
+            return list(self._llm.llm_engine.step())
+        # Whatever fails below it ends the engine.
+        except Exception as error:
+            raise EngineError(
+                f"vLLM stopped ({reason(error)}); what was answered is kept, and the same command resumes"
+            ) from error
+
+    def why_not_cold(self) -> str:
+        """Say why its cache cannot be taken out of play; "" if it can."""
+        return "" if self._caches else "vLLM's prefix cache is off"
+
+    def readings(self, asked: Sequence[Asking], timeout: float | None) -> Iterator[Reading | None]:
+        """Ask one after the other, each with a salt of its own, so that the cache holds nothing but what is read before it. Raises EngineError."""
+        for sample, behind in asked:
+            salt = secrets.token_hex(16)
+            if behind is not None:
+                self._alone(behind, 1, salt, timeout)
+            output = self._alone(sample, min(ROOM, sample.room + sample.thinking), salt, timeout)
+            yield None if output is None else _reading(output)
+
+    def _alone(self, sample: Sample, room: int, salt: str, timeout: float | None) -> Any:
+        """Return vLLM's output for one sample that is asked alone; None if it did not come in time."""
+        sampling = self._vllm.SamplingParams(
+            temperature=0.0, max_tokens=room, logprobs=_LIKELIEST, ignore_eos=True, detokenize=False
+        )
+        key, start = f"again {salt} {sample.id}", time.monotonic()
+        self._add(key, sample.prompt, sampling, cache_salt=salt)
+        while timeout is None or time.monotonic() < start + timeout:
+            for output in self._outputs():
+                if output.request_id == key and output.finished:
+                    return output
+        self._llm.llm_engine.abort_request([key])
+        return None
+
     def _too_late(self, open_: dict[str, _Open], deadline: float) -> list[_Open]:
         """Take back the oldest sample if its time is over."""
-        key = next(iter(open_))
-        if time.monotonic() < deadline:
+        if not open_ or time.monotonic() < deadline:
             return []
+        key = next(iter(open_))
         given = open_.pop(key)
         self._abort(given)
         return [given]
@@ -387,23 +475,46 @@ class VllmEngine:
         """What the prefix cache held, beside what it could hold of these prompts in this order if nothing were evicted."""
         if self._llm is None:
             return {}
-        answered = sorted(self._cached)
-        planned = block_hits(self._given, self._block)
+        answered = sorted(self._cached.keys() - self._beginnings)
+        block = self._prime_block or self._block
+        possible = block_hits(self._given, block)
+        planned = [self._planned.get(i, hits) for i, hits in enumerate(possible)]
         cache = {
             "enabled": self._caches,
             "block_size": self._block,
             "requests": len(answered),
             "prompt_tokens": sum(len(self._given[i]) for i in answered),
-            "hit_tokens": sum(self._cached.values()),
+            "hit_tokens": sum(self._cached[i] for i in answered),
             "planned_hit_tokens": sum(planned[i] for i in answered),
         }
         rate = cache["hit_tokens"] / cache["prompt_tokens"] if answered else 0.0
-        return {"prefix_cache": {**cache, "hit_rate": round(rate, 4)}, "warnings": _warnings(cache)}
+        hits = {
+            "block": block,
+            "prompt_tokens": cache["prompt_tokens"],
+            "possible": sum(possible[i] for i in answered),
+            "planned": cache["planned_hit_tokens"],
+            "reached": cache["hit_tokens"],
+            "primings": len(self._beginnings),
+        }
+        return {
+            "prefix_cache": {**cache, "hit_rate": round(rate, 4)},
+            "hits": hits,
+            "warnings": _warnings(cache),
+        }
 
     def close(self) -> None:
         """Give the memory back."""
         self._llm = None
         gc.collect()
+
+
+def _reading(output: Any) -> Reading:
+    """Return the ids that were said, as texts, with the log-probabilities of the likeliest at each place."""
+    said = output.outputs[0]
+    tokens = tuple(map(str, said.token_ids))
+    places = [{str(t): float(told.logprob) for t, told in place.items()} for place in said.logprobs or ()]
+    known = len(places) == len(tokens) and all(map(math.isfinite, (v for p in places for v in p.values())))
+    return Reading(" ".join(tokens), tokens, tuple(places) if known else (), output.num_cached_tokens)
 
 
 def _warnings(cache: Mapping[str, Any]) -> list[str]:

@@ -7,17 +7,19 @@ its own prefix cache hits. Whatever the engine does, each sample is answered exa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nih.errors import EngineError
+from nih.inference import asked_twice
 from nih.inference.answerer import Ready, Request
 from nih.inference.events import Event, Progress, Workload
-from nih.inference.prefix_plan import build_plan
-from nih.protocols import Engine
-from nih.types import Answer, Sample
+from nih.inference.prefix_plan import PrefixPlan, build_plan
+from nih.protocols import Engine, ReadsCold
+from nih.types import Answer, Asking, Reading, Sample
 
 
 @dataclass
@@ -68,11 +70,37 @@ class EngineAnswerer:
         for sample in waiting.values():
             yield Answer(sample.id, "error", error="the engine gave no answer")
 
+    def verify(self, plan: PrefixPlan, answered: Collection[str]) -> dict[str, Any]:
+        """Ask some of the answered samples again, with the engine's cache and without it; return what run.json says of it.
+
+        What goes wrong on the way makes it impossible and harms no answer.
+        """
+        engine, pairs = self.engine, asked_twice.choose(plan, answered)
+        if not isinstance(engine, ReadsCold):
+            return {
+                "state": "not possible",
+                "why": f"engine `{engine.name}` cannot be asked without its cache",
+            }
+        if why := engine.why_not_cold():
+            return {"state": "not possible", "why": why}
+
+        def ask(asked: Sequence[Asking]) -> Iterator[Reading | None]:
+            return engine.readings(asked, self.timeout)
+
+        dtype = str(engine.identity().get("dtype", ""))
+        verifier = asked_twice.Verifier(ask, dtype)
+        try:
+            return verifier.verify(pairs)
+        except EngineError as error:
+            return {"state": "not possible", "why": str(error), "requests": verifier.requests}
+
     def report(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what the engine reports of its answers; its warnings are also said."""
+        """Return what the engine reports of its answers; its warnings and what its cache held are also said."""
         if not self.asked:
             return {}
         found = dict(self.engine.report())
+        if hits := found.get("hits"):
+            self.say(_hits(hits))
         for warning in found.get("warnings", []):
             self.say(f"warning: {warning}")
         return {"engine": found}
@@ -85,6 +113,16 @@ class EngineAnswerer:
 def tree_order(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Sort samples as the walk of their prefix tree meets them."""
     return build_plan(samples).order
+
+
+def _hits(hits: Mapping[str, Any]) -> str:
+    """Say what came from the cache, in one line."""
+    reached = "an untold number" if hits["reached"] is None else f"{hits['reached']:,}"
+    primed = f"; {hits['primings']:,} beginnings were sent first" if hits.get("primings") else ""
+    return (
+        f"prefix cache: {reached} of {hits['prompt_tokens']:,} prompt tokens came from it, {hits['planned']:,} were planned and "
+        f"{hits['possible']:,} possible in blocks of {hits['block']}{primed}"
+    )
 
 
 def _totals(samples: Sequence[Sample]) -> str:

@@ -26,6 +26,7 @@ from nih.report.tables import PUBLISHED, by_axis
 from nih.stats.difference import Difference
 from nih.stats.results import Results
 from nih.store.journal import Row
+from nih.store.manifest import Manifest
 from nih.text import sanitize
 from nih.types import Cell
 
@@ -225,7 +226,17 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     for task in results.floors:
         name = f"{task}: " if len(results.by_task) > 1 else ""
         facts.append((f"{name}scored without finding it", results.floor_words(task).removeprefix("floor ")))
-    return [*facts, ("score", results.run.score_name)]
+    return [*facts, *_cache(results.run.manifest), ("score", results.run.score_name)]
+
+
+def _cache(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return what came of verifying an engine's cache; nothing for other runs."""
+    state = manifest.verification or ""
+    return (
+        [("engine's cache", state)]
+        if state in ("verified", "failed", "not possible") and manifest.prefill == "engine"
+        else []
+    )
 
 
 def average_words(results: Results) -> str:

@@ -85,7 +85,7 @@ def _elsewhere(values: Mapping[str, Any], asks_server: bool) -> Iterator[str]:
     """Yield what is to be typed for each option that names something on a hub or a server, or can make code run."""
     model, tokenizer, engine = values["model"], values["tokenizer"], values["engine"]
     # The model of a server is a word of its own, unless its tokenizer is looked for under that name.
-    if _is_of_a_hub(model) and not (engine == "openai" and (tokenizer or "/" not in model)):
+    if _is_of_a_hub(model) and not (engine in ("openai", "sglang") and (tokenizer or "/" not in model)):
         yield f"--model {model}"
     if tokenizer and tokenizer != BYTE and not Path(tokenizer).expanduser().exists():
         yield f"--tokenizer {tokenizer}"

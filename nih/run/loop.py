@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from nih.errors import SettingsDiffer
 from nih.inference.answerer import Answerer, LocalAnswerer, PrefillMode, Ready, Request
@@ -60,7 +61,7 @@ class Loop:
     @property
     def sharing_failed(self) -> bool:
         """Whether prompts must be read in one call each."""
-        return self.directory.manifest.verification == "failed"
+        return self.job.engine is None and self.directory.manifest.verification == "failed"
 
     def _fill(self) -> None:
         """Mark what is over the limit, and answer what is open. The weights are loaded only if a sample is."""
@@ -91,6 +92,20 @@ class Loop:
             )
         if pending or (self._is_unverified and plan.samples):
             self._answer(pending, ready or self._start())
+        if job.engine and pending:
+            self._verify_engine()
+
+    def _verify_engine(self) -> None:
+        """Ask some samples again with the engine's cache out of play, once per run, and say what came of it."""
+        done = self.directory.manifest.verification in ("verified", "failed")
+        if done or self.job.options.share == "always" or not isinstance(self.answerer, EngineAnswerer):
+            return
+        start = time.perf_counter()
+        answered = [row.id for row in self.directory.rows.values() if row.status == "ok"]
+        found = self.answerer.verify(self.job.plan, answered)
+        self.times.work["verify"] += time.perf_counter() - start
+        self.directory.write_manifest(verification=found)
+        self.say(_cache_verdict(found))
 
     def _leave_out(self) -> None:
         """Name the rows of the journal that are none of the run's samples any more, so that nothing counts them."""
@@ -150,8 +165,12 @@ class Loop:
     def _choose(self, chunk: int | None) -> tuple[Sample, ...]:
         """Choose the samples that verify sharing, once per run; none if it was verified, or is not to be."""
         if chunk is None:
-            why = {"state": "not asked", "why": "an engine shares prefixes by itself"}
-            self.directory.write_manifest(prefill="engine", verification=why)
+            self.directory.write_manifest(prefill="engine")
+            if not self.directory.manifest.verification:
+                not_yet = (
+                    "--share always" if self.job.options.share == "always" else "the run has not come to it"
+                )
+                self.directory.write_manifest(verification={"state": "not asked", "why": not_yet})
             return ()
         if self.job.options.share == "always":
             why = {"state": "not asked", "why": "--share always"}
@@ -273,6 +292,13 @@ def _answerer(job: Job, say: Say) -> Answerer:
     settings = WorkerSettings(open_model, job.likelihood, options.timeout, os.getcwd(), job.thinking_ends)
     tokenizer = job.model.tokenizer.fingerprint
     return WorkerPool(Workers(settings, options.workers, options.ray, options.device, tokenizer, say))
+
+
+def _cache_verdict(found: Mapping[str, Any]) -> str:
+    """Say in one sentence whether the engine's cache changes answers."""
+    if found["state"] == "failed":
+        return f"warning: the engine's cache changes answers: {found['why']}; start it without a prefix cache, and run again with --fresh"
+    return f"the engine's cache: {found['state']}, {found['why']}"
 
 
 def _warning(model: str, worst: Comparison) -> str:

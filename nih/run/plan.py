@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from nih.inference.asked_twice import forecast
 from nih.inference.prefix_plan import PrefixPlan
 from nih.inference.shards import loss, split
 from nih.protocols import Engine, Model
@@ -27,6 +28,7 @@ def plan(job: Job) -> dict[str, Any]:
         "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
         **_memory(job.model, plan_),
         **_split(job),
+        **_asked_twice(job),
     }
 
 
@@ -38,6 +40,13 @@ def _split(job: Job) -> dict[str, Any]:
     shared = options.share != "never"
     one = plan_.planned_tokens if shared else plan_.naive_tokens
     return {"workers": {"asked": options.workers, **loss(one, split(plan_, options.workers, shared))}}
+
+
+def _asked_twice(job: Job) -> dict[str, Any]:
+    """Count the requests that verify an engine's cache, where it can be taken out of play."""
+    if job.engine is None or job.options.share == "always":
+        return {}
+    return {"asked_twice": forecast(job.plan)}
 
 
 def _extents(job: Job) -> dict[str, Any]:

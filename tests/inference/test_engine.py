@@ -123,7 +123,7 @@ def test_samples_come_in_the_order_of_the_tree_and_are_answered_once(bench: Benc
     )
     assert bench.last.longest == 4096 and bench.last.calls == ["start", "answers", "close"]
     assert stored.manifest.values["engine"] == [{"asked": SAMPLES, "warnings": ["nothing hit the cache"]}]
-    assert stored.manifest.values["verification"]["state"] == "not asked"
+    assert stored.manifest.values["verification"]["state"] == "not possible"
     assert "warning: nothing hit the cache" in said
     total = sum(r.tokens for r in rows)
     assert any(f"{SAMPLES} prompts, {total:,} prompt tokens" in line for line in said)

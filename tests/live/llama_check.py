@@ -2,7 +2,7 @@
 
 SmolLM2 as its .gguf file is (Q4_1), which a session reads converted to float32. Every run is a command of its own, as a user
 types it. Exit 1 if a score differs, a prompt has another count of tokens there, or the prefix cache of its one slot
-holds less than the plan says.
+holds less than the plan says, or is not verified.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from nih.errors import ModelError
 from nih.models import smollm2, transformer
 from nih.store.run import read
-from tests.live.vllm_check import SESSION, SHORT, agree, counted, run
+from tests.live.vllm_check import SESSION, SHORT, agree, cache_is_right, counted, run
 
 NAME = "smollm2"
 POSITIONS = 1024
@@ -105,6 +105,7 @@ def checks(folder: Path, gguf: Path) -> Iterator[bool]:
             yield counts_agree(what, out)
             if what == "completions":
                 yield cache_holds(out)
+            yield cache_is_right(out)
 
 
 def main(kept: str | None = None) -> int:

@@ -95,6 +95,13 @@ def cache_hits(folder: Path) -> bool:
     return bool(hit >= 0.9 * planned > 0)
 
 
+def cache_is_right(folder: Path) -> bool:
+    """Say what came of asking some samples again with the cache out of play."""
+    found = read(folder).manifest.values["verification"]
+    print(f"cache: {found['state']}, {found['why']}", flush=True)
+    return bool(found["state"] == "verified")
+
+
 class Pass(NamedTuple):
     """What answering all samples once took."""
 
@@ -217,6 +224,7 @@ def offline(folder: Path, model: str) -> Iterator[bool]:
     session = run(folder / "session", model, *SESSION)
     yield agree("vLLM and session", run(folder / "vllm", model, *VLLM), session)
     yield cache_hits(folder / "vllm")
+    yield cache_is_right(folder / "vllm")
     rating = ("--score", "likelihood")
     session = run(folder / "rated", model, *SESSION, *rating)
     yield rated_alike("vLLM and session", run(folder / "rated-vllm", model, *VLLM, *rating), session)
@@ -236,6 +244,7 @@ def behind_a_server(folder: Path) -> Iterator[bool]:
         yield agree("completions and session", run(folder / "completions", "smollm2", *openai), plain)
         ids = run(folder / "ids", "smollm2", *openai, "--set", "prompt=ids")
         yield agree("completions of token ids and session", ids, plain)
+        yield cache_is_right(folder / "ids")
         with_prefix = run(folder / "chat", "smollm2", *openai, "--chat", "--set", "prefix=assistant")
         yield agree("chat and session with --chat", with_prefix, chat)
         hosted = run(folder / "chat-user", "smollm2", *openai, "--chat", "--lengths", SHORT)

@@ -429,7 +429,7 @@ def test_a_prompt_that_is_too_long_for_the_server_is_over_limit_and_not_tried_ag
 
 def test_a_limit_that_the_server_tells_saves_the_requests(server: FakeServer, tmp_path: Path) -> None:
     server.models = Reply(200, {"data": [{"id": "m", "max_model_len": 700, "owned_by": "vllm"}]})
-    stored = go(server, tmp_path / "r")
+    stored = go(server, tmp_path / "r", share="always")
     assert {(r.length, r.status) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
     assert len(server.requests) == SAMPLES // 2 and stored.manifest.values["limit"] == 700
 
@@ -633,7 +633,7 @@ def llama_reply(request: Request, choice: dict[str, Any]) -> Reply:
 
 
 def test_the_positions_of_a_llama_cpp_slot_are_the_limit(llama: FakeServer, tmp_path: Path) -> None:
-    stored = go(llama, tmp_path / "r")
+    stored = go(llama, tmp_path / "r", share="always")
     assert {(r.length, r.status) for r in stored.rows} == {(512, "ok"), (1024, "over_limit")}
     assert len(llama.requests) == SAMPLES // 2 and stored.manifest.values["limit"] == 700
     assert stored.manifest.values["identity"]["server"] == {
@@ -646,7 +646,7 @@ def test_llama_cpp_calls_a_prompt_too_long_and_is_not_asked_again(llama: FakeSer
     said = "request (1016 tokens) exceeds the available context size (700 tokens), try increasing it"
     refusal = error(400, said, type="exceed_context_size_error", code=400, n_prompt_tokens=1016, n_ctx=700)
     llama.fault = lambda r: refusal if len(r.prompt) > 700 else None
-    stored = go(llama, tmp_path / "r")
+    stored = go(llama, tmp_path / "r", share="always")
     assert {(r.length, r.status, r.error) for r in stored.rows} == {
         (512, "ok", ""),
         (1024, "over_limit", f"400: {said}"),

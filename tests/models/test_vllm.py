@@ -375,3 +375,53 @@ def test_a_chat_ends_with_the_turn(install: Install, turn: Turn, ends: list[int]
     answers = ask(engine, samples)
     assert all(s.get("stop_token_ids") == ends for s in fake.sampling)
     assert any("7" in answer.text for answer in answers) == (ends is None)
+
+
+@pytest.mark.parametrize(("spoils", "state"), [(False, "verified"), (True, "failed")])
+def test_its_cache_is_verified_by_salts(install: Install, tmp_path: Path, spoils: bool, state: str) -> None:
+    fake = install(spoils=spoils, logprob=lambda token: -float(token) / 10)
+    run = store.read(evaluate(**GRID, engine="vllm", out=tmp_path / "run").path)
+    assert run.manifest.exit_state == "done" and run.manifest.verification == state
+    found = run.manifest.values["verification"]
+    assert found["cached_tokens"] > 0 and found["allowed"] == 0.02, "float32 is told"
+    asked = [s for s in fake.sampling if s.get("ignore_eos") and "allowed_token_ids" not in s]
+    assert len(asked) == found["requests"] and all(s["max_tokens"] <= 16 for s in asked)
+    assert not fake.aborted and found["samples"]
+
+
+def test_without_a_cache_there_is_nothing_to_verify(install: Install, tmp_path: Path) -> None:
+    install()
+    run = store.read(
+        evaluate(**GRID, engine="vllm", set={"enable_prefix_caching": False}, out=tmp_path / "run").path
+    )
+    found = run.manifest.values["verification"]
+    assert found["state"] == "not possible" and "is off" in found["why"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 64])
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_a_hybrids_beginnings_are_sent_first_because_vllm_tells_its_block(
+    install: Install, concurrency: int, likelihood: bool
+) -> None:
+    fake = install(hybrid=True)
+    options: dict[str, Any] = {"lengths": "1k", "concurrency": concurrency}
+    engine, samples = started(**options)
+    answers = ask(engine, samples, likelihood=likelihood)
+    hits = engine.report()["hits"]
+    assert [a.status for a in answers] == ["ok"] * len(samples)
+    assert hits["primings"] == sum(s["max_tokens"] == 1 and len(s) == 3 for s in fake.sampling) > 0
+    assert hits["reached"] >= hits["planned"] and hits["block"] == 16
+    # A rated answer is asked token by token, which shares more than beginnings of prompts.
+    assert hits["planned"] > (0.4 if likelihood else 0.8) * hits["possible"]
+    assert engine.report()["warnings"] == []
+    bare, _ = started(**options, set={"prime": 0})
+    ask(bare, samples, likelihood=likelihood)
+    told = bare.report()["hits"]
+    assert told["primings"] == 0 and (likelihood or told["reached"] < 0.2 * hits["reached"])
+
+
+def test_a_beginning_that_never_ends_is_given_up(install: Install) -> None:
+    fake = install(hybrid=True, stuck=lambda key: key == "beginning 0-0")
+    engine, samples = started(lengths="1k", concurrency=4)
+    answers = ask(engine, samples, timeout=0.05)
+    assert [a.status for a in answers] == ["ok"] * len(samples) and fake.aborted == ["beginning 0-0"]

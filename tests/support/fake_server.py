@@ -65,6 +65,8 @@ class FakeServer:
     most_tokens: int = 10**9
     """Prompts are cut to so many, silently."""
     usage: bool = True
+    pages: dict[str, Callable[[], Reply]] = field(default_factory=dict)
+    """Addresses beside OpenAI's protocol, and what they answer."""
     requests: list[Request] = field(default_factory=list)
     looked: int = 0
     """Requests for the list of models."""
@@ -161,10 +163,17 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
         wbufsize = -1
 
         def do_GET(self) -> None:
+            if self.path in server.pages:
+                self._send(server.pages[self.path]())
+                return
             server.looked += 1
             self._send(server.models)
 
         def do_POST(self) -> None:
+            if self.path in server.pages:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self._send(server.pages[self.path]())
+                return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self._send(server.answer(self.path, body, self.headers.get("Authorization", "")))
 

@@ -37,7 +37,7 @@ class EngineArgs:
 class Behaviour:
     """How the fake behaves, and what it saw."""
 
-    answer: Callable[[str], str] = lambda prompt: f" {_KEY.findall(prompt)[-1]}. And so on"
+    answer: Callable[[str], str] = lambda prompt: f" {(_KEY.findall(prompt) or [0])[-1]}. And so on"
     """Text of a prompt -> what is generated."""
     eos: int | None = None
     """Token that ends each answer."""
@@ -50,6 +50,10 @@ class Behaviour:
     """Number of the step that raises."""
     holds: bool = True
     """Whether the prefix cache keeps anything."""
+    hybrid: bool = False
+    """Whether it keeps only the last whole block of each request, as for a model with a recurrent state."""
+    spoils: bool = False
+    """Whether what is found in the cache is a wrong state: answers are then backwards."""
     block: int = 16
     arguments: dict[str, Any] = field(default_factory=dict)
     prompts: list[tuple[int, ...]] = field(default_factory=list)
@@ -66,11 +70,16 @@ class Engine:
         self.behaviour = behaviour
         self.caching = arguments.get("enable_prefix_caching", True)
         self.queue: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
-        self.blocks: set[tuple[int, ...]] = set()
+        self.blocks: set[tuple[str, tuple[int, ...]]] = set()
+        self.salts: dict[str, str] = {}
         self.steps = 0
         self.vllm_config = SimpleNamespace(
             cache_config=SimpleNamespace(
-                enable_prefix_caching=self.caching, block_size=behaviour.block, num_gpu_blocks=100
+                enable_prefix_caching=self.caching,
+                block_size=behaviour.block,
+                num_gpu_blocks=100,
+                mamba_cache_mode="align" if behaviour.hybrid else "none",
+                mamba_block_size=behaviour.block if behaviour.hybrid else None,
             ),
             parallel_config=SimpleNamespace(
                 decode_context_parallel_size=arguments.get("decode_context_parallel_size", 1)
@@ -84,6 +93,7 @@ class Engine:
         if max(ids) > 255:
             raise ValueError(f"Token id {max(ids)} is out of vocabulary")
         self.queue[key] = (ids, sampling)
+        self.salts[key] = prompt.get("cache_salt", "")
         self.behaviour.prompts.append(ids)
         self.behaviour.sampling.append(sampling)
         self.behaviour.most_open = max(self.behaviour.most_open, len(self.queue))
@@ -104,7 +114,10 @@ class Engine:
         return []
 
     def _output(self, key: str, ids: tuple[int, ...], sampling: dict[str, Any]) -> Any:
+        hits = self._hits(ids, self.salts[key])
         spoken = self._spoken(ids, sampling)
+        if hits and self.behaviour.spoils:
+            spoken = spoken[::-1]
         ends = self.behaviour.eos is not None and spoken[-1] == self.behaviour.eos
         said = SimpleNamespace(
             token_ids=spoken,
@@ -118,7 +131,7 @@ class Engine:
             request_id=key,
             prompt_token_ids=list(ids),
             prompt_logprobs=[None, *({t: self._logprob(t)} for t in ids[1:])] if rates_prompt else None,
-            num_cached_tokens=self._hits(ids),
+            num_cached_tokens=hits,
             outputs=[said],
         )
 
@@ -132,18 +145,14 @@ class Engine:
     def _logprob(self, token: int) -> Any:
         return SimpleNamespace(logprob=self.behaviour.logprob(token), rank=self.behaviour.rank(token))
 
-    def _hits(self, ids: tuple[int, ...]) -> int:
+    def _hits(self, ids: tuple[int, ...], salt: str) -> int:
         if not (self.caching and self.behaviour.holds):
             return 0
         size = self.behaviour.block
         ends = range(size, len(ids) + 1, size)
-        hits = 0
-        for end in ends:
-            if end >= len(ids) or ids[:end] not in self.blocks:
-                break
-            hits = end
-        self.blocks |= {ids[:end] for end in ends}
-        return hits
+        held = [end for end in ends if end < len(ids) and (salt, ids[:end]) in self.blocks]
+        self.blocks |= {(salt, ids[:end]) for end in (ends[-1:] if self.behaviour.hybrid else ends)}
+        return max(held, default=0)
 
 
 def package(behaviour: Behaviour, version: str = "0.32.0") -> dict[str, ModuleType]:
@@ -166,7 +175,9 @@ def package(behaviour: Behaviour, version: str = "0.32.0") -> dict[str, ModuleTy
             "SamplingParams": dict,
             "LLM": LLM,
         },
-        "vllm.inputs": {"tokens_input": lambda ids: {"type": "token", "prompt_token_ids": ids}},
+        "vllm.inputs": {
+            "tokens_input": lambda ids, **more: {"type": "token", "prompt_token_ids": ids, **more}
+        },
         "vllm.platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: True)},
     }
     modules = {}
