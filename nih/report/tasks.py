@@ -88,7 +88,9 @@ def task_comparison(views: Sequence[RunView]) -> TaskComparison | None:
 
     def across(each: Results, parts: Sequence[tuple[str, Sequence[int]]]) -> Mean:
         scores = [[score for n in own for score in each.scores_of(task, n)] for task, own in parts]
-        return average(scores, [[name for n in own for name in each.haystacks_of(task, n)] for task, own in parts])
+        return average(
+            scores, [[name for n in own for name in each.haystacks_of(task, n)] for task, own in parts]
+        )
 
     found: list[dict[Place, Mean]] = [{} for _ in (*tasks, AVERAGE)]
     for place, each in enumerate(results):

@@ -10,7 +10,7 @@ unknown variance, where it is a function of Student's t with G - 1 degrees of fr
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaln, xlog1py, xlogy
+from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 ENOUGH = 5
@@ -27,10 +28,12 @@ FEW = "few haystacks"
 
 Floats = npt.NDArray[np.float64]
 
-_CORRELATIONS = np.array([0, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8])
+_CORRELATIONS = np.array([0, 0.0025, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45])
 """Intra-cluster correlations (R,) that a likelihood is profiled over."""
 _LOGITS = np.linspace(-14, 14, 57)
 """Where the maximum of a likelihood is looked for first."""
+_MANY = 44
+"""Samples of a haystack that are enough to show a correlation, whatever the accuracy."""
 _HALVINGS = 44
 _SECTIONS = 24
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -80,8 +83,7 @@ def together(parts: Sequence[Mapping[str, tuple[float, float]]]) -> Clusters:
     The mean is that of as many samples as would vary like it if they were independent.
     """
     totals = [tuple(map(math.fsum, zip(*part.values(), strict=True))) for part in parts]
-    share: Counter[str] = Counter()
-    right: Counter[str] = Counter()
+    share, right = defaultdict[str, float](float), defaultdict[str, float](float)
     for part, (_, n) in zip(parts, totals, strict=True):
         for name, (own_right, own_n) in part.items():
             share[name] += own_n / n / len(parts)
@@ -120,9 +122,10 @@ def _bounds(found: Clusters, more: float, tails: tuple[float, float]) -> tuple[f
 
     inside = _highest(profile)
     top = profile(np.full(1, inside))[0]
-    least = np.array([top - _limit(len(n), tail) / 2 for tail in tails])
-    low, high = _edges(profile, inside, (_LOGITS[0], _LOGITS[-1]), least)
     total, size = sum(found.right), sum(found.n)
+    known = _known(len(n), total, size)
+    least = np.array([top - _limit(len(n), tail, known) / 2 for tail in tails])
+    low, high = _edges(profile, inside, (_LOGITS[0], _LOGITS[-1]), least)
     return (0.0 if total <= 0 else _expit(low)), (1.0 if total >= size else _expit(high))
 
 
@@ -165,10 +168,20 @@ def _expit(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def _limit(count: int, tail: float) -> float:
-    """Return the likelihood ratio of a mean of `count` normal values of unknown variance that is exceeded, on one side, with chance `tail`."""
-    t = float(student.isf(tail, count - 1))
-    return count * math.log1p(t * t / (count - 1))
+def _known(count: int, right: float, n: float) -> float:
+    """Return how much the data say of the correlation, from 0 to 1: little if few samples differ from the others, and haystacks are small."""
+    rare = min(right, n - right) / count
+    return min(max(2 * rare - 1, n / count / _MANY, 0.0), 1.0)
+
+
+def _limit(count: int, tail: float, known: float = 1.0) -> float:
+    """Return the likelihood ratio that is exceeded, on one side, with chance `tail`.
+
+    That of a mean of `count` normal values of unknown variance; where the data say little of the correlation it is hardly fitted, and
+    the limit comes nearer to that of independent samples, the square of a normal value.
+    """
+    t, z = float(student.isf(tail, count - 1)), float(normal.isf(tail))
+    return known * count * math.log1p(t * t / (count - 1)) + (1 - known) * z * z
 
 
 # A mean of differences
@@ -191,10 +204,8 @@ def difference_bounds(by_cluster: Sequence[Sequence[float]], tail: float) -> tup
     def profile(at: Floats) -> Floats:
         return _normal(means, n, variance, at)
 
-    grid = np.linspace(-1, 1, 81)
-    best = float(grid[int(np.argmax(profile(grid)))])
-    least = np.full(2, _top(means, n, variance) - _limit(len(n), tail) / 2)
-    return _edges(profile, best, (-1.0, 1.0), least)
+    best, top = _top(means, n, variance)
+    return _edges(profile, best, (-1.0, 1.0), np.full(2, top - _limit(len(n), tail) / 2))
 
 
 def drop_p_value(by_cluster: Sequence[Sequence[float]]) -> float:
@@ -207,7 +218,7 @@ def drop_p_value(by_cluster: Sequence[Sequence[float]]) -> float:
     variance = float(np.mean(every**2)) if len(every) else 0.0
     if len(n) < 2 or variance <= 0:
         return 1.0
-    ratio = 2 * (_top(means, n, variance) - float(_normal(means, n, variance, np.zeros(1))[0]))
+    ratio = 2 * (_top(means, n, variance)[1] - float(_normal(means, n, variance, np.zeros(1))[0]))
     t = math.sqrt((len(n) - 1) * math.expm1(min(max(ratio, 0.0) / len(n), 300.0)))
     return float(student.sf(math.copysign(t, float(every.sum())), len(n) - 1))
 
@@ -227,13 +238,16 @@ def _normal(means: Floats, n: Floats, variance: float, at: Floats) -> Floats:
     return found
 
 
-def _top(means: Floats, n: Floats, variance: float) -> float:
-    """Return the highest log-likelihood: at each correlation it is at the weighted mean."""
+def _top(means: Floats, n: Floats, variance: float) -> tuple[float, float]:
+    """Return the likeliest mean and its log-likelihood: at each correlation it is the weighted mean."""
     weights = 1 / _spread(n, variance)
-    best = (weights * means).sum(axis=-1, keepdims=True) / weights.sum(axis=-1, keepdims=True)
-    return float((-(weights * (means - best) ** 2 - np.log(weights)).sum(axis=-1) / 2).max())
+    best = (weights * means).sum(axis=-1) / weights.sum(axis=-1)
+    found = -(weights * (means - best[:, None]) ** 2 - np.log(weights)).sum(axis=-1) / 2
+    at = int(np.argmax(found))
+    return float(best[at]), float(found[at])
 
 
 def _spread(n: Floats, variance: float) -> Floats:
     """Return the variance of each haystack's mean (R, G), at each correlation."""
-    return variance * ((1 - _CORRELATIONS)[:, None] / n + _CORRELATIONS[:, None])
+    spread: Floats = variance * ((1 - _CORRELATIONS)[:, None] / n + _CORRELATIONS[:, None])
+    return spread

@@ -50,7 +50,7 @@ class Mean(NamedTuple):
             return f"n = {self.n}"
         count = len(self.clusters.n)
         told = f"n = {self.n} on {count} haystack{'' if count == 1 else 's'}"
-        return f"{told}, too few to tell how much they differ" if self.note else told
+        return f"{told} (too few)" if self.note else told
 
     @property
     def short(self) -> str:
@@ -106,11 +106,13 @@ def mean(
     return Mean(n, correct, accuracy, Interval(low, high, "repeated"), weight, looks)
 
 
-def widened(alone: Interval, found: Clusters, variance: float | None = None) -> Interval:
+def widened(
+    alone: Interval, found: Clusters, variance: float | None = None, confidence: float = CONFIDENCE
+) -> Interval:
     """Return an interval of independent samples, united with that of samples that share these haystacks."""
     if not found.shared:
         return alone
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = alone.low, alone.high
     if len(found.n) > 1:
         within = clusters.bounds(found, variance, (tail, tail))

@@ -333,4 +333,6 @@ def _mean(values: Iterable[float | None]) -> float:
 def _table(lines: Iterable[Record]) -> pd.DataFrame:
     table = pd.DataFrame(list(lines), columns=list(COLUMNS))
     floats = dict.fromkeys(("depth", "correct", "accuracy", "low", "high"), float)
-    return table.astype({"length": "Int64", "n": int, "errors": int, "no_answer": int, "haystacks": "Int64", **floats})
+    return table.astype(
+        {"length": "Int64", "n": int, "errors": int, "no_answer": int, "haystacks": "Int64", **floats}
+    )
