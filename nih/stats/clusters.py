@@ -208,19 +208,36 @@ def difference_bounds(by_cluster: Sequence[Sequence[float]], tail: float) -> tup
     return _edges(profile, best, (-1.0, 1.0), np.full(2, top - _limit(len(n), tail) / 2))
 
 
-def drop_p_value(by_cluster: Sequence[Sequence[float]]) -> float:
-    """Return the one-sided p-value of "the mean of these drops, given by haystack, is not above 0"; 1 if there is one haystack.
+def drop_p_value(drops: Sequence[float], haystacks: Sequence[str]) -> float:
+    """Return the one-sided p-value of "the mean of these drops is not above 0", given the haystack of each; 1 if they share one."""
+    groups: dict[str, list[float]] = {}
+    for drop, name in zip(drops, haystacks, strict=True):
+        groups.setdefault(name, []).append(drop)
+    means, n = _means([*groups.values()])
+    variance = math.fsum(drop * drop for drop in drops) / max(len(drops), 1)
+    return float(drop_p_values(means[None], n, np.array([variance]))[0])
 
-    The signed root of the likelihood ratio of `difference_bounds`; drops vary as they do if there is none in the mean.
+
+def drop_p_values(means: Floats, n: Floats, variances: Floats) -> Floats:
+    """Return such p-values (B,) from mean drops by haystack (B, G), numbers of samples (G,) and variances of a drop (B,) if there is
+    none in the mean.
+
+    The signed root of the likelihood ratio of `difference_bounds`, as the t that is as rare.
     """
-    means, n = _means(by_cluster)
-    every = np.concatenate([np.asarray(each, float) for each in by_cluster])
-    variance = float(np.mean(every**2)) if len(every) else 0.0
-    if len(n) < 2 or variance <= 0:
-        return 1.0
-    ratio = 2 * (_top(means, n, variance)[1] - float(_normal(means, n, variance, np.zeros(1))[0]))
-    t = math.sqrt((len(n) - 1) * math.expm1(min(max(ratio, 0.0) / len(n), 300.0)))
-    return float(student.sf(math.copysign(t, float(every.sum())), len(n) - 1))
+    count = len(n)
+    if count < 2:
+        return np.ones(len(means))
+    spread = _spread(n, 1.0)
+    scaled = (means / np.sqrt(np.maximum(variances, 1e-12))[:, None])[:, None, :]
+    best = (scaled / spread).sum(axis=-1, keepdims=True) / (1 / spread).sum(axis=-1)[:, None]
+    logs = np.log(spread).sum(axis=-1)
+    free, none = (
+        (-(logs + ((scaled - at) ** 2 / spread).sum(axis=-1)) / 2).max(axis=-1) for at in (best, 0.0)
+    )
+    root = np.sqrt((count - 1) * np.expm1(np.minimum(2 * np.maximum(free - none, 0.0) / count, 300.0)))
+    p = student.sf(np.sign(means @ n) * root, count - 1)
+    found: Floats = np.where(variances > 0, p, 1.0)
+    return found
 
 
 def _means(by_cluster: Sequence[Sequence[float]]) -> tuple[Floats, Floats]:

@@ -12,20 +12,26 @@ from nih.store.run import StoredRun
 def haystack_of(run: StoredRun) -> Callable[[Row], str]:
     """Return what names the haystack of a row: samples of one name read the same text, be they of one run or of two.
 
-    Trials that draw the same stream have one haystack, as has a run with `--one-haystack`. A row of a file of prompts stands for
-    itself. Texts of a run that does not say its seed are told apart by trial.
+    A row of a file of prompts stands for itself.
+    """
+    named = trial_haystack(run)
+    return lambda row: f"row|{row.id}" if row.row_number is not None else named(row.task, row.trial)
+
+
+def trial_haystack(run: StoredRun) -> Callable[[str, int], str]:
+    """Return what names the haystack of a task's trial.
+
+    Trials that draw the same stream have one haystack, as has a run with `--one-haystack`. Texts of a run that does not say its seed
+    are told apart by trial.
     """
     manifest = run.manifest
     own = {task.name: str(task.haystack.get("name")) for task in manifest.tasks if task.haystack}
     usual = str(manifest.haystack)
 
-    def name(row: Row) -> str:
-        if row.row_number is not None:
-            return f"row|{row.id}"
-        text = own.get(row.task, usual)
-        trial = 0 if manifest.one_haystack else row.trial
+    def name(task: str, trial: int) -> str:
+        text, drawn = own.get(task, usual), 0 if manifest.one_haystack else trial
         if manifest.seed is None:
-            return f"{text}|trial {trial}"
-        return f"{text}|{stream_of(manifest.seed, trial, streams_of(text))}"
+            return f"{text}|trial {drawn}"
+        return f"{text}|{stream_of(manifest.seed, drawn, streams_of(text))}"
 
     return name

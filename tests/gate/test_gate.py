@@ -59,7 +59,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "tasks": TASKS,
         "grid": grid(LENGTHS, DEPTHS, TRIALS),
         "seed": 0,
-        "haystack": {"name": "noise", "fingerprint": "noise-1"},
+        "haystack": {"name": "prose", "fingerprint": "prose-1"},
         "tokenizer": {"fingerprint": "bytes"},
         "settings": {},
         "machine": {"cpu": "one", "cpus": 2},

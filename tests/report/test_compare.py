@@ -62,7 +62,13 @@ def view(path: Path, label: str = "") -> RunView:
     return RunView.of(results_for(path), label)
 
 
-def trials(made: Iterable[Row], length: int | None = None) -> list[str]:
+FEW = (
+    "rwkv against mamba: all samples share 4 haystacks, too few to tell how much haystacks differ; ask more --trials, or another "
+    "--haystack than noise."
+)
+
+
+def trials(made: list[Row], length: int | None = None) -> list[str]:
     """The haystack of each sample: runs that do not say their seed have one per trial."""
     return [str(r.trial) for r in made if length in (None, r.length)]
 
@@ -84,8 +90,7 @@ def test_equal_ids_pair_cell_by_cell_by_length_and_overall(two: list[Path]) -> N
     assert found.overall == {"passkey": paired(scores(a), scores(b), haystacks=trials(a))}
     assert found.notes == [
         "rwkv against mamba: paired, 24 samples that both answered.",
-        "rwkv against mamba: all samples share 4 haystacks, too few to tell how much haystacks differ; ask more --trials, or another "
-        "--haystack than noise.",
+        FEW,
     ]
 
 
