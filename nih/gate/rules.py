@@ -5,6 +5,9 @@ test rejects "there is no drop" at `alpha`, with Holm's correction over these ru
 of them with a chance of at most `alpha`, whatever `max_drop` is; `max_drop` only ignores drops that are too small to matter. A real
 drop below `max_drop` can fail by chance, because it is a drop.
 
+Pairs that share haystacks are not independent: a rule over them fails only if `nih.stats.clusters` rejects it too, and most of alpha
+is the overall rule's.
+
 An answer that is none (`no_answer`) counts as wrong on both sides, and how many samples are answered has a rule of its own by the
 same test, with Holm's correction over it and the rules of accuracy. It joins them only if either side has such a sample: where
 none has, it could not fail, and its place in the correction would only weaken the others.

@@ -21,8 +21,14 @@ from nih.gate.whole import check_whole, judged_anew, planned_places
 from nih.scores import find
 from nih.store.run import read
 
-ASKED: dict[str, Any] = {"model": "echo", "lengths": "512,1k", "depths": "0,50,100", "trials": 2}
-SAMPLES = 12
+ASKED: dict[str, Any] = {
+    "model": "echo",
+    "lengths": "512,1k",
+    "depths": "0,50,100",
+    "trials": 3,
+    "haystack": "prose",
+}
+SAMPLES = 18
 DATA = Path(__file__).parents[1] / "data"
 
 
