@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 RUNS := results/runs
 
 .PHONY: architectures baselines bench bench-prefill check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help llama-check \
-  ray-check test test-fast vllm-check wheel
+  ray-check test test-fast test-slow vllm-check wheel
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
 	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
 	@echo "make test-fast  the tests that are not on the list tests/slow.txt, in less than a minute"
+	@echo "make test-slow  the tests that are on that list"
 	@echo "make coverage  the fast tests, and which lines they run"
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make docs   write the help pages of docs/cli.md anew"
@@ -67,13 +68,17 @@ test: $(VENV)/dev $(VENV)/smollm2
 
 test-fast: $(VENV)/dev
 	@echo "== pytest, without the slow tests"
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --durations 15
+
+test-slow: $(VENV)/dev $(VENV)/smollm2
+	@echo "== pytest, the slow tests"
+	@$(BIN)/python -m pytest -q -n 2 -m slow --durations 25
 
 # Measuring doubles the time of Python code, so the slow tests, most of whose time is torch's and ray's, are left out.
 coverage: $(VENV)/dev
 	@echo "== pytest under coverage, without the slow tests"
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/coverage run -m pytest -q -n 2 -m "not slow" --durations 15
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --skip-covered --sort cover
 

@@ -1,6 +1,7 @@
 // Shared by the C++ and the CUDA sources: argument blocks, chunk lengths, storage types and the scalar mathematics.
 //
-// Letters: B batch, T time, C or D channels, N states of a channel, K taps of the convolution.
+// Letters: B batch, T time, C or D channels, N states of a channel, K taps of the convolution; of the matrix state, H heads, V values and
+// K keys of a head.
 // Sequences are (B, T, channels) with any batch and time stride and contiguous channels; states are fp32, planar, contiguous.
 // Every field is 8 bytes wide, so that ctypes and all compilers agree on the layout. The header includes nothing: NVRTC has no system headers.
 #pragma once
@@ -16,8 +17,8 @@ typedef long long i64;
 enum { NIH_F32 = 0, NIH_BF16 = 1, NIH_F16 = 2 };
 
 // Time is cut into chunks of constant length, counted from the start of the call. A result therefore depends neither on the
-// number of threads nor on the batch, and a call that is cut at a multiple of the chunk gives the same bits. The CUDA scan reads time
-// in one piece: it may be cut anywhere.
+// number of threads nor on the batch, and a call that is cut at a multiple of the chunk gives the same bits. The CUDA scan and the matrix
+// state read time in one piece: they may be cut anywhere.
 enum { WKV4_CHUNK = 256, SCAN_CHUNK = 1024, CONV_CHUNK = 64 };
 
 // The maximum before the first token: below any key, finite so that differences with it are never inf - inf.
@@ -65,6 +66,24 @@ struct ConvArgs {
     i64 x_b, x_t, y_b, y_t;
     i64 dtype;
     i64 threads, simd;     // CPU only
+};
+
+struct MatrixArgs {
+    const void *r, *k;           // (B, T, H / shared, K): `shared` heads in turn read the same
+    const void *v;               // (B, T, H, V)
+    const void *decay;           // (B, T, H / decays, K), or (B, T, H / decays, 1) where `single`; of type `decay_dtype`
+    const void *a, *b;           // (B, T, H, K), or both null
+    const float *u;              // (H, K), or null: outputs are read after the update
+    void *y;                     // (B, T, H, V)
+    const float *state;          // (B, H, V, K) or null: zeros
+    float *state_out;            // (B, H, V, K)
+    const i64 *lengths;          // (B) or null
+    i64 B, T, H, V, K;
+    i64 shared, decays, single, decay_dtype;
+    i64 r_b, r_t, r_h, k_b, k_t, k_h, v_b, v_t, v_h, decay_b, decay_t, decay_h;
+    i64 a_b, a_t, a_h, b_b, b_t, b_h, y_b, y_t, y_h;
+    i64 dtype;
+    i64 threads, simd;           // CPU only
 };
 
 NIH_FN i64 nih_row_length(const i64 *lengths, i64 row, i64 steps) {

@@ -1,12 +1,15 @@
-// WKV4, selective scan and causal convolution for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
+// WKV4, selective scan, causal convolution and matrix state for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
 //
 // Every row is folded chunk by chunk in the same way whether its chunks are computed one after the other (each thread has its own rows and
-// channels) or side by side (threads share a row's time); so the bits of a result don't depend on the number of threads.
+// channels) or side by side (threads share a row's time); so the bits of a result don't depend on the number of threads. The matrix state
+// is read token by token, each head by one thread.
 #include "core.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -18,6 +21,7 @@ namespace {
 constexpr int BLOCK = 64;  // channels that one task works on: whole cache lines of a row for every storage type
 constexpr int AHEAD = 8;   // rows that are prefetched ahead: rows are far apart, which no hardware prefetcher follows
 constexpr int ROWS = 64;   // steps of the scan whose inputs are staged in the first-level cache
+constexpr int TOKENS = 16; // steps of the matrix state whose inputs are staged there, beside a strip of the state
 
 struct Part {  // what a task works on
     i64 row, channel, t0, steps;
@@ -28,6 +32,15 @@ struct ScanRows {  // staged inputs: delta, delta u, y (ROWS, W) and B, C (ROWS,
     float *delta, *du, *y, *B, *C;
 };
 
+struct MatrixRows {  // staged inputs of one head: r, k, w, a, b (ROWS, K), v, y (ROWS, pitch), the bonus of each token; and u (K)
+    float *r, *k, *w, *a, *b, *v, *y, *bonus, *u;
+    i64 pitch;       // values of a head, filled up with zeros to whole strips
+};
+
+struct Head {  // what a task of the matrix state works on
+    i64 row, head, t0, steps;
+};
+
 typedef void (*WkvSpan)(const Wkv4Args &, Part, const float *, const float *, float *, float *);
 typedef void (*ScanSpan)(const ScanArgs &, Part, const float *, float *, float *, ScanRows);
 
@@ -36,12 +49,17 @@ struct Typed {
     ScanSpan scan_summarise, scan_replay, scan_both;
     void (*conv)(const ConvArgs &, Part, const float *, const float *);
     void (*conv_state)(const ConvArgs &, Part, i64);
+    void (*matrix_stage)(const MatrixArgs &, Head, MatrixRows);
+    void (*matrix_decay)(const MatrixArgs &, Head, MatrixRows);
+    void (*matrix_write)(const MatrixArgs &, Head, MatrixRows);
 };
 
 struct Path {
     Typed types[3];
     void (*wkv_fold)(const float *, i64, float *, const float *);
     void (*scan_fold)(const float *, i64, float *, const float *);
+    int strip;  // values that are advanced together
+    void (*matrix_sweep[4])(MatrixRows, i64, i64, i64, float *);  // plain, with a and b, reading before the update, both
 };
 
 #define NIH_PATH portable
@@ -346,6 +364,85 @@ void conv_tasks(const ConvArgs &g, const Tasks &tasks) {
     }
 }
 
+struct MatrixScratch {  // one thread's staged inputs and state: strips of (K, strip) values
+    static constexpr int LINE = 16, APART = 5 * LINE;  // floats of a cache line, and between arrays: their places in the cache differ
+    std::vector<float> memory;
+    MatrixRows rows;
+    float *state;
+
+    MatrixScratch(i64 V, i64 K, i64 strip) {
+        rows.pitch = (V + strip - 1) / strip * strip;
+        memory.resize(LINE + rows.pitch * K + TOKENS * (5 * K + 2 * rows.pitch + 1) + K + 9 * APART);
+        float *next = memory.data() + (LINE - (uintptr_t)memory.data() / sizeof(float) % LINE) % LINE;
+        const auto take = [&next](i64 size) { return std::exchange(next, next + size + APART); };
+        state = take(rows.pitch * K);
+        for (float **array : {&rows.r, &rows.k, &rows.w, &rows.a, &rows.b}) *array = take(TOKENS * K);
+        for (float **array : {&rows.v, &rows.y}) *array = take(TOKENS * rows.pitch);
+        rows.bonus = next;
+        rows.u = next + TOKENS;
+    }
+};
+
+// to[j][i] = from[i][j] of four rows and columns, all read before any is written
+inline void transpose_four(const float *from, i64 from_stride, float *to, i64 to_stride) {
+    float x[4][4];
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) x[j][i] = from[i * from_stride + j];
+    for (int j = 0; j < 4; j++) std::memcpy(to + j * to_stride, x[j], sizeof x[j]);
+}
+
+// to (columns, rows) = from (rows, columns), transposed
+void transpose(const float *from, i64 from_stride, i64 rows, i64 columns, float *to, i64 to_stride) {
+    const i64 whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+    for (i64 i = 0; i < whole_rows; i += 4)
+        for (i64 j = 0; j < whole_columns; j += 4) transpose_four(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+    for (i64 i = 0; i < rows; i++)
+        for (i64 j = i < whole_rows ? whole_columns : 0; j < columns; j++) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+void matrix_load_state(const MatrixArgs &g, i64 task, i64 strip, const MatrixScratch &scratch) {
+    const i64 size = g.V * g.K;
+    if (!g.state || scratch.rows.pitch != g.V) std::fill_n(scratch.state, scratch.rows.pitch * g.K, 0.0f);
+    for (i64 c = 0; g.state && c < g.V; c += strip)
+        transpose(g.state + task * size + c * g.K, g.K, std::min(strip, g.V - c), g.K, scratch.state + c * g.K, strip);
+}
+
+void matrix_store_state(const MatrixArgs &g, i64 task, i64 strip, const MatrixScratch &scratch) {
+    const i64 size = g.V * g.K;
+    for (i64 c = 0; c < g.V; c += strip)
+        transpose(scratch.state + c * g.K, strip, g.K, std::min(strip, g.V - c), g.state_out + task * size + c * g.K, g.K);
+}
+
+void matrix_heads(const MatrixArgs &g) {
+    const Path &path = path_of(g.simd);
+    const Typed &typed = path.types[g.dtype];
+    const auto sweep = path.matrix_sweep[(g.u ? 2 : 0) + (g.a ? 1 : 0)];
+    const i64 strip = path.strip, count = g.B * g.H, item = item_size(g.dtype);
+    const int threads = count * g.T * g.V * g.K < 1 << 15 ? 1 : (int)g.threads;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        FlushDenormals guard(g.simd);
+        MatrixScratch scratch(g.V, g.K, strip);
+#pragma omp for schedule(dynamic)
+        for (i64 task = 0; task < count; task++) {
+            Head at = {task / g.H, task % g.H, 0, 0};
+            const i64 length = nih_row_length(g.lengths, at.row, g.T);
+            matrix_load_state(g, task, strip, scratch);
+            if (g.u) std::copy_n(g.u + at.head * g.K, g.K, scratch.rows.u);
+            for (; at.t0 < length; at.t0 += TOKENS) {
+                at.steps = std::min<i64>(TOKENS, length - at.t0);
+                typed.matrix_stage(g, at, scratch.rows);
+                path.types[g.decay_dtype].matrix_decay(g, at, scratch.rows);
+                for (i64 c = 0; c < g.V; c += strip) sweep(scratch.rows, at.steps, g.K, c, scratch.state + c * g.K);
+                typed.matrix_write(g, at, scratch.rows);
+            }
+            matrix_store_state(g, task, strip, scratch);
+            char *y = (char *)g.y + (at.row * g.y_b + at.head * g.y_h) * item;
+            for (i64 t = length; t < g.T; t++) std::memset(y + t * g.y_t * item, 0, g.V * item);
+        }
+    }
+}
+
 template <class Args, class Run> int guarded(const Args *args, Run run) {
     try {
         run(*args);
@@ -360,7 +457,11 @@ template <class Args, class Run> int guarded(const Args *args, Run run) {
 extern "C" {
 
 // The layout of the argument blocks: a loader that has another one must not call.
-int nih_abi() { return (int)(sizeof(Wkv4Args) << 20 | sizeof(ScanArgs) << 10 | sizeof(ConvArgs)); }
+int nih_abi() {
+    int result = 0;
+    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs)}) result = result << 7 | (int)(size / 8);
+    return result;
+}
 
 // Best path that this processor runs: 0 portable, 1 AVX2 with FMA and F16C, 2 AVX-512 F, BW, DQ and VL.
 int nih_simd() {
@@ -393,5 +494,7 @@ int nih_selective_scan(const ScanArgs *args) {
 int nih_causal_conv1d(const ConvArgs *args) {
     return guarded(args, [](const ConvArgs &g) { conv_tasks(g, Tasks(g.B, g.D, g.T, 1024, g.threads, g.B * g.T * g.D)); });
 }
+
+int nih_matrix_state(const MatrixArgs *args) { return guarded(args, matrix_heads); }
 
 }

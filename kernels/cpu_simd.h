@@ -1,4 +1,4 @@
-// The three ops for one instruction set. cpu.cpp includes this file once per path, with NIH_PATH (a namespace), NIH_WIDTH (floats in a
+// The ops for one instruction set. cpu.cpp includes this file once per path, with NIH_PATH (a namespace), NIH_WIDTH (floats in a
 // vector) and NIH_TARGET (the function attribute that turns the instructions on) set. Channels lie across the lanes, time is the loop.
 
 #define NIH_INLINE NIH_TARGET static inline __attribute__((always_inline))
@@ -381,13 +381,140 @@ template <class S> NIH_TARGET static void conv_state(const ConvArgs &g, Part at,
     }
 }
 
+// ---- matrix state --------------------------------------------------------------------------------------------------
+
+// A strip of values lies across the lanes of two vectors; its state is (K, STRIP). A sweep over the keys advances the state by one token, and
+// adds up the token's output and what the next token's a finds in the new state. Sums run over the even and the odd keys, in order, however
+// a call is cut.
+constexpr int STRIP = 2 * W;
+
+NIH_TARGET static void matrix_found(const float *S, const float *a, i64 K, vf *found) {
+    vf sums[2][2] = {{set1(0.0f), set1(0.0f)}, {set1(0.0f), set1(0.0f)}};
+    for (i64 j = 0; j < K; j++)
+        for (int i = 0; i < 2; i++) sums[j & 1][i] = fma(load(S + j * STRIP + i * W), set1(a[j]), sums[j & 1][i]);
+    for (int i = 0; i < 2; i++) found[i] = add(sums[0][i], sums[1][i]);
+}
+
+struct Token {  // what a sweep reads of one token, and the next token's a
+    const float *r, *k, *w, *b, *next;
+};
+
+struct Sums {  // of one strip, over the keys of one parity
+    vf y[2], found[2];
+};
+
+template <bool DELTA, bool BEFORE>
+NIH_INLINE void matrix_key(const Token &x, i64 j, float *S, const vf *v, const vf *found, Sums &sums) {
+    const vf k = set1(x.k[j]), w = set1(x.w[j]), r = set1(x.r[j]);
+    vf s[2], input[2] = {mul(v[0], k), mul(v[1], k)};
+    for (int i = 0; i < 2; i++) s[i] = load(S + j * STRIP + i * W);
+    for (int i = 0; BEFORE && i < 2; i++) sums.y[i] = fma(s[i], r, sums.y[i]);
+    for (int i = 0; DELTA && i < 2; i++) input[i] = fma(found[i], set1(x.b[j]), input[i]);
+    for (int i = 0; i < 2; i++) s[i] = fma(s[i], w, input[i]);
+    for (int i = 0; !BEFORE && i < 2; i++) sums.y[i] = fma(s[i], r, sums.y[i]);
+    for (int i = 0; DELTA && i < 2; i++) sums.found[i] = fma(s[i], set1(x.next[j]), sums.found[i]);
+    for (int i = 0; i < 2; i++) store(S + j * STRIP + i * W, s[i]);
+}
+
+template <bool DELTA, bool BEFORE>
+NIH_TARGET static void matrix_sweep(MatrixRows rows, i64 steps, i64 K, i64 c, float *S) {
+    vf found[2] = {set1(0.0f), set1(0.0f)};
+    if (DELTA) matrix_found(S, rows.a, K, found);
+    for (i64 t = 0; t < steps; t++) {
+        const i64 next = t + 1 < steps ? t + 1 : t;
+        const Token x = {rows.r + t * K, rows.k + t * K, rows.w + t * K, rows.b + t * K, rows.a + next * K};
+        const vf zero = set1(0.0f), v[2] = {load(rows.v + t * rows.pitch + c), load(rows.v + t * rows.pitch + c + W)};
+        Sums even = {{zero, zero}, {zero, zero}}, odd = even;
+        i64 j = 0;
+        for (; j + 2 <= K; j += 2) {
+            matrix_key<DELTA, BEFORE>(x, j, S, v, found, even);
+            matrix_key<DELTA, BEFORE>(x, j + 1, S, v, found, odd);
+        }
+        if (j < K) matrix_key<DELTA, BEFORE>(x, j, S, v, found, even);
+        for (int i = 0; i < 2; i++) {
+            vf y = add(even.y[i], odd.y[i]);
+            if (BEFORE) y = fma(v[i], set1(rows.bonus[t]), y);
+            store(rows.y + t * rows.pitch + c + i * W, y);
+            if (DELTA) found[i] = add(even.found[i], odd.found[i]);
+        }
+    }
+}
+
+template <class S> NIH_TARGET static void matrix_widen(const void *base, i64 first, i64 stride, i64 steps, i64 count, float *to, i64 pitch) {
+    const S *from = (const S *)base + first;
+    for (i64 t = 0; t < steps; t++, from += stride, to += pitch)
+        for (i64 j = 0; j < count; j += W) {
+            const int lanes = count - j < W ? (int)(count - j) : W;
+            __builtin_prefetch(from + j + TOKENS * stride);
+            store(to + j, load(from + j, lanes), lanes);
+        }
+}
+
+// What the present token adds to an output per value: the sum of u k r over the keys
+NIH_TARGET static float matrix_bonus(const float *u, const float *k, const float *r, i64 K) {
+    vf sum = set1(0.0f);
+    for (i64 j = 0; j < K; j += W) {
+        const int lanes = K - j < W ? (int)(K - j) : W;
+        sum = fma(mul(load(u + j, lanes), load(k + j, lanes)), load(r + j, lanes), sum);
+    }
+    float parts[W], result = 0.0f;
+    store(parts, sum);
+    for (int i = 0; i < W; i++) result += parts[i];
+    return result;
+}
+
+template <class S> NIH_TARGET static void matrix_stage(const MatrixArgs &g, Head at, MatrixRows rows) {
+    const i64 group = at.head / g.shared;
+    matrix_widen<S>(g.r, at.row * g.r_b + at.t0 * g.r_t + group * g.r_h, g.r_t, at.steps, g.K, rows.r, g.K);
+    matrix_widen<S>(g.k, at.row * g.k_b + at.t0 * g.k_t + group * g.k_h, g.k_t, at.steps, g.K, rows.k, g.K);
+    matrix_widen<S>(g.v, at.row * g.v_b + at.t0 * g.v_t + at.head * g.v_h, g.v_t, at.steps, g.V, rows.v, rows.pitch);
+    if (g.a) {
+        matrix_widen<S>(g.a, at.row * g.a_b + at.t0 * g.a_t + at.head * g.a_h, g.a_t, at.steps, g.K, rows.a, g.K);
+        matrix_widen<S>(g.b, at.row * g.b_b + at.t0 * g.b_t + at.head * g.b_h, g.b_t, at.steps, g.K, rows.b, g.K);
+    }
+    for (i64 t = 0; g.u && t < at.steps; t++) rows.bonus[t] = matrix_bonus(rows.u, rows.k + t * g.K, rows.r + t * g.K, g.K);
+}
+
+// e^x of x <= 0 as a factor that is applied again and again: Taylor's polynomial, whose own error is 5e-9, so that nothing but the last
+// rounding is left, and no bias adds up. 0 below 2^-126.
+NIH_INLINE vf factor(vf x) {
+    x = min(set1(80.0f), max(set1(-110.0f), x));
+    const vf n = rint(mul(x, set1(1.44269504f))), r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), x));
+    vf p = fma(set1(1.98412698e-4f), r, set1(1.38888889e-3f));
+    p = fma(p, r, set1(8.33333333e-3f));
+    p = fma(p, r, set1(4.16666667e-2f));
+    p = fma(p, r, set1(0.166666667f));
+    p = fma(p, r, set1(0.5f));
+    p = fma(p, r, set1(1.0f));
+    return scale(fma(p, r, set1(1.0f)), n);
+}
+
+template <class S> NIH_TARGET static void matrix_decay(const MatrixArgs &g, Head at, MatrixRows rows) {
+    const S *from = (const S *)g.decay + at.row * g.decay_b + at.t0 * g.decay_t + at.head / g.decays * g.decay_h;
+    for (i64 t = 0; t < at.steps; t++, from += g.decay_t) {
+        const vf single = factor(set1(nih_float(*from)));
+        for (i64 j = 0; j < g.K; j += W) {
+            const int lanes = g.K - j < W ? (int)(g.K - j) : W;
+            if (!g.single) __builtin_prefetch(from + j + TOKENS * g.decay_t);
+            store(rows.w + t * g.K + j, g.single ? single : factor(load(from + j, lanes)), lanes);
+        }
+    }
+}
+
+template <class S> NIH_TARGET static void matrix_write(const MatrixArgs &g, Head at, MatrixRows rows) {
+    S *to = (S *)g.y + at.row * g.y_b + at.t0 * g.y_t + at.head * g.y_h;
+    for (i64 t = 0; t < at.steps; t++, to += g.y_t)
+        for (i64 c = 0; c < g.V; c += W) store(to + c, load(rows.y + t * rows.pitch + c), g.V - c < W ? (int)(g.V - c) : W);
+}
+
 template <class S> constexpr Typed typed() {
     return {wkv_span<S, true, false>, wkv_span<S, false, true>, wkv_span<S, true, true>,
             scan_span<S, true, false>, scan_span<S, false, true>, scan_span<S, true, true>,
-            conv_span<S>, conv_state<S>};
+            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>};
 }
 
-constexpr Path path = {{typed<float>(), typed<bf16>(), typed<f16>()}, wkv_fold, scan_fold};
+constexpr Path path = {{typed<float>(), typed<bf16>(), typed<f16>()}, wkv_fold, scan_fold, STRIP,
+                       {matrix_sweep<false, false>, matrix_sweep<true, false>, matrix_sweep<false, true>, matrix_sweep<true, true>}};
 
 }  // namespace NIH_PATH
 

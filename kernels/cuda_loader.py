@@ -33,6 +33,7 @@ KERNELS = {
     "wkv4": ("summarise", "fold", "replay"),
     "selective_scan": ("advance",),
     "causal_conv1d": ("convolve",),
+    "matrix_state": ("advance",),
 }
 """The kernels in the source of each op."""
 _SOURCES = Path(__file__).parent

@@ -41,9 +41,22 @@ class ConvArgs(ctypes.Structure):
     _fields_ = _fields("x w bias y state state_out lengths", "B T D K x_b x_t y_b y_t")
 
 
+class MatrixArgs(ctypes.Structure):
+    """One call of the matrix state: pointers, shape (B, T, H, V, K), how heads share, strides in elements."""
+
+    _fields_ = _fields(
+        "r k v decay a b u y state state_out lengths",
+        "B T H V K shared decays single decay_dtype r_b r_t r_h k_b k_t k_h v_b v_t v_h decay_b decay_t decay_h "
+        "a_b a_t a_h b_b b_t b_h y_b y_t y_h",
+    )
+
+
 def abi() -> int:
-    """Return what `nih_abi` of a library with the same blocks returns."""
-    return ctypes.sizeof(Wkv4Args) << 20 | ctypes.sizeof(ScanArgs) << 10 | ctypes.sizeof(ConvArgs)
+    """Return what `nih_abi` of a library with the same blocks returns: the number of fields of each, in 7 bits."""
+    result = 0
+    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs):
+        result = result << 7 | ctypes.sizeof(block) // 8
+    return result
 
 
 _Args = TypeVar("_Args", bound=ctypes.Structure)

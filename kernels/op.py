@@ -102,6 +102,11 @@ def expect_shape(op: str, name: str, tensor: Tensor | None, shape: tuple[int, ..
 def expect_sequence(op: str, name: str, tensor: Tensor) -> None:
     """Raise KernelError unless `tensor` is (B, T, channels) of a type that the kernels read."""
     expect(tensor.dim() == 3, op, f"takes `{name}` of shape (B, T, channels), but got {tuple(tensor.shape)}")
+    expect_type(op, name, tensor)
+
+
+def expect_type(op: str, name: str, tensor: Tensor) -> None:
+    """Raise KernelError unless `tensor` has a type that the kernels read."""
     expect(
         tensor.dtype in DTYPES,
         op,

@@ -51,7 +51,8 @@ def causal_attention(
         out = F.scaled_dot_product_attention(_packed(query, groups), key, value, scale=scaling)
         out = out.reshape(query.shape)
     elif query.device.type == "cpu":
-        out = _in_two_parts(query, key, value, scaling)
+        # In float32 also what is stored in half precision, because two rounded parts would be rounded again where they meet.
+        out = _in_two_parts(query.float(), key.float(), value.float(), scaling).to(query.dtype)
     else:
         bias: Any = causal_lower_right(tokens, known)
         out = F.scaled_dot_product_attention(
@@ -108,7 +109,7 @@ def _is_plain(
 ) -> bool:
     """Whether a call of `sdpa` means causal attention in a form that `causal_attention` computes faster."""
     sizes = {x.shape[-1] for x in (query, key, value)}
-    fast = query.dtype == torch.float32 if query.device.type == "cpu" else query.dtype != torch.float32
+    fast = query.device.type == "cpu" or query.dtype != torch.float32
     if not fast or len(sizes) > 1 or max(sizes) > _WIDEST_HEAD or query.shape[1] % key.shape[1]:
         return False
     if further.get("is_causal", getattr(module, "is_causal", True)) is False:

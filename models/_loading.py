@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,9 @@ from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 from nih.tokenizers.byte import ByteTokenizer
 from nih.tokenizers.huggingface import HubTokenizer, open_tokenizer
 from nih.tokenizers.rwkv_world import WORLD_FILE, WorldTokenizer
+
+Change = Callable[[Tensor], Tensor]
+"""Makes a tensor of a stored one: a part of it, or another order of its dimensions."""
 
 REFERENCE = Path(__file__).parent / "reference"
 """Folder of the models that ship with the package, one folder each."""
@@ -162,6 +165,29 @@ class Tensors:
         """Return the same tensors under other names."""
         return Tensors(self._whose, {rename(name): reader for name, reader in self._readers.items()})
 
+    def rewritten(self, rewrite: Callable[[str], Iterable[tuple[str, Change]]]) -> Tensors:
+        """Return what `rewrite` says of each name: tensors under other names, and how each is made of the stored one."""
+        readers = {
+            new: partial(self._changed, name, reader, change)
+            for name, reader in self._readers.items()
+            for new, change in rewrite(name)
+        }
+        return Tensors(self._whose, readers)
+
+    def _changed(self, name: str, reader: Callable[[], Tensor], change: Change) -> Tensor:
+        stored = reader()
+        try:
+            return change(stored)
+        # torch's error for a size that cannot be split, and for a row that is not there.
+        except (RuntimeError, IndexError) as error:
+            raise ModelError(
+                f"`{name}` of `{self._whose}` has shape {tuple(stored.shape)}, which no release of this architecture has"
+            ) from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the sizes of a tensor, which does not count as taken. Raises ModelError if there is none."""
+        return tuple(self._read(name).shape)
+
     def matrix(self, name: str) -> tuple[int, int]:
         """Return rows and columns of a tensor, which does not count as taken. Raises ModelError if there is no such matrix."""
         shape = self._read(name).shape
@@ -247,6 +273,10 @@ def _pickled(path: Path) -> dict[str, Callable[[], Tensor]]:
         raise ModelError(
             f"`{path}` cannot be read as plain tensors ({reason(error)}); other Python objects in it are never unpickled"
         ) from error
+    if isinstance(loaded, dict) and "_strategy" in loaded:
+        raise ModelError(
+            f"`{path}` was converted by the package `rwkv` for one strategy, and may be quantised; take the release that it was made of"
+        )
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise ModelError(f"`{path}` holds something else than tensors by name")
     return {str(name): tensor.detach for name, tensor in loaded.items()}

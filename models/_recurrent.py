@@ -5,6 +5,7 @@ Letters: B batch, T tokens of one call, C width of the model, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,7 +23,10 @@ from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
 from nih.models._session import JUDGED_CHUNK
 from nih.protocols import Tokenizer
+from nih.tokenizers.rwkv_world import WorldTokenizer
 from nih.types import NO_TURN, Turn
+
+log = logging.getLogger(__name__)
 
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple per layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
@@ -147,8 +151,14 @@ class RecurrentModel:
         self._turn = NO_TURN
 
     def take_turns(self, turn: Turn) -> None:
-        """End answers also at the end of a turn of a chat."""
+        """End answers also at the end of a turn of a chat; where a blank line would end a turn, there are none within the words."""
         self._turn = turn
+        if isinstance(self._tokenizer, WorldTokenizer) and not self._tokenizer.joins_lines:
+            self._tokenizer = self._tokenizer.in_chat()
+            log.warning(
+                "%s: blank lines within haystack, needles and questions become one line break, because one ends a turn of RWKV's chat",
+                self._name,
+            )
 
     @property
     def name(self) -> str:
@@ -179,6 +189,7 @@ class RecurrentModel:
         own = {
             "model": self._name,
             "model_type": self._shape.model_type,
+            **({"version": self._shape.version} if hasattr(self._shape, "version") else {}),
             "weights": self._weights,
             "device": str(self._device),
             "device_name": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
@@ -188,6 +199,7 @@ class RecurrentModel:
             "kernels": backend.choose(self._device.type)._asdict(),
             "tokenizer": self._tokenizer.name,
             "tokenizer_fingerprint": self._tokenizer.fingerprint,
+            **({"blank_lines": "joined"} if getattr(self._tokenizer, "joins_lines", False) else {}),
             "options": asdict(self._options),
         }
         return {**own, "parameters": self._network.parameters} if "_network" in vars(self) else own
@@ -295,6 +307,33 @@ def tiled(tokens: int, make: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Ten
         for whole, part in zip(joined, parts, strict=True):
             whole[:, tile] = part
     return tuple(joined)
+
+
+Reading = Callable[[Tensor, State, "Tensor | None"], tuple[Tensor, State]]
+"""Reads ids (B, t) with a state: what the last layer says of each (B, t, C), and the state after them."""
+
+
+def in_tiles(
+    ids: Tensor, state: State, keep: int, lengths: Tensor | None, read: Reading
+) -> tuple[Tensor, State]:
+    """Read ids (B, T) in stretches of at most TILE tokens. Returns the last `keep` places as `last_places` has them, and the state.
+
+    Whatever a layer computes is then in memory for one stretch at a time, however long the call.
+    """
+    said: list[Tensor] = []
+    for tile in tiles(ids.shape[1]):
+        part = ids[:, tile]
+        ends = None if lengths is None else (lengths - tile.start).clamp(0, part.shape[1])
+        hidden, state = read(part, state, ends)
+        said.append(hidden)
+        while lengths is None and sum(h.shape[1] for h in said[1:]) >= keep:
+            del said[0]
+    return last_places(torch.cat(said, 1) if len(said) > 1 else said[0], keep, lengths), state
+
+
+def per_head(x: Tensor, heads: int) -> Tensor:
+    """Return (..., heads, channels of a head) of (..., channels), without a copy."""
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 def last_places(hidden: Tensor, keep: int, lengths: Tensor | None) -> Tensor:

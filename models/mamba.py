@@ -24,7 +24,9 @@ from torch.nn import functional as F
 from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.selective_scan import refuse_states, selective_scan
+from nih.models._half import linear
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
+from nih.models._mamba_files import hugging_face_name, is_state_spaces, padded_vocabulary, training_length
 from nih.models._recurrent import (
     Checkpoint,
     Head,
@@ -40,7 +42,6 @@ from nih.models._recurrent import (
 
 __all__ = ["MambaNetwork", "Options", "open_model"]
 
-_TRAINING_LENGTHS = ("nih_training_length", "training_length", "max_position_embeddings")
 _SILU = ("silu", "swish")
 
 
@@ -48,16 +49,15 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
     """Read config and tokenizer of a folder or hub id; `mamba` and `mamba-mix` are in the box. Raises ModelError."""
     place = reference(source) if is_reference(source, "mamba") else locate(source, options.revision)
     config = place.config()
-    state_spaces = "model_type" not in config and "ssm_cfg" in config
     try:
-        shape = _state_spaces(place, config) if state_spaces else _hugging_face(place, config)
+        shape = _state_spaces(place, config) if is_state_spaces(config) else _hugging_face(place, config)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"the config.json of `{place.name}` does not describe a Mamba ({type(error).__name__}: {error})"
         ) from error
 
     def load(device: torch.device, dtype: torch.dtype) -> MambaNetwork:
-        tensors = open_tensors(place.name, place.weight_files()).renamed(_hugging_face_name)
+        tensors = open_tensors(place.name, place.weight_files()).renamed(hugging_face_name)
         return MambaNetwork(tensors, shape, device, dtype)
 
     stored = config.get("dtype", config.get("torch_dtype"))
@@ -116,26 +116,23 @@ def _hugging_face(source: Source, config: Mapping[str, Any]) -> MambaShape:
         wide_residual=bool(config.get("residual_in_fp32", True)),
         tied=bool(config.get("tie_word_embeddings", True)),
         inner_epsilon=float(config.get("mixer_rms_eps", 1e-6)) if falcon else None,
-        training_length=_training_length(config),
+        training_length=training_length(config),
         eos=end_tokens(source, config, 0),
     )
 
 
 def _state_spaces(source: Source, config: Mapping[str, Any]) -> MambaShape:
     mixer = config["ssm_cfg"] or {}
-    if (
-        mixer.get("layer", "Mamba1") != "Mamba1"
-        or config.get("attn_layer_idx")
-        or config.get("d_intermediate")
-    ):
+    layer = mixer.get("layer", "Mamba1")
+    if layer != "Mamba1" or config.get("attn_layer_idx") or config.get("d_intermediate"):
         raise ModelError(
-            f"`{source.name}` is not a pure Mamba-1 (`ssm_cfg.layer`, `attn_layer_idx` or `d_intermediate` says so); take its "
-            "release in the Hugging Face format, which goes through transformers"
+            f"`{source.name}` is not a pure Mamba-1 (its config.json: {_told(config, layer)}); `--model` reads state-spaces' Mamba-1 and "
+            "Mamba-2 without attention, and other hybrids in the Hugging Face format"
         )
-    width, multiple = int(config["d_model"]), int(config.get("pad_vocab_size_multiple", 8))
+    width = int(config["d_model"])
     return MambaShape(
         model_type="mamba",
-        vocabulary=math.ceil(int(config["vocab_size"]) / multiple) * multiple,
+        vocabulary=padded_vocabulary(config, 8),
         width=width,
         channels=int(mixer.get("expand", 2) * width),
         states=int(mixer.get("d_state", 16)),
@@ -150,22 +147,20 @@ def _state_spaces(source: Source, config: Mapping[str, Any]) -> MambaShape:
         wide_residual=bool(config.get("residual_in_fp32", True)),
         tied=bool(config.get("tie_embeddings", True)),
         inner_epsilon=None,
-        training_length=_training_length(config),
+        training_length=training_length(config),
         eos=end_tokens(source, config, 0),
     )
 
 
+def _told(config: Mapping[str, Any], layer: str) -> str:
+    """Return what in a config of state-spaces is no Mamba-1's."""
+    told = {"ssm_cfg.layer": layer} if layer != "Mamba1" else {}
+    told |= {key: config[key] for key in ("attn_layer_idx", "d_intermediate") if config.get(key)}
+    return ", ".join(f"`{key}` {value}" for key, value in told.items())
+
+
 def _rank(value: int | str, width: int) -> int:
     return math.ceil(width / 16) if value == "auto" else int(value)
-
-
-def _training_length(config: Mapping[str, Any]) -> int | None:
-    return next((int(config[key]) for key in _TRAINING_LENGTHS if config.get(key)), None)
-
-
-def _hugging_face_name(name: str) -> str:
-    name = name.replace("backbone.embedding.", "backbone.embeddings.")
-    return name if name.startswith(("backbone.", "lm_head.")) else f"backbone.{name}"
 
 
 class _Layer(NamedTuple):
@@ -233,21 +228,21 @@ class MambaNetwork:
         shape, tokens = self._shape, h.shape[1]
 
         def project(tile: slice) -> tuple[Tensor, ...]:
-            return (F.linear(self._normed(h[:, tile], layer.norm), *layer.into),)
+            return (linear(self._normed(h[:, tile], layer.norm), *layer.into),)
 
         def select(tile: slice) -> tuple[Tensor, ...]:
             sizes = [shape.rank, shape.states, shape.states]
-            dt, B, C = F.linear(u[:, tile], layer.selection).split_with_sizes(sizes, -1)
+            dt, B, C = linear(u[:, tile], layer.selection).split_with_sizes(sizes, -1)
             if shape.inner_epsilon is not None:
                 dt, B, C = (F.rms_norm(p, p.shape[-1:], None, shape.inner_epsilon) for p in (dt, B, C))
-            return F.linear(dt, layer.step), B, C
+            return linear(dt, layer.step), B, C
 
         x, z = tiled(tokens, project)[0].chunk(2, -1)
         u, convolution = self._convolve(layer, x, convolution, lengths)
         step, B, C = tiled(tokens, select)
         y, scan = selective_scan(u, step, z, layer.decay, B, C, layer.skip, layer.step_bias, scan, lengths)
         for tile in tiles(tokens):
-            h[:, tile].add_(F.linear(y[:, tile], *layer.out))
+            h[:, tile].add_(linear(y[:, tile], *layer.out))
         return convolution, scan
 
     def _convolve(

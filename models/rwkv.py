@@ -1,66 +1,52 @@
-"""RWKV-4 on our own WKV kernel: a Hugging Face folder or hub id, or BlinkDL's .pth file.
+"""RWKV-4 to 7 on our own kernels: a folder or hub id in the Hugging Face format, or BlinkDL's .pth file.
 
-A block adds two readings of the residual stream h to it; x' is the token before x (token shift), m a mix per channel:
+| what is typed | versions |
+|---|---|
+| BlinkDL's .pth | 4, 5.0, 5.1, 5.2, 6, 7, 7a |
+| folder of transformers, or of `RWKV/*-HF` | 4; 5.2, 6 |
+| folder of flash-linear-attention | 6, 7 |
 
-    time mixing      x = ln1(h);  k, v, r = K, V, R [m x + (1 - m) x'];  h <- h + O (sigmoid(r) wkv(k, v))
-    channel mixing   x = ln2(h);  k, r = K, R [m x + (1 - m) x'];        h <- h + sigmoid(r) V relu(k)^2
-
-As in transformers, h is halved after every `rescale_every` layers, and O and V are divided by as much: it keeps float16 in
-range, and moves the layer norms' epsilon.
-Letters: B batch, T tokens, C width, A width of the time mixing, V vocabulary.
-Source: Peng et al., RWKV: Reinventing RNNs for the Transformer Era (2023).
+Code that comes with a folder is never run: only its config and its tensors are read. What is not read is refused by name: 7b, 8, hybrids with
+attention layers, and quantised files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from nih.errors import ModelError
-from nih.kernels.wkv4 import wkv4
 from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
-    Head,
+    Network,
     Options,
     RecurrentModel,
-    State,
     end_tokens,
-    last_places,
     open_recurrent,
-    tiled,
-    tiles,
 )
+from nih.models._rwkv4 import RwkvNetwork, RwkvShape
+from nih.models._rwkv5 import Rwkv5Layer
+from nih.models._rwkv7 import Rwkv7Layer
+from nih.models._rwkv_names import blinkdl_name, blinkdl_tensors
+from nih.models._rwkv_parts import MatrixNetwork, MatrixShape
 
-__all__ = ["Options", "RwkvNetwork", "open_model"]
+__all__ = ["Options", "RwkvNetwork", "RwkvShape", "open_model"]
 
 _RESCALE_EVERY = 6
 """RwkvConfig's default, which the released checkpoints rely on."""
-_OTHER_VERSIONS = {
-    "att.r_k": "RWKV-7",
-    "att.time_maa_x": "RWKV-6",
-    "att.time_maa_w1": "RWKV-6",
-    "att.ln_x.weight": "RWKV-5",
+_HEAD = 64
+"""Channels of a head in all releases whose files do not say."""
+_UNREAD = {
+    "qkv.": "an RWKV-7b, whose attention layers keep something of every token",
+    "rosa": "an RWKV-8, whose state is a suffix automaton",
 }
-"""Tensors of a block that RWKV-4 does not have. The versions after 4 share some, so that the last version comes first."""
-_TO_BLINKDL = (
-    ("rwkv.", ""),
-    ("embeddings.", "emb."),
-    (".pre_ln.", ".ln0."),
-    (".attention.", ".att."),
-    (".feed_forward.", ".ffn."),
-    ("time_mix_key", "time_mix_k"),
-    ("time_mix_value", "time_mix_v"),
-    ("time_mix_receptance", "time_mix_r"),
-)
-"""transformers' names -> BlinkDL's, in this order."""
+"""What stands in the names of tensors of versions that are not read."""
+_TRAINING_LENGTHS = ("nih_training_length", "context_length", "ctx_len")
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
@@ -75,244 +61,191 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
     return open_recurrent(checkpoint, name, options)
 
 
-@dataclass(frozen=True)
-class RwkvShape:
-    """Sizes and constants of an RWKV-4."""
-
-    vocabulary: int
-    width: int
-    attention: int
-    intermediate: int
-    layers: int
-    epsilon: float
-    """Of the blocks' layer norms; the last one's is 1e-5."""
-    rescale_every: int
-    """0 or less: no rescaling."""
-    tied: bool
-    training_length: int | None
-    eos: frozenset[int]
-    model_type: str = "rwkv"
-
-    def state_bytes(self, dtype: torch.dtype) -> int:
-        """Return the bytes of two shifted tokens in `dtype` and three float32 planes per layer."""
-        return self.layers * (2 * self.width * dtype.itemsize + 3 * self.attention * 4)
-
-
 def _hugging_face(source: Source) -> Checkpoint:
     config = source.config()
-    shape = _shape_of_config(source, config)
+    try:
+        shape = _shape_of_config(source, config)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"the config.json of `{source.name}` does not describe an RWKV ({type(error).__name__}: {error})"
+        ) from error
 
-    def load(device: torch.device, dtype: torch.dtype) -> RwkvNetwork:
-        tensors = open_tensors(source.name, source.weight_files()).renamed(_blinkdl_name)
-        return RwkvNetwork(tensors, shape, device, dtype)
+    def load(device: torch.device, dtype: torch.dtype) -> Network:
+        return _network(open_tensors(source.name, source.weight_files()), shape, device, dtype)
 
     stored = config.get("dtype", config.get("torch_dtype"))
     return Checkpoint(source, shape, stored, source.weight_files, load)
 
 
-def _shape_of_config(source: Source, config: Mapping[str, Any]) -> RwkvShape:
-    try:
-        width = int(config["hidden_size"])
-        return RwkvShape(
-            vocabulary=int(config["vocab_size"]),
-            width=width,
-            attention=int(config.get("attention_hidden_size") or width),
-            intermediate=int(config.get("intermediate_size") or 4 * width),
-            layers=int(config["num_hidden_layers"]),
-            epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
-            rescale_every=int(config.get("rescale_every", _RESCALE_EVERY)),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            training_length=config.get("nih_training_length") or config.get("context_length"),
-            eos=end_tokens(source, config, 0),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+def _network(
+    tensors: Tensors, shape: RwkvShape | MatrixShape, device: torch.device, dtype: torch.dtype
+) -> Network:
+    """Read the weights of one version. Raises ModelError."""
+    if isinstance(shape, RwkvShape):
+        return RwkvNetwork(tensors.renamed(blinkdl_name), shape, device, dtype)
+    layer = Rwkv7Layer if shape.model_type == "rwkv7" else Rwkv5Layer
+    return MatrixNetwork(tensors.rewritten(blinkdl_tensors), shape, device, dtype, layer)
+
+
+def _shape_of_config(source: Source, config: Mapping[str, Any]) -> RwkvShape | MatrixShape:
+    kind = str(config.get("model_type", "rwkv"))
+    if kind == "rwkv":
+        return _rwkv4_of_config(source, config)
+    if config.get("attn"):
         raise ModelError(
-            f"the config.json of `{source.name}` does not describe an RWKV-4 ({type(error).__name__}: {error})"
-        ) from error
+            f"`{source.name}` is an RWKV with layers of attention (`attn` in its config.json), which is not read; "
+            "take a checkpoint without them"
+        )
+    heads = _heads_of_fla(config, kind) if _is_fla(config, kind) else _heads_of_hf(config)
+    return MatrixShape(
+        version={"rwkv5": "5.2", "rwkv6": "6"}.get(kind, "7"),
+        vocabulary=int(config["vocab_size"]),
+        width=int(config["hidden_size"]),
+        layers=int(config["num_hidden_layers"]),
+        **heads._asdict(),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        training_length=_training_length(config, source.name),
+        eos=end_tokens(source, config, 0),
+    )
+
+
+class _Heads(NamedTuple):
+    heads: int
+    key: int
+    value: int
+    epsilon: float
+    group_epsilon: float
+
+
+def _is_fla(config: Mapping[str, Any], kind: str) -> bool:
+    return kind.startswith("rwkv7") or "norm_eps" in config or "expand_k" in config
+
+
+def _heads_of_fla(config: Mapping[str, Any], kind: str) -> _Heads:
+    """Return the sizes of the heads in a config of flash-linear-attention. Raises KeyError, ValueError."""
+    if (activation := config.get("hidden_act", "sqrelu")) != "sqrelu":
+        raise ValueError(f"hidden_act `{activation}` is not sqrelu")
+    width, epsilon = int(config["hidden_size"]), float(config.get("norm_eps", 1e-5))
+    if kind == "rwkv6":
+        heads = int(config["num_heads"])
+        shares = float(config.get("expand_k", 0.5)), float(config.get("expand_v", 1.0))
+        key, value = (int(width * share) // heads for share in shares)
+        return _Heads(heads, key, value, epsilon, epsilon)
+    key = int(config.get("head_dim") or width // int(config.get("num_heads") or width // _HEAD))
+    heads = width // key
+    values = {int(n) for n in config.get("value_dim") or [width]}
+    if len(values) > 1:
+        raise ValueError(f"value_dim differs between layers: {sorted(values)}")
+    return _Heads(heads, key, values.pop() // heads, epsilon, key * epsilon)
+
+
+def _heads_of_hf(config: Mapping[str, Any]) -> _Heads:
+    """Return the sizes of the heads in a config of `RWKV/*-HF`. Raises KeyError, ValueError."""
+    inner = int(config.get("attention_hidden_size") or config["hidden_size"])
+    size, epsilon = int(config.get("head_size", _HEAD)), float(config.get("layer_norm_epsilon", 1e-5))
+    return _Heads(inner // size, size, size, epsilon, epsilon * int(config.get("head_size_divisor", 8)) ** 2)
+
+
+def _rwkv4_of_config(source: Source, config: Mapping[str, Any]) -> RwkvShape:
+    width = int(config["hidden_size"])
+    return RwkvShape(
+        vocabulary=int(config["vocab_size"]),
+        width=width,
+        attention=int(config.get("attention_hidden_size") or width),
+        intermediate=int(config.get("intermediate_size") or 4 * width),
+        layers=int(config["num_hidden_layers"]),
+        epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
+        rescale_every=int(config.get("rescale_every", _RESCALE_EVERY)),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        training_length=config.get("nih_training_length") or config.get("context_length"),
+        eos=end_tokens(source, config, 0),
+    )
+
+
+def _training_length(config: Mapping[str, Any], name: str) -> int | None:
+    """Return the tokens of a training text that config or name tell. flash-linear-attention's `max_position_embeddings` is no such number."""
+    told = re.search(r"ctx(\d+)", name, re.IGNORECASE)
+    known = next((int(config[key]) for key in _TRAINING_LENGTHS if config.get(key)), None)
+    return known or (int(told[1]) if told else None)
 
 
 def _blinkdl(typed: str, path: Path) -> Checkpoint:
     tensors = open_tensors(typed, [path])
-    shape = _shape_of_tensors(tensors, path)
+    try:
+        shape = _shape_of_tensors(tensors, path)
+    except (IndexError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"`{path}` holds tensors of no RWKV's shapes ({type(error).__name__}: {error})"
+        ) from error
     stored = str(tensors.dtype("emb.weight")).removeprefix("torch.")
 
-    def load(device: torch.device, dtype: torch.dtype) -> RwkvNetwork:
+    def load(device: torch.device, dtype: torch.dtype) -> Network:
         # Opened again, so that the file does not stay mapped between planning and the end of the run.
-        return RwkvNetwork(open_tensors(typed, [path]), shape, device, dtype)
+        return _network(open_tensors(typed, [path]), shape, device, dtype)
 
     return Checkpoint(Source(typed, path.parent), shape, stored, lambda: [path], load)
 
 
-def _shape_of_tensors(tensors: Tensors, path: Path) -> RwkvShape:
-    for name, version in _OTHER_VERSIONS.items():
-        if f"blocks.0.{name}" in tensors:
-            raise ModelError(
-                f"`{path}` holds an {version}; only RWKV-4 is read from .pth files: convert it to the Hugging Face format "
-                "of flash-linear-attention and type that folder"
-            )
-    numbers = [int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors.names()) if m]
+def _shape_of_tensors(tensors: Tensors, path: Path) -> RwkvShape | MatrixShape:
+    version = _version(tensors, path)
     vocabulary, width = tensors.matrix("emb.weight")
-    told = re.search(r"ctx(\d+)", path.name, re.IGNORECASE)
-    return RwkvShape(
+    numbers = [int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors.names()) if m]
+    layers, training_length = max(numbers, default=-1) + 1, _training_length({}, path.name)
+    keys, inner = (tensors.matrix(f"blocks.0.{name}.key.weight")[0] for name in ("att", "ffn"))
+    if version == "4":
+        return RwkvShape(
+            vocabulary=vocabulary,
+            width=width,
+            attention=keys,
+            intermediate=inner,
+            layers=layers,
+            epsilon=1e-5,
+            rescale_every=_RESCALE_EVERY,
+            tied=False,
+            training_length=training_length,
+            eos=frozenset({0}),
+        )
+    heads = tensors.shape(f"blocks.0.att.{_HEADS_OF[version]}")[0]
+    values = tensors.matrix("blocks.0.att.value.weight")[0]
+    return MatrixShape(
+        version=version,
         vocabulary=vocabulary,
         width=width,
-        attention=tensors.matrix("blocks.0.att.key.weight")[0],
-        intermediate=tensors.matrix("blocks.0.ffn.key.weight")[0],
-        layers=max(numbers) + 1,
+        layers=layers,
+        heads=heads,
+        key=keys // heads,
+        value=values // heads,
         epsilon=1e-5,
-        rescale_every=_RESCALE_EVERY,
+        group_epsilon=64e-5,
         tied=False,
-        training_length=int(told[1]) if told else None,
+        training_length=training_length,
         eos=frozenset({0}),
     )
 
 
-def _blinkdl_name(name: str) -> str:
-    for theirs, ours in _TO_BLINKDL:
-        name = name.replace(theirs, ours)
-    return name
+_HEADS_OF = {
+    "5.0": "time_decay",
+    "5.1": "time_decay",
+    "5.2": "time_decay",
+    "6": "time_faaaa",
+    "7": "r_k",
+    "7a": "r_k",
+}
+"""Version -> tensor of a block whose rows are its heads."""
 
 
-class _Layer(NamedTuple):
-    ln1: tuple[Tensor, Tensor]
-    ln2: tuple[Tensor, Tensor]
-    mix: Tensor
-    """(3, 1, 1, C): of key, value, receptance."""
-    key: Tensor
-    value: Tensor
-    receptance: Tensor
-    output: Tensor
-    decay: Tensor
-    """(A), float32: what a token adds to the exponent of all before it, < 0."""
-    first: Tensor
-    """(A), float32: bonus of the present token."""
-    ffn_mix: Tensor
-    """(2, 1, 1, C): of key, receptance."""
-    ffn_key: Tensor
-    ffn_receptance: Tensor
-    ffn_value: Tensor
-    halved: bool
-    """Whether h is halved after this layer."""
-
-
-class RwkvNetwork:
-    """A Network (nih.models._recurrent). The state of a layer: the last token (B, C) that each mixing saw, and WKV's (B, 3, A).
-
-    Raises ModelError for tensors that do not fit the shape.
-    """
-
-    def __init__(self, tensors: Tensors, shape: RwkvShape, device: torch.device, dtype: torch.dtype) -> None:
-        self._shape = shape
-        self._width = (shape.width,)
-
-        def take(name: str, *sizes: int) -> Tensor:
-            return tensors.take(name, *sizes, device=device, dtype=dtype)
-
-        def norm(name: str) -> tuple[Tensor, Tensor]:
-            return take(f"{name}.weight", shape.width), take(f"{name}.bias", shape.width)
-
-        raw = take("emb.weight", shape.vocabulary, shape.width)
-        # The first norm sees nothing but rows of the embedding.
-        self._embedding = F.layer_norm(raw, self._width, *norm("blocks.0.ln0"), shape.epsilon)
-        self._layers = [_layer(tensors, shape, i, device, dtype) for i in range(shape.layers)]
-        self._norm = tuple(weight.float() for weight in norm("ln_out"))
-        tied = tensors.is_tied("head.weight", "emb.weight", shape.tied)
-        self._head = Head(raw if tied else take("head.weight", shape.vocabulary, shape.width))
-        self.parameters = tensors.finish()
-
-    def __call__(
-        self, ids: Tensor, state: State | None = None, keep: int = 1, lengths: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Read ids (B, T); see Network."""
-        h = F.embedding(ids, self._embedding)
-        fresh = h.new_zeros(len(ids), self._shape.width)
-        after = []
-        for i, layer in enumerate(self._layers):
-            attended, wkv, fed = (fresh, None, fresh) if state is None else state[i]
-            attended, wkv = self._time_mix(layer, h, attended, wkv, lengths)
-            fed = self._channel_mix(layer, h, fed, lengths)
-            if layer.halved:
-                h.mul_(0.5)
-            after.append((attended, wkv, fed))
-        weight, bias = self._norm
-        h = F.layer_norm(last_places(h, keep, lengths).float(), self._width, weight, bias)
-        return self._head(h), tuple(after)
-
-    def _time_mix(
-        self, layer: _Layer, h: Tensor, last: Tensor, wkv: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Add to h in place; return the last token seen and WKV's state."""
-
-        def project(tile: slice) -> tuple[Tensor, ...]:
-            nonlocal last
-            x = F.layer_norm(h[:, tile], self._width, *layer.ln1, self._shape.epsilon)
-            before, last = _shifted(x, last, tile, lengths)
-            mixed = torch.lerp(before, x, layer.mix)
-            return (
-                F.linear(mixed[0], layer.key),
-                F.linear(mixed[1], layer.value),
-                F.linear(mixed[2], layer.receptance).sigmoid_(),
-            )
-
-        k, v, gate = tiled(h.shape[1], project)
-        y, wkv = wkv4(layer.decay, layer.first, k, v, wkv, lengths)
-        y = y.mul_(gate)
-        for tile in tiles(h.shape[1]):
-            h[:, tile].add_(F.linear(y[:, tile], layer.output))
-        return last, wkv
-
-    def _channel_mix(self, layer: _Layer, h: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
-        """Add to h in place; return the last token seen."""
-        for tile in tiles(h.shape[1]):
-            x = F.layer_norm(h[:, tile], self._width, *layer.ln2, self._shape.epsilon)
-            before, last = _shifted(x, last, tile, lengths)
-            mixed = torch.lerp(before, x, layer.ffn_mix)
-            k = F.linear(mixed[0], layer.ffn_key).relu_().square_()
-            h[:, tile].addcmul_(
-                F.linear(mixed[1], layer.ffn_receptance).sigmoid_(), F.linear(k, layer.ffn_value)
-            )
-        return last
-
-
-def _layer(tensors: Tensors, shape: RwkvShape, i: int, device: torch.device, dtype: torch.dtype) -> _Layer:
-    C, A, inner = shape.width, shape.attention, shape.intermediate
-    every = shape.rescale_every
-
-    def take(name: str, *sizes: int, dtype: torch.dtype = dtype) -> Tensor:
-        return tensors.take(f"blocks.{i}.{name}", *sizes, device=device, dtype=dtype)
-
-    def norm(name: str) -> tuple[Tensor, Tensor]:
-        return take(f"{name}.weight", C), take(f"{name}.bias", C)
-
-    def mixes(part: str, letters: str) -> Tensor:
-        return torch.stack([take(f"{part}.time_mix_{letter}", 1, 1, C) for letter in letters])
-
-    def rescaled(weight: Tensor) -> Tensor:
-        return weight / 2 ** (i // every) if every > 0 and i >= every else weight
-
-    return _Layer(
-        ln1=norm("ln1"),
-        ln2=norm("ln2"),
-        mix=mixes("att", "kvr"),
-        key=take("att.key.weight", A, C),
-        value=take("att.value.weight", A, C),
-        receptance=take("att.receptance.weight", A, C),
-        output=rescaled(take("att.output.weight", C, A)),
-        decay=-torch.exp(take("att.time_decay", A, dtype=torch.float32)),
-        first=take("att.time_first", A, dtype=torch.float32),
-        ffn_mix=mixes("ffn", "kr"),
-        ffn_key=take("ffn.key.weight", inner, C),
-        ffn_receptance=take("ffn.receptance.weight", C, C),
-        ffn_value=rescaled(take("ffn.value.weight", C, inner)),
-        halved=every > 0 and (i + 1) % every == 0,
-    )
-
-
-def _shifted(x: Tensor, last: Tensor, tile: slice, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return for tokens x (B, t, C) the token before each, and the one (B, C) before what follows; `last` is the one before x."""
-    seen = torch.cat((last[:, None], x), 1)
-    if lengths is None:
-        # A copy, so that the state does not keep the whole stretch in memory.
-        return seen[:, :-1], seen[:, -1].clone()
-    at = (lengths - tile.start).clamp(0, x.shape[1])
-    return seen[:, :-1], seen.gather(1, at[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
+def _version(tensors: Tensors, path: Path) -> str:
+    """Return the version by the tensors of the first block. Raises ModelError for one that is not read."""
+    for part, what in _UNREAD.items():
+        if any(part in name.lower() for name in tensors.names()):
+            raise ModelError(f"`{path}` holds {what}; RWKV-4 to 7a are read: take one of their releases")
+    if "blocks.0.att.r_k" in tensors:
+        return "7a" if "blocks.0.ffn.s_emb.weight" in tensors else "7"
+    if "blocks.0.att.time_maa_x" in tensors:
+        return "6"
+    if "blocks.0.att.ln_x.weight" not in tensors:
+        return "4"
+    if "blocks.0.att.gate.weight" not in tensors:
+        return "5.0"
+    decay = tensors.shape("blocks.0.att.time_decay")
+    return "5.2" if len(decay) > 1 and decay[1] > 1 else "5.1"

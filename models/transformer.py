@@ -38,6 +38,7 @@ from nih.models._cache import (
     unknown_layers,
 )
 from nih.models._device import pick_device, pick_dtype
+from nih.models._half import is_slow, widen_products
 from nih.models._hf_config import (
     Options,
     architecture,
@@ -50,12 +51,13 @@ from nih.models._hf_config import (
     shortened,
     tell_what_the_limit_counts,
 )
+from nih.models._hf_kernels import MOST_PER_CALL, answering, counts_in_32_bits
 from nih.models._hf_load import find_tokenizer, load, weight_files
 from nih.models._loading import fingerprint, is_reference, reference
 from nih.models._rope import ChangingRope, Factors, changing_rope, even_calls
 from nih.models._session import JUDGED_CHUNK, ForwardSession
 from nih.protocols import Tokenizer
-from nih.types import NO_TURN, Turn
+from nih.types import NO_TURN, TokenIds, Turn
 
 __all__ = ["CachedSession", "Options", "TransformerModel", "open_model"]
 
@@ -177,6 +179,9 @@ class TransformerModel:
             own["attn_implementation"] = self._loaded.config._attn_implementation
             if self._device.type == "cuda":
                 own["cudnn_attention"] = False
+            if kernels := answering(self._loaded):
+                own["kernels"] = dict(kernels)
+                own |= {"most_per_call": MOST_PER_CALL} if counts_in_32_bits(kernels) else {}
             own["parameters"] = sum(p.numel() for p in self._loaded.parameters())
         return {**self._weights_identity, **own}
 
@@ -219,6 +224,8 @@ class TransformerModel:
                 "leave out --beyond-limit"
             )
         model = load(self._source, self._options, self._config, self._dtype, self._device)
+        if self._device.type == "cpu" and is_slow(self._dtype):
+            widen_products(model)
         if (
             self._grows_only
             and model._supports_attention_backend
@@ -314,7 +321,9 @@ class CachedSession(ForwardSession):
     def __init__(
         self, model: Any, tokenizer: Tokenizer, device: torch.device, eos: frozenset[int], chunk: int
     ) -> None:
-        super().__init__(tokenizer, device, model.get_input_embeddings().weight.shape[0], eos, chunk)
+        self._most = MOST_PER_CALL if counts_in_32_bits(answering(model)) else sys.maxsize
+        rows = model.get_input_embeddings().weight.shape[0]
+        super().__init__(tokenizer, device, rows, eos, min(chunk, self._most))
         self._model = model
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = next((n for n in _CACHE_NAMES if n in parameters), "")
@@ -337,6 +346,7 @@ class CachedSession(ForwardSession):
         """What was read, where it may have to be read again."""
         self._clear()
         self._told = device.type == "meta"
+        self._told_pieces = False
 
     @property
     def model(self) -> Any:
@@ -361,6 +371,31 @@ class CachedSession(ForwardSession):
     def rereads(self, start: int, stop: int) -> bool:
         """Whether RoPE's factors change while a text grows from `start` to `stop` tokens, so that it is read anew on the way."""
         return self._rope is not None and self._rope.factors(start) != self._rope.factors(stop)
+
+    def prefill_whole(self, ids: TokenIds) -> None:
+        """Reset, then read `ids` in a single forward call, or where kernels count in 32 bits in as few as they can take.
+
+        What follows is read token by token until the next reset. Raises OutOfMemory, AnswerTimeout, ModelError.
+        """
+        if len(ids) <= self._most:
+            super().prefill_whole(ids)
+            return
+        self._tell_pieces(len(ids))
+        self.reset()
+        self._stride = self._most
+        self.extend([ids])
+        self._stride = 1
+
+    def _tell_pieces(self, tokens: int) -> None:
+        if not self._told_pieces:
+            log.warning(
+                "%s reads a prompt of %d tokens in pieces of at most %d where one forward call is asked for, because its kernels count in "
+                "32 bits",
+                type(self._model).__name__,
+                tokens,
+                self._most,
+            )
+        self._told_pieces = True
 
     def _lengths(self, tokens: int) -> Sequence[int]:
         if self._rope is not None and self._stride > 1:

@@ -23,6 +23,7 @@ from typer.core import TyperCommand
 
 from nih.errors import NihError, UsageError
 from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
+from nih.streams import ReaderGone, guard_streams
 from nih.text import sanitize
 from nih.threads import let_threads_sleep
 from nih.version import __version__
@@ -64,6 +65,8 @@ def _plain(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
             sys.stdout.flush()
+        except ReaderGone:
+            raise typer.Exit(_CLOSED_PIPE) from None
         except NihError as error:
             _fail(error)
         except MemoryError:
@@ -73,10 +76,6 @@ def _plain(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _say("interrupted; the same command resumes the run")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # Who reads our output has gone. Python flushes once more when it ends, and must find nothing to complain of.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(_CLOSED_PIPE) from None
 
     return wrapper
 
@@ -497,8 +496,14 @@ def main() -> None:
     """Entry point of the console script."""
     let_threads_sleep()
     os.environ["MPLBACKEND"] = "agg"  # no window is opened, whatever the user's other programs want
+    guard_streams()
     try:
         app(prog_name="nih")
+    except ReaderGone:
+        sys.exit(_CLOSED_PIPE)
+    except NihError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         _say(

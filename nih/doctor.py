@@ -27,7 +27,7 @@ def doctor() -> dict[str, str]:
             found[f"cuda:{index}"] = f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
     else:
         found["cuda"] = "no device"
-    return found | _kernels()
+    return found | _kernels() | _kernels_of_hybrids()
 
 
 def _smollm2() -> str:
@@ -41,6 +41,17 @@ def _kernels() -> dict[str, str]:
     from nih.kernels.backend import report
 
     return dict(_flat("kernels", report()))
+
+
+def _kernels_of_hybrids() -> dict[str, str]:
+    from nih.models._hf_kernels import PACKAGES as OF_HYBRIDS
+    from nih.models._hf_kernels import installed
+
+    there = installed()
+    answer = ", ".join(f"{package} {number}" for package, number in there.items()) or "its torch loops"
+    lacking = [package for package in OF_HYBRIDS.values() if package not in there]
+    why = f" (not installed: {', '.join(lacking)})" if lacking else ""
+    return {"kernels.hybrids of transformers": answer + why}
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

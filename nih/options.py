@@ -22,8 +22,10 @@ PrefixSharing = Literal["auto", "always", "never"]
 """Whether prompts that begin alike are read once: with verification, without, or not at all."""
 Retry = Literal["no_answer"]
 """A status that a resumed run asks again only if that is typed."""
-IMPORTED = "jsonl:"
+IMPORTED = "file:"
 """Begins a `--task` that is a file of prompts made elsewhere."""
+_IMPORTED_ONCE = "jsonl:"
+"""What began it before, and does so in the settings of all runs, so that a stored run and its resumption agree."""
 
 HAYSTACKS = {
     "noise": "Five sentences over and over: the filler of the passkey task (Mohtashami & Jaggi 2023).",
@@ -35,6 +37,18 @@ HAYSTACKS = {
 """What `--haystack` takes."""
 _REMOVED: dict[str, tuple[Any, ...]] = {"adaptive": (False,), "half_width": (0.1,), "budget": (None,)}
 """Options that older run folders name, with the values that changed nothing."""
+
+
+def imported_path(task: str) -> str | None:
+    """Return the path of a `--task` that is a file of prompts made elsewhere; None for any other task."""
+    begun = next((word for word in (IMPORTED, _IMPORTED_ONCE) if task.startswith(word)), None)
+    return None if begun is None else task.removeprefix(begun)
+
+
+def settled_task(task: str | None) -> str | None:
+    """Return a `--task` as the settings of a run have it, in which both words for a file are one."""
+    path = None if task is None else imported_path(task)
+    return task if path is None else f"{_IMPORTED_ONCE}{path}"
 
 
 def _option(default: Any, text: str, **more: Any) -> Any:
@@ -61,12 +75,13 @@ class Asked:
 
     task: str | None = _option(
         None,
-        "What is hidden and asked: a name of `nih list` (default: passkey), FILE.yaml, or `jsonl:FILE` with prompts made elsewhere",
+        "What is hidden and asked: a name of `nih list` (default: passkey), FILE.yaml, or `file:FILE` with prompts made elsewhere",
         decides=True,
         short="-t",
     )
     suite: str | None = _option(
-        None, "Several tasks in one run: `quick`, `architectures`, `ruler`, `pressure`, or FILE.yaml"
+        None,
+        "Several tasks in one run: `quick`, `architectures`, `cards`, `lra`, `pressure`, `ruler`, `ruler2`, or FILE.yaml",
     )
     lengths: str | None = _option(
         None,
@@ -82,7 +97,7 @@ class Asked:
     )
     limit: Count | None = _option(
         None,
-        "Samples in all: the first trials of every cell, evenly; of a `jsonl:` file its first rows; default: no limit",
+        "Samples in all: the first trials of every cell, evenly; of a `file:` its first rows; default: no limit",
         decides="unless default",
     )
     haystack: str | None = _option(
@@ -107,7 +122,7 @@ class Asked:
                 raise UsageError(
                     f"{name} does not go with --suite `{self.suite}`, which says it for each of its tasks; leave one of them out"
                 )
-        elif self.task and self.task.startswith(IMPORTED):
+        elif self.task and imported_path(self.task) is not None:
             for name in self._typed("haystack", "one_haystack", "packed", "question"):
                 raise UsageError(
                     f"{name} means nothing to `{self.task}`, whose prompts are used as they are; leave it out"
@@ -319,11 +334,12 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
         """The options that decide prompts and answers. Grid, haystack and task options join in resolved form."""
         decides = {f.name: f.metadata["decides"] for f in fields(self) if f.metadata.get("decides")}
         default = {f.name: f.default for f in fields(self)}
-        return {
+        deciding = {
             name: getattr(self, name)
             for name, when in decides.items()
             if when is True or getattr(self, name) != default[name]
         }
+        return {**deciding, "task": settled_task(self.task)}
 
 
 @dataclass(frozen=True)
@@ -341,7 +357,7 @@ def resolve(options: RunOptions) -> Resolved:
     """Fill in the defaults that depend on the kind of task."""
     values = {f.name: getattr(options, f.name) for f in fields(options)}
     given = {name: value for name, value in values.items() if value is not None}
-    if options.task and options.task.startswith(IMPORTED):
+    if options.task and imported_path(options.task) is not None:
         given = {"lengths": "1k-128k", "trials": None, **given}
     return Resolved(**given)
 

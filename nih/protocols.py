@@ -331,6 +331,25 @@ class Packs(Protocol):
 
 
 @runtime_checkable
+class Settles(Protocol):
+    """A task whose answer depends on how much of the haystack fits into a prompt."""
+
+    def settle(self, needle: Needle, text: str) -> Needle:
+        """Return the needle with its `expected` and `target`; `text` is the haystack as far as it stands in the prompt."""
+
+
+@runtime_checkable
+class Quotes(Protocol):
+    """A task that hides nothing but asks for what the haystack itself says."""
+
+    def quote(self, sentences: Sequence[str], near: int, last: int) -> Needle:
+        """Return a needle without text that asks about a sentence, its `quotes`, near number `near`, and about none from `last` on.
+
+        `sentences` are those of a haystack, at least as far as they stand in the prompt. Raises PromptError if nothing can be asked.
+        """
+
+
+@runtime_checkable
 class OwnHaystack(Protocol):
     """A task that makes its haystack of records instead of text."""
 

@@ -19,8 +19,19 @@ from typing import Any, NamedTuple
 from nih.errors import ModelError, UnknownName
 from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 
-_ADAPTERS = {"rwkv": "rwkv", "mamba": "mamba", "falcon_mamba": "mamba"}
+_ADAPTERS = {
+    "rwkv": "rwkv",
+    "rwkv5": "rwkv",
+    "rwkv6": "rwkv",
+    "rwkv7": "rwkv",
+    "rwkv7_fla": "rwkv",
+    "mamba": "mamba",
+    "falcon_mamba": "mamba",
+    "mamba2": "mamba2",
+}
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
+_STATE_SPACES = {"Mamba2": "mamba2"}
+"""The same by the layer that state-spaces' own config.json names; every other one goes to `mamba`."""
 
 
 _PACKAGES = {
@@ -140,9 +151,10 @@ def _adapter_of(path: Path) -> str:
 
 
 def _adapter(config: Mapping[str, Any]) -> str:
-    # state-spaces' own checkpoints have no model_type, but name their mixer's shape.
-    state_spaces = "model_type" not in config and "ssm_cfg" in config
-    wanted = "mamba" if state_spaces else _ADAPTERS.get(str(config.get("model_type")), "transformer")
+    wanted = _ADAPTERS.get(str(config.get("model_type")), "transformer")
+    if "model_type" not in config and "ssm_cfg" in config:
+        # state-spaces' own checkpoints have no model_type, but name their mixer.
+        wanted = _STATE_SPACES.get(str((config["ssm_cfg"] or {}).get("layer")), "mamba")
     return wanted if wanted in _builtin("models") else "transformer"
 
 

@@ -6,7 +6,7 @@ depths in percent of the haystack (0 = its beginning, 100 = its end), times in s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -38,6 +38,10 @@ class ChatText(NamedTuple):
     """What stands in a finished conversation between the user's words and the assistant's; None if the template does not say."""
     close: str
     """What stands behind the assistant's words."""
+    reply: str = ""
+    """What stands between the user's and the assistant's words where the conversation goes on; "" if the template does not say."""
+    next: str = ""
+    """What stands between the assistant's words and the user's next ones; "" if the template does not say."""
 
 
 _NO_IDS = np.empty(0, np.int32)
@@ -181,8 +185,13 @@ class Sample:
     """The text with which a perfect model continues the prompt; "" if that is a space and the expected answers."""
     thinking: int = 0
     """Tokens that may be thought before the answer, beside its room and outside the cell's length."""
+    turns: bool = False
+    """Whether its words are a conversation, whose turns nih.prompts.turns tells apart, for a server that writes the chat template."""
     row_number: int | None = None
     """Line or row of the file that the sample comes from; None if its prompt was built."""
+
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The conversation (`role` and `content`) that `prompt` is, for a server that takes messages; () for any other prompt."""
 
     @property
     def continuation(self) -> str:
@@ -265,6 +274,16 @@ class Needle:
     """The text between the introduction and the haystack."""
     closes: str = ""
     """The text between the haystack and the question."""
+    arranged: Literal["", "forward", "backward"] = ""
+    """In which order `text` and `others` stand at the places that they get: as they are listed, or the other way round; "" if that is no matter."""
+    quotes: int = -1
+    """Number of the haystack's sentence at which it stands; -1 if that is the one at the cell's depth."""
+    asks: str = "\n"
+    """The text right before the question, after `closes`."""
+    by_place: tuple[str, ...] = ()
+    """The question where the needle is the first of `text` and `others`, the second, and so on; () if it does not depend on that."""
+    turns: bool = False
+    """Whether the texts are turns of a conversation, in the words of nih.prompts.turns; the question is the last of the user's."""
     bare: bool = False
     """Whether the question is not a sentence: it follows the haystack without a line break and cannot come first."""
     target: str = ""

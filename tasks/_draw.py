@@ -104,6 +104,26 @@ def join_words(texts: list[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
+_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+_MADE_UP = len(_SYLLABLES) ** 4
+
+
+def made_up(number: int) -> str:
+    """Return a made-up word of four syllables; equal ones come again after 24 million numbers."""
+    # The step has no divisor in common with the number of words, so that words of neighbouring numbers are unlike.
+    rest, word = number * 7_368_787 % _MADE_UP, ""
+    for _ in range(4):
+        rest, syllable = divmod(rest, len(_SYLLABLES))
+        word += _SYLLABLES[syllable]
+    return word
+
+
+def ordinal(number: int) -> str:
+    """Return `1st`, `2nd`, `3rd`, `4th` ... for numbers from 1."""
+    ends = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ends.get(number % 10, 'th')}"
+
+
 def check_range(task: str, low: int, high: int, **options: int) -> None:
     """Raise UsageError for an option that is not in [low, high]."""
     for name, value in options.items():

@@ -10,7 +10,7 @@ them; `--set placement=` places the others, `spread` over the haystack as in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from random import Random
@@ -49,6 +49,11 @@ class Copy(MultiNeedle):
     def room(self) -> int:
         """As many tokens as there are letters."""
         return self.options.tokens
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """As many random letters, at the default; of other numbers it is not known."""
+        return {"guessing": 0.3} if self.options.tokens == Options.tokens else {}
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """All letters but that at the cell's depth are shared."""

@@ -10,7 +10,7 @@ section 4.1.2), which trains on 256 tokens. For models that read bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import shake_128
 from itertools import count
@@ -46,6 +46,11 @@ class Induction(BaseTask):
     def __post_init__(self) -> None:
         """Raises UsageError."""
         check_range(self.name, 3, 27, vocabulary=self.options.vocabulary)
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """All letters are as likely."""
+        return {"guessing": 1 / len(self._letters)}
 
     @property
     def _letters(self) -> str:

@@ -12,7 +12,7 @@ pairs of all depths from one state. For models that read bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product, repeat
 from random import Random
@@ -50,6 +50,11 @@ class Mqar(MultiNeedle):
         """Raises UsageError."""
         check_range(self.name, 1, len(_KEYS), pairs=self.options.pairs)
         check_range(self.name, 1, self.options.pairs, queries=self.options.queries)
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """All capital letters are as likely."""
+        return {"guessing": 1 / len(ascii_uppercase)}
 
     def draw(self, shared: Random, own: Random) -> Needle:
         """Everything but the asked value is shared."""

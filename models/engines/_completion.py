@@ -17,6 +17,7 @@ from nih.errors import EngineError
 from nih.inference.thinking import ENDS, spelled, split
 from nih.models.engines._http import Malformed, Refused, Unsupported, quoted
 from nih.models.engines._response import Kind, Spoken, ending, finite, first_choice, spoken, usage, written
+from nih.prompts.turns import messages as turned
 from nih.protocols import ReadsSpecial, Tokenizer
 from nih.types import Prompt, Sample, TokenIds, Usage
 
@@ -175,7 +176,16 @@ class Dialect:
             text, again = self._text(own, special=True)
             rated_text = sample.continuation if likelihood else ""
             return Wanted(self.path, {"prompt": text + rated_text}, again + len(opening))
+        if sample.messages:
+            return self._conversation(sample, len(ids))
         return self._messages(sample, ids)
+
+    def _conversation(self, sample: Sample, tokens: int) -> Wanted:
+        """A conversation of several messages, as it is; the server's template makes one text of it."""
+        content: dict[str, Any] = {"messages": [dict(message) for message in sample.messages]}
+        if self.template:
+            content["chat_template_kwargs"] = dict(self.template)
+        return Wanted(self.path, content, tokens)
 
     def _messages(self, sample: Sample, ids: TokenIds) -> Wanted:
         before, after = self.frame
@@ -183,7 +193,7 @@ class Dialect:
         after = self.begun if begun else after
         text, again = self._text(ids[before : len(ids) - after - begun])
         messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": text})
+        messages += turned(text) if sample.turns else [{"role": "user", "content": text}]
         content: dict[str, Any] = {"messages": messages}
         if begun:
             messages.append({"role": "assistant", "content": sample.answer_prefix})
@@ -212,7 +222,9 @@ class Dialect:
         words = ids[before : end - after]
         words = words if tokens is None else words[:tokens]
         pieces = (ids[:before], self.tokenizer.encode(start), words, ids[end - after : end])
-        return replace(sample, prompt=Prompt(pieces), room=1, thinking=0, stop=(), answer_prefix="")
+        return replace(
+            sample, prompt=Prompt(pieces), room=1, thinking=0, stop=(), answer_prefix="", messages=()
+        )
 
     def read(self, sample: Sample, likelihood: bool, response: Any, sent: Mapping[str, Any]) -> Reply:
         """Take the response to the request `sent` apart.

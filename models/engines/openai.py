@@ -129,6 +129,11 @@ class OpenAIEngine:
         """True where the assistant's turn is sent begun, or as token ids."""
         return self.options.prefix == "assistant" or self.options.prompt == "ids"
 
+    @property
+    def sends_words(self) -> bool:
+        """True where the server writes the chat template."""
+        return self.options.chat and self.options.prompt == "text"
+
     def start(self) -> None:
         """Ask the server for its models.
 

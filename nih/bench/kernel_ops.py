@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 from nih.errors import KernelError
 from nih.kernels import backend, cpu_loader, cuda_loader
 from nih.kernels.causal_conv1d import causal_conv1d, causal_conv1d_reference, causal_conv1d_torch
+from nih.kernels.matrix_state import matrix_state, matrix_state_reference, matrix_state_torch
 from nih.kernels.selective_scan import selective_scan, selective_scan_reference, selective_scan_torch
 from nih.kernels.wkv4 import LOWEST, prepare, wkv4, wkv4_reference, wkv4_torch
 
@@ -21,6 +24,8 @@ Inputs = dict[str, Any]
 Result = tuple[Tensor, Tensor]
 
 STATES, TAPS = 16, 4
+HEAD, KEYS = 64, 128
+"""Values of a head, and keys of a head of Mamba-2; RWKV-7 has as many keys as values."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Op:
     draw: Callable[[Draw], Inputs]
     rivals: Callable[[str], list[Way]]
     """Other people's ways on a type of device."""
-    once: int
+    once: float
     """Channel-wide sequences that are read or written once however the op is computed."""
     again: int = 0
     """Channel-wide sequences that each further pass reads again."""
@@ -114,7 +119,7 @@ class Op:
         """Count the bytes that have to be moved in so many passes."""
         wide = self.once + self.again * (passes - 1)
         narrow = self.narrow[0] + self.narrow[1] * (passes - 1)
-        return case.B * case.T * case.dtype.itemsize * (case.C * wide + narrow)
+        return round(case.B * case.T * case.dtype.itemsize * (case.C * wide + narrow))
 
     def ways(self, case: Case, device: str) -> list[Way]:
         """List the ways to compute a case on a device, ours first."""
@@ -274,6 +279,91 @@ def _rivals_of_conv(device: str) -> list[Way]:
     return [Way("torch conv1d + silu", _conv1d)]
 
 
+# Matrix state, as RWKV-7 and as Mamba-2 have it
+
+
+def _draw_rwkv7(draw: Draw) -> Inputs:
+    shape = (draw.case.B, draw.case.T, draw.case.C // HEAD, HEAD)
+    r, k, v, decay, found, rate = (draw.sequence(draw.case.C).reshape(shape) for _ in range(6))
+    found = F.normalize(found, dim=3)
+    return {
+        "r": r,
+        "k": k * HEAD**-0.5,
+        "v": v,
+        "decay": -0.606531 * torch.sigmoid(decay - 2),
+        "a": -found,
+        "b": found * torch.sigmoid(rate),
+    }
+
+
+def _rwkv_loop(
+    r: Tensor, k: Tensor, v: Tensor, decay: Tensor, a: Tensor, b: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Read one row (T, H, N) token by token, with the products in the order of pip `rwkv` on CPUs: a b^T first, then S times that."""
+    H, N = v.shape[1], v.shape[2]
+    w, y = torch.exp(decay.float()), torch.empty_like(v)
+    for t in range(v.shape[0]):
+        fresh = v[t].view(H, N, 1) @ k[t].view(H, 1, N)
+        removal = a[t].view(H, N, 1) @ b[t].view(H, 1, N)
+        state = state * w[t].view(H, 1, N) + state @ removal.float() + fresh.float()
+        y[t] = (state.to(r.dtype) @ r[t].view(H, N, 1)).squeeze(2)
+    return y, state
+
+
+@functools.cache
+def _scripted_loop() -> Callable[..., Result]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pip `rwkv` runs under TorchScript
+        scripted: Callable[..., Result] = torch.jit.script(_rwkv_loop)
+    return scripted
+
+
+def loop_rwkv7(x: Inputs) -> Result:
+    """Compute RWKV-7's time mixing as pip `rwkv` does without its CUDA kernel: a loop over tokens under TorchScript."""
+    names = ("r", "k", "v", "decay", "a", "b")
+    start = x["v"].new_zeros(x["v"].shape[2], HEAD, HEAD, dtype=torch.float32)
+    results = [_scripted_loop()(*(x[name][i] for name in names), start) for i in range(len(x["v"]))]
+    y, states = zip(*results, strict=True)
+    return torch.stack(y), torch.stack(states)
+
+
+def _rivals_of_rwkv7(device: str) -> list[Way]:
+    return [Way("torch loop of pip rwkv", loop_rwkv7, loop=True)]
+
+
+def _draw_mamba2(draw: Draw) -> Inputs:
+    case, heads = draw.case, draw.case.C // HEAD
+    r, k = (draw.sequence(KEYS)[:, :, None] for _ in range(2))
+    delta = F.softplus(draw.sequence(heads) - 4)
+    decay = (-delta * (1 + 15 * draw.uniform(heads))).to(case.dtype)
+    v = draw.sequence(case.C).reshape(case.B, case.T, heads, HEAD) * delta[..., None]
+    return {"r": r, "k": k, "v": v, "decay": decay[..., None]}
+
+
+def _transformers_mamba2(x: Inputs) -> Result:
+    from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
+
+    delta = -x["decay"][..., 0].float()  # a rate of -1 for each head: the time step is the decay
+    y, state = mamba2_chunk_scan(
+        x["v"].float() / delta[..., None],
+        delta,
+        -torch.ones_like(delta[0, 0]),
+        x["k"],
+        x["r"],
+        256,
+        return_final_states=True,
+    )
+    return y.to(x["v"].dtype), state
+
+
+def _rivals_of_mamba2(device: str) -> list[Way]:
+    """transformers' torch path, which is a function of its own in recent versions alone."""
+    from transformers.models.mamba2 import modeling_mamba2
+
+    known = hasattr(modeling_mamba2, "mamba2_chunk_scan")
+    return [Way("transformers", _transformers_mamba2)] if known else []
+
+
 OPS: dict[str, Op] = {
     "wkv4": Op(
         wkv4,
@@ -305,5 +395,24 @@ OPS: dict[str, Op] = {
         _draw_conv,
         _rivals_of_conv,
         once=2,
+    ),
+    "rwkv7": Op(
+        matrix_state,
+        matrix_state_torch,
+        matrix_state_reference,
+        ("r", "k", "v", "decay", "a", "b"),
+        _draw_rwkv7,
+        _rivals_of_rwkv7,
+        once=7,
+    ),
+    "mamba2": Op(
+        matrix_state,
+        matrix_state_torch,
+        matrix_state_reference,
+        ("r", "k", "v", "decay"),
+        _draw_mamba2,
+        _rivals_of_mamba2,
+        once=2 + 1 / HEAD,
+        narrow=(2 * KEYS, 0),
     ),
 }

@@ -34,6 +34,8 @@ CPU_CASES = (
     Case("wkv4", 1, 4096, 512),
     Case("selective_scan", 1, 4096, 512),
     Case("causal_conv1d", 1, 4096, 512),
+    Case("rwkv7", 1, 4096, 768),
+    Case("mamba2", 1, 4096, 768),
     Case("wkv4", 1, 4096, 512, torch.bfloat16),
     Case("selective_scan", 1, 4096, 512, torch.bfloat16),
     Case("wkv4", 1, 1 << 20, 16),
@@ -53,6 +55,8 @@ CUDA_CASES = (
     ),
     *(Case("selective_scan", 8, 1 << 13, D, torch.bfloat16) for D in (1536, 5120)),
     Case("causal_conv1d", 1, 1 << 15, 4096, torch.bfloat16),
+    *(Case("rwkv7", B, 1 << 12, 4096, torch.bfloat16) for B in (1, 8)),
+    *(Case("mamba2", B, 1 << 13, 5120, torch.bfloat16) for B in (1, 8)),
 )
 PATIENCE = 5.0
 """Seconds after which a way is not measured again."""

@@ -33,6 +33,7 @@ from nih.gate.whole import check_whole, judged_anew, planned_places
 from nih.prompts.grid import format_length
 from nih.stats import clusters, significance
 from nih.stats.haystacks import haystack_of, trial_haystack
+from nih.stats.intervals import interval
 from nih.stats.significance import Scores
 from nih.store.environment import machines_differ
 from nih.store.journal import Row
@@ -88,6 +89,10 @@ class Group:
     paired: bool
     answered: bool = False
     """Whether it judges the share of samples that were answered (each 0 or 1), not how right the answers are."""
+    task: str = ""
+    """The task of a rule for one length."""
+    length: str = ""
+    """That length, as it is spelled."""
     haystacks: tuple[str, ...] = ()
     """What names the haystack of each pair; () if that is not known, or the samples are no pairs."""
 
@@ -193,6 +198,7 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
         *([] if limits.max_slowdown is None else [_slowdown(run, baseline, limits)]),
     ]
     notes += _weak(groups, limits)
+    notes += _at_floor(run, groups)
     notes += [f"{v.rule} was not judged: {v.detail}" for v in verdicts if v.state == "skip"]
     model = sanitize(run.model, lines=False)
     return Outcome(run.path, baseline.path, model, limits, tuple(verdicts), tuple(notes))
@@ -229,6 +235,24 @@ def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
     shared = f" on {len(overall.sizes)} haystacks" if overall.sizes else ""
     few = f"{len(overall.run)} samples{shared} are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
     return [f"{few}; measure run and baseline with more `--trials`"]
+
+
+def _at_floor(run: StoredRun, groups: Sequence[Group]) -> list[str]:
+    """Return a note for each task and length in which the baseline is not above what is scored without finding anything."""
+    tasks = {task.name: task for task in run.manifest.tasks if task.floors}
+    notes = []
+    for name, task in tasks.items():
+        floor = max(task.floors.values())
+        own = [group for group in groups if group.task == name and len(group.base)]
+        low = [group for group in own if interval(group.base.tolist()).low <= floor]
+        if low:
+            where = (
+                "at all lengths" if len(low) == len(own) else f"at {', '.join(group.length for group in low)}"
+            )
+            notes.append(
+                f"the baseline of `{sanitize(name, lines=False)}` is at its floor {where} ({sanitize(task.floor_words, lines=False)}): nothing can be lost there"
+            )
+    return notes
 
 
 def _shares(groups: Sequence[Group]) -> list[float]:
@@ -368,7 +392,7 @@ def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
     groups = [group("overall", None)]
     for task, length in places:
         name = f"{sanitize(task, lines=False)} {format_length(length)}" if several else format_length(length)
-        groups.append(group(name, (task, length)))
+        groups.append(replace(group(name, (task, length)), task=task, length=format_length(length)))
     answered = _answered(run, baseline, paired)
     return groups if answered is None else [*groups, answered]
 

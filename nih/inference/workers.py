@@ -137,7 +137,7 @@ class Workers:
 
     def start(self) -> None:
         """Start Ray, or join one, and ask it for workers; does not wait for them. Raises UsageError."""
-        self.ray = import_ray()
+        self.ray = import_ray(self.address)
         self.owns_ray = connect(self.ray, self.address)
         count, self.needs = sizes(self.ray.nodes(), self.count, self.device)
         for _ in range(count):

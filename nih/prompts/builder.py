@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from random import Random
@@ -33,7 +33,8 @@ from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
 from nih.prompts.survival import Survival
-from nih.protocols import Packs, SharedDraws, Task, Tokenizer
+from nih.prompts.turns import REPLY, in_turns, templated
+from nih.protocols import Packs, Quotes, Settles, SharedDraws, Task, Tokenizer
 from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
 
 _REDRAWS = 1000
@@ -128,6 +129,12 @@ class Builder:
                 f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
             )
         self._placement()
+        if self.task.needle(Random(0)).turns:
+            if self.question != "end":
+                raise UsageError(
+                    f"task `{self.task.name}` asks in the last turn of a conversation; leave out --question"
+                )
+            object.__setattr__(self, "tokenizer", in_turns(self.tokenizer, self.frame))
 
     @property
     def label(self) -> str:
@@ -156,12 +163,21 @@ class Builder:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the prompts that were built so far: where the text or the tokenizer did not allow what was asked."""
-        return (*self._stray_note(), *self._survival.notes(self._texts()))
+        return (*self._stray_note(), *self._turns_note(), *self._survival.notes(self._texts()))
 
     def _texts(self) -> Iterator[tuple[str, TokenIds]]:
         for haystack in list(self._haystacks.values())[:1]:
             yield f"haystack `{self.source.name}`", haystack.ids
         yield from self._read.items()
+
+    def _turns_note(self) -> Iterator[str]:
+        """Yield a sentence if the turns of a conversation are words although the model is in a chat."""
+        if not self.frame.spoken or templated(self.frame) or not self.task.needle(Random(0)).turns:
+            return
+        if self.frame.words:
+            yield f"{self.label}: the turns of the conversation are sent as messages; what the server's template puts between them is counted as `User:` and `Assistant:`"
+        else:
+            yield f"{self.label}: the chat template of `{self.tokenizer.name}` does not say how a conversation goes on, so its turns stand as words in one message of the user"
 
     def _stray_note(self) -> Iterator[str]:
         """Yield a sentence if needles stand further from their depths than half a step of the grid."""
@@ -180,22 +196,28 @@ class Builder:
 
     def described(self) -> dict[str, Any]:
         """Return what run.json says of the way in which the prompts are asked."""
-        return {"question": self.question, "packed": len(self.packed)}
+        floors = dict(getattr(self.task, "floors", {}))
+        return {
+            "question": self.question,
+            "packed": len(self.packed),
+            **({"floors": floors} if floors else {}),
+        }
 
     def expected(self) -> Iterator[tuple[str, ...]]:
         """Yield the expected answers of one needle; those of all others are of the same kind."""
         yield self.task.needle(Random(0)).expected
 
     def cells(self, grid: Grid) -> Grid:
-        """Return the whole grid."""
-        return grid
+        """Return the whole grid, or its first depth for a task without depths."""
+        return replace(grid, depths=grid.depths[:1]) if getattr(self.task, "one_row", False) else grid
 
     def total(self, grid: Grid) -> int:
         """Return the number of samples in the grid."""
-        return sum(map(grid.trials.at, grid.lengths)) * len(grid.depths)
+        return self.cells(grid).samples
 
     def samples(self, grid: Grid, limit: int | None = None) -> Iterator[Sample]:
         """Yield all samples of the grid by cell, then trial; with a limit, the first ones. Raises PromptError, HaystackError."""
+        grid = self.cells(grid)
         longest = max(grid.lengths)
         for cell, trial in places(grid, limit):
             yield self.sample(cell, trial, longest)
@@ -218,8 +240,28 @@ class Builder:
             self._haystacks[key] = build(self.source, stream, self.tokenizer, tokens)
         return self._haystacks[key]
 
+    def _quoted(self, cell: Cell, haystack: Haystack) -> Needle:
+        """Return what is asked about the haystack near the depth; what it quotes takes its share of the length, so it is asked again."""
+        assert isinstance(self.task, Quotes)
+        lines = haystack.sentences(cell.length)
+        left = cell.length - (self.room or self.task.room)
+        while left > 0:
+            last = int(np.searchsorted(haystack.edges, left, side="right")) - 1
+            near = int(np.searchsorted(haystack.edges, haystack.edge_near(cell.depth / 100 * left, left)))
+            needle = self.task.quote(lines, near, last)
+            outside = self._outside(needle).tokens + self._again([needle])
+            if left <= cell.length - (self.room or self.task.room) - outside:
+                return needle
+            left = min(left - 1, cell.length - (self.room or self.task.room) - outside)
+        raise PromptError(
+            f"length {format_length(cell.length)} is too short for task `{self.task.name}`, whose answer takes {self.room or self.task.room} "
+            f"tokens; type greater --lengths"
+        )
+
     def _needle(self, cell: Cell, trial: int, haystack: Haystack) -> Needle:
         """Draw until the haystack does not give the answer away."""
+        if isinstance(self.task, Quotes):
+            return self._quoted(cell, haystack)
         for attempt in range(_REDRAWS):
             own = _rng(f"{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}|{attempt}")
             if isinstance(self.task, SharedDraws):
@@ -262,7 +304,7 @@ class Builder:
         group = _Group(
             needles,
             hidden(needle.text for needle in needles),
-            tuple(map(self._outside, needles)),
+            tuple(map(self._outside, _worded(needles))),
             hidden(needles[0].distractors),
             hidden(needles[0].others),
         )
@@ -277,11 +319,13 @@ class Builder:
         if self.question != "end":
             intro = needle.intro_start or needle.intro
             ahead = f"\n{needle.question}" if intro else needle.question
-        behind = needle.question if needle.bare else f"\n{needle.question}"
+        behind = needle.question if needle.bare else f"{needle.asks}{needle.question}"
         if self.question == "start":
             behind = "" if chat else "\n"
         if prefix and not chat:
             behind += prefix if self.question == "start" else f" {prefix}"
+        if needle.turns and not self.frame.spoken:
+            behind += REPLY
         return _Outside(
             (self.frame.before, encode(intro), encode(ahead), encode(needle.opens)),
             (encode(needle.closes + behind), self.frame.behind(prefix), encode(prefix if chat else "")),
@@ -296,10 +340,11 @@ class Builder:
 
     def _assemble(self, cell: Cell, trial: int, haystack: Haystack, group: _Group, asked: int) -> Sample:
         room = self.room or self.task.room + self._again(group.needles)
-        needle, outside = group.needles[asked], group.outside[asked]
+        needle = group.needles[asked]
         lefts = group.left(cell.length - room)
         # The needles of a packed context stand in what is left to all of its prompts, so in the same places.
-        left, least = lefts[asked], min(lefts)
+        # So do those of a prompt whose question depends on their places, which then depend on none of its forms.
+        least = min(lefts)
         if least < 0:
             raise PromptError(
                 f"length {format_length(cell.length)} is too short for task `{self.task.name}`: its fixed parts "
@@ -308,14 +353,32 @@ class Builder:
             )
         if self.source.whole:
             least = haystack.edge_near(least, least)
-        body = least if self.source.whole else left
         # Packed, nothing may depend on what is asked.
         last = 0 if self.packed else asked
         inserts = self._inserts(cell, trial, haystack, group, last, least)
+        form = asked
+        if needle.by_place:
+            form = _rank(inserts, asked)
+            needle = replace(needle, question=needle.by_place[form])
+        left, outside = lefts[form], group.outside[form]
+        body = least if self.source.whole else left
+        if isinstance(self.task, Settles):
+            if not body:
+                raise PromptError(
+                    f"length {format_length(cell.length)} is too short for task `{self.task.name}`: nothing of what it asks about fits; "
+                    "type greater --lengths"
+                )
+            needle = self.task.settle(
+                needle, haystack.text[: haystack.offsets[np.searchsorted(haystack.edges, body)]]
+            )
         pieces, starts = _interleave(haystack, inserts, last, body)
         ahead = sum(map(len, outside.ahead))
         prompt = Prompt(
-            tuple(p for p in (*outside.ahead, *pieces, self._fill(left - body), *outside.behind) if len(p))
+            tuple(
+                p
+                for p in (*outside.ahead, *pieces, self._rest(haystack, body, left), *outside.behind)
+                if len(p)
+            )
         )
         placed = [
             Placed(insert.text, ahead + start, 100 * insert.edge / body if body else 0.0)
@@ -333,20 +396,22 @@ class Builder:
             room=room,
             stop=self.task.stop,
             actual_depth=placed[asked].depth,
-            needle=needle.text,
+            needle=inserts[asked].text,
             needle_at=placed[asked].at,
-            around=self._around(haystack, edge, body, needle.lead + needle.text),
+            around=self._around(haystack, edge, body, needle.lead + inserts[asked].text),
             question=needle.question,
             expected=expected,
             answer_prefix=needle.answer_prefix,
             needles=tuple(sorted(placed, key=lambda p: p.at)) if len(placed) > 1 else (),
             target=needle.target or ("".join(expected) if needle.bare else ""),
+            turns=needle.turns and self.frame.spoken and not templated(self.frame),
             thinking=self.thinking,
         )
 
     def _sayable(self, expected: tuple[str, ...]) -> tuple[str, ...]:
         """Return the expected answers as the tokenizer writes them. Raises PromptError for one that it cannot write."""
-        said = [self._survival.answer(text) for text in expected]
+        cased = bool(getattr(self.task, "cased", False))
+        said = [self._survival.answer(text, cased) for text in expected]
         for text, back in zip(expected, said, strict=True):
             if back is None:
                 raise PromptError(
@@ -373,6 +438,8 @@ class Builder:
         """Return every needle with its place in the first `most` tokens of the haystack; those that can be asked for come first."""
         depths = self.packed or (cell.depth,)
         edges = [haystack.edge_near(depth / 100 * most, most) for depth in depths]
+        if group.needles[0].quotes >= 0:
+            edges = [int(haystack.edges[group.needles[0].quotes])]
         key = f"places|{self.task_key}|{self.seed}|{cell.length}|{cell.depth!r}|{trial}"
         scattered = _rng(key)
         edges += [haystack.edge_near(scattered.random() * most, most) for _ in group.distractors]
@@ -380,7 +447,21 @@ class Builder:
         edges += self._placement().edges(haystack, edges[asked], most, len(group.others), places)
         texts = [*(n.text for n in group.needles), *group.needles[0].distractors, *group.needles[0].others]
         ids = [*group.hidden, *group.distractors, *group.others]
-        return [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
+        inserts = [_Insert(*insert) for insert in zip(edges, ids, texts, strict=True)]
+        return _arranged(inserts, group.needles[0].arranged, asked)
+
+    def _rest(self, haystack: Haystack, body: int, left: int) -> TokenIds:
+        """Return what stands in place of a record that does not fit: its beginning, if it may be cut there, else what fills."""
+        head = self._head(haystack, body)
+        return haystack.ids[body:left] if head and left - body > head else self._fill(left - body)
+
+    def _head(self, haystack: Haystack, edge: int) -> int:
+        """Return the tokens of the record at `edge` behind which it may be cut; 0 if it may not."""
+        if not self.source.head:
+            return 0
+        at = int(np.searchsorted(haystack.edges, edge))
+        record = haystack.text[haystack.offsets[at] : haystack.offsets[at + 1]]
+        return len(self.tokenizer.encode(record[: record.index(self.source.head) + len(self.source.head)]))
 
     def _fill(self, tokens: int) -> TokenIds:
         """Return white space, or points where it has no token, in place of a record that would have to be cut. Raises PromptError."""
@@ -399,6 +480,30 @@ class Builder:
         before = self.tokenizer.decode(haystack.ids[max(edge - AROUND, 0) : edge])[-AROUND:]
         after = self.tokenizer.decode(haystack.ids[edge : min(edge + AROUND, left)])[:AROUND]
         return f"{before}{needle}{after}"
+
+
+def _worded(needles: tuple[Needle, ...]) -> Iterator[Needle]:
+    """Yield the needles, or one needle with each of the questions that its place may want."""
+    for needle in needles:
+        yield from [replace(needle, question=question) for question in needle.by_place] or [needle]
+
+
+def _arranged(inserts: list[_Insert], order: str, asked: int) -> list[_Insert]:
+    """Return the inserts with their texts at each other's places, so that these stand in the order in which they are listed."""
+    if not order:
+        return inserts
+    places = sorted(range(len(inserts)), key=lambda i: (inserts[i].edge, i == asked, i))
+    if order == "backward":
+        places.reverse()
+    moved = list(inserts)
+    for place, insert in zip(places, inserts, strict=True):
+        moved[place] = insert._replace(edge=inserts[place].edge)
+    return moved
+
+
+def _rank(inserts: Sequence[_Insert], asked: int) -> int:
+    """Return how many of the inserts stand before the one that is asked for, which comes last among those at its edge."""
+    return sum(insert.edge <= inserts[asked].edge for insert in inserts) - 1
 
 
 def _gives_away(haystack: Haystack, needle: Needle, tokens: int) -> bool:

@@ -115,6 +115,11 @@ def turn_of(tokenizer: Tokenizer, frame: Frame, thinks: bool = False) -> Turn:
 
 
 def _end_word(text: ChatText) -> str:
-    """Return the word that a template puts right behind an assistant's words; "" if that is none of its own words."""
+    """Return the word that a template puts right behind an assistant's words; "" if that is none of its own words.
+
+    A frame without such words ends a turn with the name of who speaks next.
+    """
     found = _MARK.match(text.close.strip())
-    return found[0] if found else ""
+    if found:
+        return found[0]
+    return text.close if text.close.endswith(":") else ""

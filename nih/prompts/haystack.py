@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import accumulate, chain, cycle, islice
+from itertools import accumulate, chain, cycle, islice, pairwise
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -70,6 +70,12 @@ class Haystack:
         near = [int(self.edges[i]) for i in (at - 1, at) if 0 <= i < high]
         return min(near, key=lambda edge: (abs(edge - target), edge))
 
+    def sentences(self, tokens: int) -> list[str]:
+        """Return the sentences of the first `tokens` tokens, and the one that ends behind them."""
+        last = min(int(np.searchsorted(self.edges, tokens)), len(self.offsets) - 1)
+        offsets = self.offsets[: last + 1].tolist()
+        return [self.text[a:b] for a, b in pairwise(offsets)]
+
     def holds(self, needle: str, tokens: int) -> bool:
         """Whether the first `tokens` tokens (to the end of their last sentence) spell `needle`, whatever its case."""
         last = min(int(np.searchsorted(self.edges, tokens)), len(self.offsets) - 1)
@@ -91,11 +97,18 @@ class HaystackSource:
     """Needles are inserted between sentences, or between tokens: then the sentences are blocks of characters that are one token each."""
     whole: bool = False
     """Whether the last sentence of a prompt is never cut, so that white space fills the rest."""
+    head: str = ""
+    """How the part of a sentence ends behind which it may be cut all the same; "" if nowhere."""
 
 
-def records(task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]]) -> HaystackSource:
-    """Return a task's own haystack of records, each a sentence that is never cut. The fingerprint holds version and options."""
-    return HaystackSource(task, fingerprint, sentences, _STREAMS, endless=True, whole=True)
+def records(
+    task: str, fingerprint: str, sentences: Callable[[int], Iterator[str]], head: str = ""
+) -> HaystackSource:
+    """Return a task's own haystack of records, each a sentence that is never cut, or only behind what ends with `head`.
+
+    The fingerprint holds version and options.
+    """
+    return HaystackSource(task, fingerprint, sentences, _STREAMS, endless=True, whole=True, head=head)
 
 
 def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> HaystackSource:

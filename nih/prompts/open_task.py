@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nih.errors import UsageError
-from nih.options import IMPORTED
+from nih.options import IMPORTED, imported_path
 from nih.prompts.builder import Builder
 from nih.prompts.haystack import HaystackSource, open_source
 from nih.prompts.imported import open_file
@@ -23,8 +23,8 @@ _ENDINGS = (".yaml", ".yml")
 
 def open_task(spec: str) -> TaskKind:
     """Return what `--task` names. Raises UnknownName, UsageError."""
-    if spec.startswith(IMPORTED):
-        return open_file(spec.removeprefix(IMPORTED))
+    if (path := imported_path(spec)) is not None:
+        return open_file(path)
     if spec.endswith(_ENDINGS):
         task = read_task(Path(spec).expanduser())
         return BuiltTask(NoOptions, lambda _: task)
@@ -36,8 +36,9 @@ def open_task(spec: str) -> TaskKind:
 
 def label_of(spec: str) -> str:
     """Return what a run of this task is called after: its name, or that of its file."""
-    if spec.startswith(IMPORTED) or spec.endswith(_ENDINGS):
-        return Path(spec.removeprefix(IMPORTED).removesuffix(".gz")).stem
+    path = imported_path(spec)
+    if path is not None or spec.endswith(_ENDINGS):
+        return Path((spec if path is None else path).removesuffix(".gz")).stem
     return spec
 
 

@@ -1,86 +1,20 @@
-"""What the rows of known kinds of files mean: which fields are the prompt and its answers, and how their makers score them."""
+"""The rows of files of prompts: what each asks, what it expects, and where that stands."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from string import ascii_uppercase
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from nih.errors import UnknownName, UsageError
+from nih.prompts.choices import ASKED, choices, letter_of, lists
+from nih.prompts.kinds import FieldOptions, Kind
+from nih.prompts.messages import Asked, Message, conversation
+from nih.prompts.rows import Unjudged
 
 _FIELD = re.compile(r"\{([\w.-]+)\}")
 _DEPTHS = ("depth", "depth_percent")
-_ANSWERS = ("answers", "answer", "expected", "outputs", "expected_answer", "target", "answer_nodes")
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-"""Other words for who speaks."""
-
-Message = Mapping[str, str]
-"""A `role` and a `content`."""
-
-
-class Unjudged(Exception):
-    """Why no answer to a row could be judged: the rest of a sentence that begins with the row's number."""
-
-
-class Kind(NamedTuple):
-    """How the rows of a known kind of file are read."""
-
-    name: str
-    needs: tuple[str, ...]
-    prompt: str
-    answers: tuple[str, ...]
-    """The first of these fields that is there."""
-    score: str
-    prefix: str = ""
-    """Field with the beginning of the answer, where a row has it."""
-    asks: str = ""
-    """Field with the question; "" if that is the end of the prompt."""
-
-
-_KINDS = (
-    Kind(
-        "lm-eval's logged samples",
-        ("doc", "arguments"),
-        "{arguments.gen_args_0.arg_0}",
-        ("doc.outputs", "doc.answers", "doc.answer", "doc.target", "target"),
-        "substring",
-    ),
-    # Joined, `input` and `answer_prefix` are the text that RULER's generator made before it took them apart.
-    Kind("RULER", ("input", "outputs"), "{input}", ("outputs",), "substring", "answer_prefix"),
-    Kind(
-        "BABILong",
-        ("input", "question", "target"),
-        "{input}\n\nQuestion: {question}\nAnswer:",
-        ("target",),
-        "babilong",
-        asks="question",
-    ),
-    Kind(
-        "InfiniteBench",
-        ("context", "input", "answer"),
-        "{context}\n\n{input}",
-        ("answer",),
-        "substring_any",
-        asks="input",
-    ),
-    Kind(
-        "a context and a question",
-        ("context", "question"),
-        "{context}\n\n{question}",
-        ("answers", "answer"),
-        "substring_any",
-        asks="question",
-    ),
-    Kind("RULER v2", ("question", "expected_answer"), "{question}", ("expected_answer",), "substring"),
-    Kind("conversations", ("messages",), "{messages}", _ANSWERS, "contains"),
-    Kind("conversations", ("conversations",), "{conversations}", _ANSWERS, "contains"),
-    Kind("prompts", ("prompt",), "{prompt}", _ANSWERS, "contains"),
-)
-_CHOICES = "\n\nThe choices:\n{listed}\n\nName the letter of the right choice.\nAnswer:"
-
 _LABELS = (
     "bathroom bedroom garden hallway kitchen office",
     "Bill Fred Jeff Mary",
@@ -89,19 +23,6 @@ _LABELS = (
     "none one two three four five",
 )
 """The answers of BABILong's tasks, those of a task together."""
-
-
-@dataclass(frozen=True)
-class FieldOptions:
-    """The `--set` options of a file: which fields are used, the text that ends an answer (`\\n` for a line end), and whether special
-    tokens that a prompt spells are read as tokens or as text.
-    """
-
-    prompt: str = ""
-    answers: str = ""
-    depth: str = ""
-    stop: str = ""
-    special: Literal["tokens", "text"] = field(default="tokens", metadata={"later": True})
 
 
 class Row(NamedTuple):
@@ -123,72 +44,55 @@ class Row(NamedTuple):
     """The conversation, if it is one."""
     target: str = ""
     """With what a perfect answer goes on; "" if that is a space and the answers."""
-    choices: bool = False
-
-
-def kind_of(whose: str, first: Mapping[str, Any], options: FieldOptions) -> Kind:
-    """Return how a file is read: as typed, else by the fields of its first row. Raises UsageError."""
-    if "random_string_to_prepend" in first:
-        raise UsageError(
-            f"{whose} holds rows of MRCR, whose answers are judged by how alike two texts are; no score of nih does that, so choose another file"
-        )
-    known = next((each for each in _KINDS if all(name in first for name in each.needs)), None)
-    if options.prompt and options.answers:
-        return Kind(
-            "typed", (), template(options.prompt), (options.answers,), known.score if known else "contains"
-        )
-    if known is None:
-        raise UsageError(
-            f"{whose} has rows of an unknown kind, with the fields {', '.join(f'`{key}`' for key in first)}; type which is which: "
-            "`--set prompt=FIELD --set answers=FIELD`"
-        )
-    if options.prompt:
-        known = known._replace(prompt=template(options.prompt), prefix="", asks="")
-    if options.answers:
-        return known._replace(answers=(options.answers,))
-    if len(choices(first)) > 1:
-        return known._replace(name=f"multiple choice ({known.name})", score="choice")
-    return known
-
-
-def template(typed: str) -> str:
-    """Return the text with names of fields in braces that `--set prompt=` means."""
-    return unescaped(typed) if "{" in typed else f"{{{typed}}}"
-
-
-def unescaped(typed: str) -> str:
-    """Return typed text with its line ends and tabs."""
-    return typed.replace("\\n", "\n").replace("\\t", "\t")
+    floor: float | None = None
+    """As in Reading."""
 
 
 def read_row(number: int, where: str, values: Mapping[str, Any], kind: Kind, options: FieldOptions) -> Row:
     """Read a row. Raises UsageError for fields that are not there or of another type, Unjudged."""
-    messages = _messages(values, kind, where)
-    prompt = "\n".join(m["content"] for m in messages) if messages else _text(values, kind.prompt, where)
+    if kind.unwraps:
+        values = kind.unwraps(values)
+    asked = _asked(values, kind.prompt, where)
     prefix = str(values.get(kind.prefix) or "") if kind.prefix else ""
+    if kind.reads:
+        read = kind.reads(values, asked, where)
+        typed = _stated(values, options.depth, where) if options.depth else read.depth
+        return Row(
+            number,
+            asked.text,
+            prefix,
+            read.answers,
+            typed,
+            read.at,
+            read.found,
+            asked.messages,
+            read.target,
+            read.floor,
+        )
     answers = wanted = _answers(values, kind.answers, where)
     target = ""
     chosen = kind.score == "choice"
     if chosen:
         listed = choices(values)
-        letter = _letter(answers, listed)
+        letter = letter_of(answers, listed)
         answers, wanted = (letter,), (listed[ascii_uppercase.index(letter)],)
-        if not _lists(str(values.get(kind.asks, prompt)), listed):
+        if not lists(str(values.get(kind.asks, asked.text)), listed):
             lines = (f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, listed, strict=False))
-            asked = _CHOICES.format(listed="\n".join(lines))
-            prompt += asked
-            messages = (
-                (*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + asked})
-                if messages
-                else ()
-            )
+            asked = asked.with_more(ASKED.format(listed="\n".join(lines)))
     if kind.score == "babilong":
         answers, target = _with_others(answers[0], str(values.get(kind.asks, ""))), f" {answers[0]}"
-    at, found = _found(prompt, wanted)
+    at, found = _found(asked.text, wanted)
     depth = _stated(values, options.depth, where)
     if depth is None and at is not None:
-        depth = 100 * at / max(len(prompt) - len(found), 1)
-    return Row(number, prompt, prefix, answers, depth, at, found, messages, target, chosen)
+        depth = 100 * at / max(len(asked.text) - len(found), 1)
+    return Row(number, asked.text, prefix, answers, depth, at, found, asked.messages, target)
+
+
+def _asked(values: Mapping[str, Any], prompt: str, where: str) -> Asked:
+    """Return what a row asks: a conversation where its prompt is one field that holds one, else a text. Raises UsageError, Unjudged."""
+    name = _FIELD.fullmatch(prompt)
+    talk = conversation(_at(values, name[1], where)) if name else None
+    return talk or Asked(_text(values, prompt, where))
 
 
 def _text(values: Mapping[str, Any], prompt: str, where: str) -> str:
@@ -230,74 +134,6 @@ def _answers(values: Mapping[str, Any], names: Sequence[str], where: str) -> tup
 def _has(values: Any, path: str) -> bool:
     key, _, rest = path.partition(".")
     return isinstance(values, Mapping) and key in values and (not rest or _has(values[key], rest))
-
-
-# Conversations
-
-
-def _messages(values: Mapping[str, Any], kind: Kind, where: str) -> tuple[Message, ...]:
-    """Return the conversation that a row holds as its prompt; none if that is text. Raises UsageError, Unjudged."""
-    name = _FIELD.fullmatch(kind.prompt)
-    value = _at(values, name[1], where) if name else None
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return ()
-    if not isinstance(value, list) or not value or not all(isinstance(each, Mapping) for each in value):
-        return ()
-    if not all({"role", "from"} & each.keys() for each in value):
-        return ()
-    messages = tuple(_message(each) for each in value)
-    if messages[-1]["role"] == "assistant":
-        raise Unjudged("its conversation ends with the assistant's own words")
-    return messages
-
-
-def _message(value: Mapping[str, Any]) -> Message:
-    role = str(value.get("role", value.get("from")))
-    content = value.get("content", value.get("value"))
-    if isinstance(content, list):
-        if any(not isinstance(part, Mapping) or part.get("type", "text") != "text" for part in content):
-            raise Unjudged("its conversation holds more than text")
-        content = "".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str):
-        raise Unjudged("a message of its conversation has no text")
-    return {"role": _ROLES.get(role, role), "content": content}
-
-
-# Choices
-
-
-def choices(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the choices of a row: `choice_A`, `choice_B` and so on, or a list or mapping in `choices` or `options`; () if it has none."""
-    lettered = [values.get(f"choice_{letter}") for letter in ascii_uppercase]
-    if lettered[0] is not None:
-        return tuple(str(choice) for choice in lettered if choice is not None)
-    found = next((values[name] for name in ("choices", "options") if values.get(name)), ())
-    if isinstance(found, Mapping):
-        found = found.get("text") or [found[key] for key in sorted(found)]
-    return tuple(map(str, found)) if isinstance(found, list) and len(found) <= len(ascii_uppercase) else ()
-
-
-def _lists(text: str, listed: Sequence[str]) -> bool:
-    """Whether a text shows all choices, each behind its letter."""
-    lettered = zip(ascii_uppercase, listed, strict=False)
-    return all(re.search(rf"\b{letter}[).:]+\s*{re.escape(choice)}", text) for letter, choice in lettered)
-
-
-def _letter(answers: Sequence[str], listed: Sequence[str]) -> str:
-    """Return the letter of the right choice: answers are its text, its letter, or its number from 0. Raises Unjudged."""
-    letters = ascii_uppercase[: len(listed)]
-    for answer in answers:
-        bare = answer.strip().strip("().")
-        if answer in listed:
-            return letters[listed.index(answer)]
-        if len(bare) == 1 and bare.upper() in letters:
-            return bare.upper()
-        if bare.isascii() and bare.isdecimal() and int(bare) < len(listed):
-            return letters[int(bare)]
-    raise Unjudged("its answer is none of its choices")
 
 
 # BABILong

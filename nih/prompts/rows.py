@@ -16,10 +16,17 @@ from typing import Any, NamedTuple
 
 from nih.errors import UsageError
 from nih.prompts import compressed
-from nih.reading import parse_json, read_bytes
+from nih.reading import MOST_BYTES, parse_json, read_bytes
+from nih.text import sanitize
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 """How the names of such files end, but for `.gz`."""
+_BATCH = 16
+"""Rows of parquet that are unpacked at a time."""
+
+
+class Unjudged(Exception):
+    """Why no answer to a row could be judged: the rest of a sentence that begins with the row's number."""
 
 
 class Rows(NamedTuple):
@@ -43,7 +50,7 @@ def read_rows(path: Path) -> Rows:
         text = compressed.decoded(compressed.unpacked(path, raw))
     except FileNotFoundError:
         raise UsageError(
-            f"there is no file `{path}`; type `--task jsonl:FILE` with the path of a .jsonl file"
+            f"there is no file `{path}`; type `--task file:FILE` with the path of a file of prompts"
         ) from None
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {error.strerror or error}") from error
@@ -59,7 +66,7 @@ def _some(
 ) -> tuple[tuple[int, Mapping[str, Any]], ...]:
     found = tuple(rows)
     if not found:
-        raise UsageError(f"`{path}` holds no rows; it needs one JSON object per line")
+        raise UsageError(f"`{path}` holds no rows; it needs one JSON object per line, or a table with rows")
     return found
 
 
@@ -119,8 +126,17 @@ def _parquet(path: Path, raw: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
         )
     pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     try:
-        table = parquet.read_table(pyarrow.BufferReader(raw))
-        yield from enumerate(table.to_pylist(), 1)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        number = unpacked = 0
+        # A few rows at a time, because a small file may unpack to a very large table.
+        for batch in parquet.ParquetFile(pyarrow.BufferReader(raw)).iter_batches(batch_size=_BATCH):
+            unpacked += batch.nbytes
+            if unpacked > MOST_BYTES:
+                raise UsageError(
+                    f"`{path}` unpacks to more than {MOST_BYTES >> 20} MB; give a part of its rows"
+                )
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError, RecursionError) as error:
+        reason = sanitize(str(error).partition("\n")[0], lines=False)
         raise UsageError(f"`{path}` cannot be read as parquet: {reason}") from error

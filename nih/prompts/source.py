@@ -32,6 +32,13 @@ class Frame:
     """As the template wrote it; None without a template, or if the tokenizer does not say."""
     note: str = ""
     """What the user should know of the place of the answer prefix."""
+    words: bool = False
+    """Whether a server writes the template around words that it is sent."""
+
+    @property
+    def spoken(self) -> bool:
+        """Whether it is a chat, wherever the answer prefix stands."""
+        return self.chat or self.repeats
 
     def behind(self, prefix: str) -> TokenIds:
         """Return what stands behind the user's words if the assistant's begin with `prefix`."""

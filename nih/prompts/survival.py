@@ -21,10 +21,11 @@ class Survival:
     changed: dict[str, str] = field(default_factory=dict)
     """Answers that come back in other words, with those words."""
 
-    def answer(self, text: str) -> str | None:
+    def answer(self, text: str, cased: bool = False) -> str | None:
         """Return an expected answer as a model with this tokenizer can say it; None if it cannot.
 
-        The text stays as it is where only its case or the spaces between Han characters differ, because no score counts these.
+        The text stays as it is where only its case or the spaces between Han characters differ, because most scores do not count these;
+        `cased` is for those that do.
         """
         ids = self.tokenizer.encode(f" {text}")
         back = self.tokenizer.decode(ids).strip()
@@ -33,7 +34,7 @@ class Survival:
         # A byte without a token leaves a character that cannot be read.
         if self.unknown(ids) or not back or "\ufffd" in back:
             return None
-        if join_han(back).lower() == join_han(text.strip()).lower():
+        if not cased and join_han(back).lower() == join_han(text.strip()).lower():
             return text
         self.changed[text] = back
         return back

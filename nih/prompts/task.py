@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
@@ -17,6 +18,10 @@ class BaseTask:
     version: ClassVar[int] = 1
     haystack: ClassVar[str] = "prose"
     stop: ClassVar[tuple[str, ...]] = (".", "\n")
+    one_row: ClassVar[bool] = False
+    """Whether the whole text is asked about, so that there is no depth."""
+    cased: ClassVar[bool] = False
+    """Whether its score tells capital letters from small ones."""
 
     @property
     def name(self) -> str:
@@ -27,6 +32,11 @@ class BaseTask:
     def score(self) -> str:
         """`contains`: the answer is short, and models add words around it. Several answers score by their share."""
         return "contains"
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """What is scored without finding what is asked for, by how: what guessing scores, say; {} if that is about nothing."""
+        return {}
 
     @property
     def placement(self) -> str:

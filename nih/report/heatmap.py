@@ -132,7 +132,9 @@ def _with_states(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _task_heading(results: Results, table: pd.DataFrame) -> str:
     task = table.iloc[0]["task"]
-    return _heading(table, results.by_task[task], results.run.only(task).score_name)
+    heading = _heading(table, results.by_task[task], results.run.only(task).score_name)
+    floor = sanitize(results.floor_words(task), lines=False)
+    return f"{heading}\n{cut(floor, 90)}" if floor else heading
 
 
 def _heading(table: pd.DataFrame, total: Mean, score: str) -> str:

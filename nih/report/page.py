@@ -200,6 +200,11 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
             "rows": [_sample(row) for row in shown],
             **({"left_out": len(results.rows) - len(shown)} if len(shown) < len(results.rows) else {}),
         },
+        **(
+            {"floors": {task: dict(found) for task, found in floors.items()}}
+            if (floors := results.floors)
+            else {}
+        ),
         "cost": _cost(results.run.path / COST),
         "manifest": results.run.manifest.values,
     }
@@ -214,14 +219,29 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     if len(results.effective) > 1:
         # Effective lengths stand in the table of tasks.
         facts.append(("tasks weighing alike", average_words(results)))
+        facts += [(name, words) for name, words in named_averages(results)]
     else:
         facts.append(("effective length", "".join(map(str, results.effective.values()))))
+    for task in results.floors:
+        name = f"{task}: " if len(results.by_task) > 1 else ""
+        facts.append((f"{name}scored without finding it", results.floor_words(task).removeprefix("floor ")))
     return [*facts, ("score", results.run.score_name)]
 
 
 def average_words(results: Results) -> str:
     """Return the average over tasks in words."""
     return f"average of {len(results.by_task)} tasks {results.average.short}"
+
+
+def named_averages(results: Results) -> list[tuple[str, str]]:
+    """Return the averages that a suite names, in words."""
+    return [
+        (
+            name,
+            f"{total.short}, area over log length {under:.2f}" if total.n else "unknown, no scored samples",
+        )
+        for name, (total, under) in results.averages.items()
+    ]
 
 
 def samples_shown(rows: Sequence[Row], most: int) -> list[Row]:

@@ -12,7 +12,7 @@ from nih.coerce import MOST_OF_A_TASK, build, deciding, option_names
 from nih.errors import UsageError
 from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.inference.thinking import ENDS
-from nih.options import Assigned, Resolved, RunOptions, assign, pairs, parse_date, resolve
+from nih.options import Assigned, Resolved, RunOptions, assign, pairs, parse_date, resolve, settled_task
 from nih.prompts import grid as grids
 from nih.prompts import imported
 from nih.prompts.chat import frame_of, turn_of
@@ -69,7 +69,7 @@ class TaskRun:
         """Return all of it that decides prompts and scores: a resumed run must agree in it."""
         own, prompts = self.options, self.prompts
         in_suite = {
-            "task": own.task,
+            "task": settled_task(own.task),
             "name": self.suite_name,
             "question": own.question,
             "packed": own.packed,
@@ -274,8 +274,10 @@ def _frame(options: RunOptions, model: Model | Engine, chosen: Assigned, clock: 
     """Return what stands around the user's words. Raises UsageError of all kinds."""
     template = _variables(model, chosen.chat, clock)
     frame = frame_of(model.tokenizer, options.chat, options.system, template, bool(options.thinking))
+    words = bool(getattr(model, "sends_words", False))
     if isinstance(model, Engine) and not model.begins_answers:
-        return replace(frame, chat=False, repeats=options.chat, note="")
+        return replace(frame, chat=False, repeats=options.chat, note="", words=words)
+    frame = replace(frame, words=words)
     if frame.repeats and chosen.model.get("prefix") == "assistant":
         raise UsageError(f"`--set prefix=assistant` does not go here, because {frame.note}; leave it out")
     return frame

@@ -10,12 +10,14 @@ tasks:
     set: {keys: 8}       # as --set
     haystack: noise
     trials: 10
+averages:                # told beside the average over all tasks, with the area under the curve over log length
+  both: [passkey, eight keys]
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,16 +52,22 @@ class Suite:
     name: str
     about: str
     entries: tuple[Entry, ...]
+    averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of averages that are told, and the tasks that each is over, by what tables call them."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Suite:
         """Return the suite that `as_values` described."""
         entries = tuple(Entry(**{**entry, "set": tuple(entry["set"])}) for entry in values["entries"])
-        return cls(values["name"], values["about"], entries)
+        averages = {name: tuple(tasks) for name, tasks in values.get("averages", {}).items()}
+        return cls(values["name"], values["about"], entries, averages)
 
     def as_values(self) -> dict[str, Any]:
         """Return JSON values for run.json, from which the run can be built again without the file."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.averages:
+            del values["averages"]  # as in runs from before there were averages
+        return values
 
     def asked(self, options: RunOptions) -> Iterator[tuple[str, Resolved]]:
         """Yield name and options of each task: the run's, but what was typed of lengths, depths, trials and score goes for all tasks."""
@@ -77,6 +85,9 @@ class Suite:
             raise UsageError(
                 f"suite `{self.name}` has two tasks of one name among {', '.join(f'`{s}`' for s in scores)}; give one of them a `name`"
             )
+        unknown = [task for tasks in self.averages.values() for task in tasks if task not in scores]
+        if unknown:
+            raise UnknownName.of(f"task in `averages` of suite `{self.name}`", unknown[0], list(scores))
         rated = [score for score in scores.values() if find(score).needs == "loglikelihood"]
         if rated and len(rated) < tasks:
             raise UsageError(
@@ -126,6 +137,7 @@ class _File(_Shared):
 
     about: str = ""
     tasks: Any = None
+    averages: Any = None
 
 
 @dataclass(frozen=True)
@@ -143,12 +155,22 @@ _DEFAULTS = _Shared(Resolved.lengths, Resolved.depths, Resolved.trials, packed=F
 
 def _suite(name: str, path: Path) -> Suite:
     whose = f"suite `{path.name}`"
-    values = mapping(read(path, "suite"), whose, [field.name for field in fields(_File)])
+    values = mapping(read(path, "suite"), whose, [each.name for each in fields(_File)])
     top = build(_File, values, f"key of {whose}", entry(whose))
     if not isinstance(top.tasks, list) or not top.tasks:
         raise UsageError(f"{whose} lists no tasks; write `tasks:` and below it lines like `- passkey`")
     entries = (_entry(top, value, f"task {n} of {whose}") for n, value in enumerate(top.tasks, 1))
-    return Suite(name, top.about, tuple(entries))
+    return Suite(name, top.about, tuple(entries), _averages(top.averages or {}, f"`averages` of {whose}"))
+
+
+def _averages(values: Any, whose: str) -> dict[str, tuple[str, ...]]:
+    found = mapping(values, whose)
+    for name, tasks in found.items():
+        if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
+            raise UsageError(
+                f"`{name}` in {whose} is not a list of names of tasks; write for example `{name}: [passkey, fact]`"
+            )
+    return {name: tuple(tasks) for name, tasks in found.items()}
 
 
 def _entry(top: _File, value: Any, whose: str) -> Entry:
@@ -161,7 +183,7 @@ def _entry(top: _File, value: Any, whose: str) -> Entry:
         said = (getattr(each, key) for each in (own, top, _DEFAULTS))
         return next((value for value in said if value is not None), None)
 
-    shared = {field.name: first(field.name) for field in fields(_Shared)}
+    shared = {each.name: first(each.name) for each in fields(_Shared)}
     pairs = _pairs(own.set or {}, f"`set` of {whose}")
     return Entry(task=own.task, name=own.name, set=pairs, haystack=own.haystack, **shared)
 

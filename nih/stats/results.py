@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from nih.stats.area import area
 from nih.stats.effective_length import EffectiveLength, effective_length
 from nih.stats.haystacks import haystack_of
 from nih.stats.intervals import CONFIDENCE
@@ -100,6 +101,33 @@ class Results:
         return average(scores, [self.haystacks_of(task) for task in self.by_task])
 
     @property
+    def averages(self) -> Mapping[str, tuple[Mean, float]]:
+        """The averages that the suite names: each over its tasks, which weigh alike, and its area under the curve over log length."""
+        named = (self.run.manifest.suite or {}).get("averages", {})
+        return {str(name): self._averaged([str(task) for task in tasks]) for name, tasks in named.items()}
+
+    def _averaged(self, tasks: Sequence[str]) -> tuple[Mean, float]:
+        lengths = sorted({length for task in tasks for length in self._by_length.get(task, {})})
+        at = {n: average([self.scores_of(task, n) for task in tasks]).accuracy for n in lengths}
+        return average([self.scores_of(task) for task in tasks]), area(at)
+
+    @property
+    def floors(self) -> Mapping[str, Mapping[str, float]]:
+        """What is scored in each task without finding what is asked for, by how; tasks of which it is not known are left out."""
+        return {
+            task.name: task.floors
+            for task in self.run.manifest.tasks
+            if task.floors and task.name in self.by_task
+        }
+
+    def floor_words(self, task: str) -> str:
+        """Return the floors of a task in words, `floor 0.52 by ...`; "" if it has none."""
+        found = next(
+            (each.floor_words for each in self.run.manifest.tasks if each.name == task and each.floors), ""
+        )
+        return f"floor {found}" if found else ""
+
+    @property
     def otherwise(self) -> str:
         """How `counted_otherwise` counts, in words."""
         return f"no_answer {'left out' if self.run.no_answer_wrong else 'counted as wrong'}"
@@ -148,10 +176,19 @@ class Results:
                 }
                 for task, total in self.by_task.items()
             },
+            **self._averages_fields(),
             "distance": "exact"
             if all(row.needle_at is not None for row in self.rows)
             else "from actual depth",
         }
+
+    def _averages_fields(self) -> dict[str, Any]:
+        """Return the averages of a suite as statistics.json holds them; nothing where it names none."""
+        found = {
+            name: {**total.fields(), "area_over_log_length": under if total.n else None}
+            for name, (total, under) in self.averages.items()
+        }
+        return {"averages": found} if found else {}
 
     def _other_fields(self, task: str) -> dict[str, Any]:
         """Return the other accuracy of a task as statistics.json holds it; nothing where there is only one."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nih.errors import StoreError
@@ -48,6 +49,14 @@ class StoredTask(NamedTuple):
     """Its own haystack, in a suite."""
     rows: int | None = None
     """Of a file of prompts, the number of rows that are asked; None for prompts of a grid."""
+    floors: Mapping[str, float] = MappingProxyType({})
+    """What is scored without finding what is asked for, by how; from 0 to 1."""
+
+    @property
+    def floor_words(self) -> str:
+        """Its floors in words, the highest first; "" if it has none."""
+        ranked = sorted(self.floors.items(), key=lambda item: -item[1])
+        return ", ".join(f"{value:.2f} by {how}" for how, value in ranked)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class Manifest:
                 _grid(task["grid"]) if "grid" in task else None,
                 task.get("haystack"),
                 int(task["rows"]["asked"]) if "rows" in task else None,
+                _floors(task.get("floors", {})),
             )
             for task in self.values.get("tasks", [])
         )
@@ -280,6 +290,13 @@ class Manifest:
 def _within(values: Mapping[str, Any], key: str, name: str) -> str | None:
     found = (values.get(key) or {}).get(name)
     return None if found is None else str(found)
+
+
+def _floors(values: Mapping[str, Any]) -> Mapping[str, float]:
+    floors = {str(how): float(value) for how, value in values.items()}
+    if not all(0 <= value <= 1 for value in floors.values()):
+        raise ValueError("a floor is no score from 0 to 1")
+    return floors
 
 
 def _grid(values: Mapping[str, Any]) -> Grid:

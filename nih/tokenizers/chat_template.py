@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from nih.deadline import ended_after
 from nih.errors import ModelError, reason
 from nih.types import ChatText
 
@@ -19,6 +20,7 @@ Messages = Sequence[Mapping[str, Any]]
 CLOCK = "strftime_now"
 """What templates call the function that tells the date; the Clock is handed over under its name."""
 _USER, _ANSWER, _SYSTEM = "XnihXuserXwordsX", "XnihXassistantXwordsX", "XnihXsystemXwordsX"
+_NEXT = "XnihXnextXwordsX"
 """They stand for words while a template is rendered: letters only, so that no template alters them."""
 _OURS = frozenset(
     {
@@ -32,6 +34,8 @@ _OURS = frozenset(
     | {"return_tensors", "tokenize", "tools", "truncation", "max_length", "padding", CLOCK}
 )
 """Arguments of `apply_chat_template` that are no variables of a template."""
+_MOST_SECONDS = 20.0
+"""Most that filling in a template may take: templates are programs of strangers, and real ones take milliseconds."""
 
 
 class Clock:
@@ -70,7 +74,7 @@ class ChatTemplate:
         asked = _conversation(system, parts)
         before, after = self._split(asked, options, advice)
         answered = self._answered(asked, options, parts)
-        return ChatText(before, after, *answered)
+        return ChatText(before, after, *answered, *self._goes_on(asked, options, parts))
 
     def conversation(self, messages: Messages, options: Mapping[str, Any]) -> str:
         """Return the text of a whole conversation, up to where the assistant speaks. Raises ModelError."""
@@ -128,17 +132,31 @@ class ChatTemplate:
         answer, said, close = behind.partition(_ANSWER)
         return (answer, close) if shown and said and _ANSWER not in close else (None, "")
 
+    def _goes_on(self, asked: Messages, options: Mapping[str, Any], parts: bool) -> tuple[str, str]:
+        """Return what stands between the user's and an assistant's words, and between those and the user's next; "" for what is not told."""
+        said = [("assistant", _ANSWER), ("user", _NEXT)]
+        try:
+            text = self._render(
+                [*asked, *({"role": r, "content": _content(w, parts)} for r, w in said)], options
+            )
+        except ModelError:
+            return "", ""
+        _, shown, behind = text.partition(_USER)
+        reply, answered, behind = behind.partition(_ANSWER)
+        following, again, _ = behind.partition(_NEXT)
+        return (reply, following) if shown and answered and again else ("", "")
+
     def _render(
         self, messages: Messages, options: Mapping[str, Any], advice: str = "", speaks: bool = True
     ) -> str:
         """Return what the template writes; with `speaks`, up to where the assistant speaks. Raises ModelError."""
         variables = {key: value for key, value in options.items() if not isinstance(value, Clock)}
         try:
-            with _told(options.get(CLOCK)):
+            with _told(options.get(CLOCK)), ended_after(_MOST_SECONDS):
                 text: str = self._tokenizer.apply_chat_template(
                     list(messages), tokenize=False, add_generation_prompt=speaks, **variables
                 )
-        # A template raises what its author wrote, or any of Jinja's errors.
+        # A template raises what its author wrote, or any of Jinja's errors; its loops may be endless.
         except Exception as error:
             raise ModelError(
                 f"the chat template of `{self._name}` cannot be filled in ({reason(error)}){advice}"

@@ -105,6 +105,11 @@ class HubTokenizer:
         eos = self._tokenizer.eos_token_id
         return eos if isinstance(eos, int) else None
 
+    @property
+    def has_template(self) -> bool:
+        """Whether there is a chat template."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
     def conversation(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> TokenIds:
         """Return the ids (T,) of a whole conversation up to where the assistant speaks next.
 

@@ -7,7 +7,9 @@ file; it ends a text.
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from nih.errors import ModelError
-from nih.types import TokenIds
+from nih.tokenizers.chat_template import CLOCK
+from nih.types import ChatText, TokenIds
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 END = 0
 """Id of the end of a text."""
+
+_THINKS = {None: "", True: " <think>", False: " <think>\n</think>"}
+"""What follows `Assistant:`, by the variable `enable_thinking`: nothing, an opened thinking, or one that is ended at once."""
+_BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
 
 
 class WorldTokenizer:
@@ -45,6 +52,7 @@ class WorldTokenizer:
         self._pieces = dict(pieces)
         self._ids = ids
         self._sizes = _sizes(ids)
+        self._joins_lines = False
         text = "\n".join(f"{token} {pieces[token].hex()}" for token in sorted(pieces))
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -75,6 +83,9 @@ class WorldTokenizer:
 
     def encode(self, text: str) -> TokenIds:
         """Return ids (T,): at each place the longest token that fits; a lone surrogate becomes `?`."""
+        return self._encode(one_line_breaks(text) if self._joins_lines else text)
+
+    def _encode(self, text: str) -> TokenIds:
         raw = text.encode("utf-8", "replace")
         ids, sizes, found = self._ids, self._sizes, []
         at = 0
@@ -99,9 +110,55 @@ class WorldTokenizer:
         raw = b"".join(self._pieces.get(token, b"\xff") for token in values if token != END)
         return raw.decode("utf-8", "replace")
 
+    @property
+    def eos_id(self) -> int:
+        """Id of the end of a text."""
+        return END
+
+    def chat_text(self, system: str, options: Mapping[str, Any]) -> ChatText:
+        """Return the frame of BlinkDL's chat models (World, G1), which ship no template: `User: ...`, a blank line, `Assistant: ...`.
+
+        The only variable is `enable_thinking`. Raises ModelError for another one, or another value than true and false.
+        """
+        unknown = sorted(options.keys() - {"enable_thinking", CLOCK})
+        thinks = options.get("enable_thinking")
+        if unknown or thinks not in _THINKS:
+            what = (
+                f"`--set chat.{unknown[0]}` is no variable"
+                if unknown
+                else f"`chat.enable_thinking={thinks}` is no value"
+            )
+            raise ModelError(
+                f"{what} of the frame in which RWKV's chat models are asked; type `--set chat.enable_thinking=true` or `=false`, or neither"
+            )
+        before = f"System: {one_line_breaks(system.strip())}\n\nUser: " if system else "User: "
+        return ChatText(before, f"\n\nAssistant:{_THINKS[thinks]}", "\n\nAssistant:", "\n\nUser:")
+
+    def encode_frame(self, before: str, after: str) -> tuple[TokenIds, TokenIds]:
+        """Return the ids of what stands before the user's words, and behind them."""
+        return self._encode(before), self._encode(after)
+
     def chat_frame(self, system: str, options: Mapping[str, Any]) -> tuple[TokenIds, TokenIds]:
-        """Raise ModelError, because the file has no chat template."""
-        raise ModelError(f"the vocabulary `{self._name}` has no chat template; leave out --chat")
+        """Return the ids before and after the user's words. Raises ModelError as `chat_text`."""
+        text = self.chat_text(system, options)
+        return self.encode_frame(text.before, text.after)
+
+    @property
+    def joins_lines(self) -> bool:
+        """Whether blank lines within a text become one line break."""
+        return self._joins_lines
+
+    def in_chat(self) -> WorldTokenizer:
+        """Return the tokenizer of the words in a chat: a blank line would end the turn, so blank lines become one line break."""
+        own = copy.copy(self)
+        own._joins_lines = True
+        own._fingerprint = hashlib.sha256(f"{self._fingerprint} without blank lines".encode()).hexdigest()
+        return own
+
+
+def one_line_breaks(text: str) -> str:
+    """Return text whose blank lines are gone."""
+    return _BLANK_LINES.sub("\n", text)
 
 
 def _sizes(ids: Mapping[bytes, int]) -> dict[bytes, tuple[int, ...]]:

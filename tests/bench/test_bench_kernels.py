@@ -144,7 +144,7 @@ def test_one_op_can_be_measured_alone_and_rows_are_written_as_they_come(
 
 
 def test_bytes_are_each_input_and_output_once_and_the_inputs_again_per_further_pass() -> None:
-    wkv4, scan, conv = OPS.values()
+    wkv4, scan, conv, rwkv7, mamba2 = OPS.values()
     assert wkv4.moved(Case("wkv4", 1, 131072, 768)) == 131072 * 768 * 12
     assert wkv4.moved(Case("wkv4", 1, 131072, 768, torch.bfloat16), 2) == 131072 * 768 * 10
     assert scan.moved(Case("selective_scan", 1, 100, 1536, torch.bfloat16)) == 100 * (1536 * 8 + 64)
@@ -152,6 +152,19 @@ def test_bytes_are_each_input_and_output_once_and_the_inputs_again_per_further_p
     inputs = scan.inputs(Case("selective_scan", 2, 7, 8, torch.bfloat16), "cpu")
     read = sum(inputs[name].nbytes for name in scan.timed)
     assert scan.moved(Case("selective_scan", 2, 7, 8, torch.bfloat16)) == read + inputs["u"].nbytes
+    assert rwkv7.moved(Case("rwkv7", 1, 100, 768)) == 100 * 768 * 7 * 4
+    assert mamba2.moved(Case("mamba2", 1, 100, 768)) == 100 * (768 * 2 + 12 + 2 * 128) * 4
+
+
+@pytest.mark.parametrize("op", ["rwkv7", "mamba2"])
+def test_the_rivals_of_the_matrix_state_compute_the_same(op: str) -> None:
+    case = Case(op, 2, 300, 128)
+    inputs = OPS[op].inputs(case, "cpu")
+    y, state = OPS[op].truth(**inputs)
+    for way in OPS[op].ways(case, "cpu"):
+        other_y, other_state = way.run(inputs)
+        assert float((other_y - y).abs().max()) < 1e-5, way.name
+        assert float((other_state - state).abs().max()) < 1e-5, way.name
 
 
 @pytest.mark.skipif(cuda_emulator.COMPILER is None, reason="no g++ here")

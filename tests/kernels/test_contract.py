@@ -16,6 +16,7 @@ from nih.kernels.wkv4 import wkv4
 from tests.support.kernel_forms import (
     CONV,
     FORMS,
+    MATRIX,
     OPS,
     SCAN,
     WKV4,
@@ -129,7 +130,8 @@ def test_an_op_refuses_gradients(op: Op) -> None:
 @pytest.mark.parametrize("steps", [6, 64, 70])
 def test_the_torch_form_has_the_gradient_of_the_truth(op: Op, steps: int) -> None:
     inputs = {
-        name: x.double() for name, x in op.make(2, steps, 3, **({"states": 4} if op is SCAN else {})).items()
+        name: x.double()
+        for name, x in op.make(2, steps, 3, **({"states": 4} if op in (SCAN, MATRIX) else {})).items()
     }
     _, start = op.reference(**op.part(inputs, 0, 5))
     inputs["state"] = start
@@ -154,7 +156,8 @@ def _gradients(form: Any, inputs: Inputs, leaves: list[str]) -> tuple[Tensor, ..
 @every_op
 def test_gradcheck_of_the_torch_form(op: Op) -> None:
     inputs = {
-        name: x.double() for name, x in op.make(1, 67, 2, **({"states": 2} if op is SCAN else {})).items()
+        name: x.double()
+        for name, x in op.make(1, 67, 2, **({"states": 2} if op in (SCAN, MATRIX) else {})).items()
     }
     names = list(inputs)
 

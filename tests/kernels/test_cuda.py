@@ -39,14 +39,16 @@ from tests.support.kernel_forms import (
 )
 
 SOURCES = Path(cuda_loader.__file__).parent
-NAMES = ("wkv4", "selective_scan", "causal_conv1d")
+NAMES = ("wkv4", "selective_scan", "causal_conv1d", "matrix_state")
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
-REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64}
-"""Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead."""
+REGISTERS = {"wkv4": 64, "selective_scan": 128, "causal_conv1d": 64, "matrix_state": 208}
+"""Most registers that a thread may take: at 64, half of a multiprocessor's threads are resident; the scan reads 32 tokens ahead, the matrix
+state five sequences of up to 16 tokens beside its 16 keys: one head is a block, and there are few of them."""
 VARIANTS = (
     *((name, "") for name in NAMES),
     ("selective_scan", "-DNIH_LANES=4"),
     ("selective_scan", "-DNIH_LANES=16"),
+    ("matrix_state", "-DNIH_KEYS=128 -DNIH_LANES=8 -DNIH_DELTA=0 -DNIH_BEFORE=1"),
 )
 
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc here")
@@ -82,7 +84,7 @@ def test_nvcc_compiles_without_warnings_or_spills(
 ) -> None:
     target = f"-arch=sm_{architecture[0]}{architecture[1]}"
     command = ["nvcc", "-cubin", target, "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v"]
-    command += [macro] if macro else []
+    command += macro.split()
     done = subprocess.run(
         [*command, str(SOURCES / f"{name}.cu"), "-o", str(tmp_path / "out.cubin")],
         check=False,
@@ -101,6 +103,7 @@ def test_nvcc_compiles_without_warnings_or_spills(
         *(("wkv4", architecture, {}) for architecture in ARCHITECTURES),
         ("selective_scan", (9, 0), {"NIH_STATES": 5, "NIH_LANES": 4}),
         ("causal_conv1d", (9, 0), {"NIH_TAPS": 1}),
+        ("matrix_state", (9, 0), {"NIH_KEYS": 256, "NIH_LANES": 16}),
     ],
     ids=str,
 )

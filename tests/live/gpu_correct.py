@@ -25,6 +25,7 @@ _TESTS = (
     "tests/kernels/test_kernels.py",
     "tests/kernels/test_contract.py",
     "tests/kernels/test_cuda.py",
+    "tests/kernels/test_matrix_state.py",
     "tests/models/test_rwkv.py",
     "tests/models/test_mamba.py",
 )
@@ -32,6 +33,7 @@ _MACROS: dict[str, dict[str, int]] = {
     "wkv4": {},
     "selective_scan": {"NIH_STATES": 16},
     "causal_conv1d": {"NIH_TAPS": 4},
+    "matrix_state": {"NIH_KEYS": 64, "NIH_LANES": 4, "NIH_DELTA": 1, "NIH_BEFORE": 0},
 }
 
 

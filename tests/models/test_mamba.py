@@ -87,7 +87,7 @@ def test_rows_are_alone(name: str, base: Path) -> None:
 
 
 def test_memory_stays(base: Path) -> None:
-    recurrent.memory_stays("mamba", recurrent.folder("mamba", base))
+    recurrent.memory_stays(recurrent.folder("mamba", base))
 
 
 def test_state_bytes_are_those_of_the_state(base: Path) -> None:

@@ -11,13 +11,17 @@ import torch
 
 from nih import evaluate
 from nih.errors import NotFinite, OutOfMemory
-from nih.models import mamba, rwkv
+from nih.models import mamba, mamba2, rwkv
 from nih.models._recurrent import Options, RecurrentSession
 from nih.models._rows import SIZES
 from nih.store.run import read
+from tests.support import recurrent
+from tests.support.rwkv_files import write_pth
 
 ROWS = SIZES[-1]
 NAMES = ["rwkv", "mamba"]
+MATRIX = ["v5.2", "v6", "v7", "mamba2"]
+"""Random checkpoints of the networks whose state is a matrix per head."""
 GRID: dict[str, Any] = {"lengths": "512,1k", "depths": "0,50,100", "trials": 4}
 
 
@@ -60,6 +64,25 @@ def test_a_row_does_not_depend_on_its_company(name: str) -> None:
         order = np.random.default_rng(seed).permutation(12)
         made = session.generate_rows([asked[i] for i in order], [12] * 12, [()] * 12)
         assert made == [alone[i] for i in order]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MATRIX)
+def test_rows_of_matrices_are_alone_too(name: str, dtype: str, tmp_path: Path) -> None:
+    """Said as alone, in any place, and with any neighbours."""
+    if name == "mamba2":
+        source, adapter = recurrent.folder(name, tmp_path), mamba2.open_model
+    else:
+        source, adapter = write_pth(tmp_path / "model.pth", name), rwkv.open_model
+    options = Options(device="cpu", dtype=dtype, tokenizer="byte")  # type: ignore[arg-type]  # a str of the three
+    session = adapter(str(source), name, options).session()
+    asked = marks(session, 7)
+    together = session.generate_rows(asked, [9] * 7, [()] * 7)
+    order = [3, 0, 6, 1]
+    assert session.generate_rows([asked[i] for i in order], [9] * 4, [()] * 4) == [together[i] for i in order]
+    for mark, made in zip(asked, together, strict=True):
+        session.rewind(mark)
+        assert session.generate(9, ()) == made
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -93,7 +93,7 @@ def test_rows_are_alone(name: str, base: Path) -> None:
 
 
 def test_memory_stays(base: Path) -> None:
-    recurrent.memory_stays("rwkv-uneven", recurrent.folder("rwkv-uneven", base))
+    recurrent.memory_stays(recurrent.folder("rwkv-uneven", base))
 
 
 def test_state_bytes_are_those_of_the_state(base: Path) -> None:
@@ -124,23 +124,6 @@ def test_blinkdl_tells_its_training_length_in_its_name(pth: Path) -> None:
 def test_config_tells_the_training_length(base: Path) -> None:
     model = open_(recurrent.folder("rwkv", base), tokenizer="byte")
     assert (model.training_length, model.limit) == (512, None)
-
-
-@pytest.mark.parametrize(
-    ("more", "version"),
-    [
-        ([], "RWKV-5"),
-        (["att.time_maa_x"], "RWKV-6"),
-        (["att.time_maa_w1"], "RWKV-6"),
-        (["att.r_k"], "RWKV-7"),
-    ],
-)
-def test_other_versions_are_called_by_their_own_name(more: list[str], version: str, tmp_path: Path) -> None:
-    tensors = recurrent.blinkdl_tensors("rwkv", torch.float32)
-    new = {f"blocks.0.{name}": torch.zeros(4) for name in ["att.ln_x.weight", *more]}
-    torch.save({**tensors, **new}, tmp_path / "new.pth")
-    with pytest.raises(ModelError, match=f"holds an {version};"):
-        open_(tmp_path / "new.pth")
 
 
 def test_tokenizers_beside_the_file(pth: Path) -> None:

@@ -77,14 +77,7 @@ def test_a_conversation_goes_through_the_template(row: dict[str, Any], chat: str
     backend: Any = tokenizer("chat")
     assert sample.prompt.ids().tolist() == backend._tokenizer(rendered, add_special_tokens=False)["input_ids"]
     assert sample.expected == ("4711",)
-    with pytest.raises(NihError, match=r"line 1 of .* is a conversation .*chat template"):
-        job_of(path)
-
-
-def test_mrcr_is_refused_by_name(tmp_path: Path) -> None:
-    row = {"prompt": json.dumps(TALK), "answer": "aB3x", "random_string_to_prepend": "aB3"}
-    with pytest.raises(NihError, match="MRCR"):
-        job_of(write(tmp_path / "m.jsonl", [row]))
+    assert job.tasks[0].as_manifest()["conversations"] == "template"
 
 
 LISTED = ["The river", "The bridge", "The road"]

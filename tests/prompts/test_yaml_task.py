@@ -119,6 +119,6 @@ def test_a_wrong_task_says_what_is_wrong(old: str, new: str, told: str, harbour:
 
 
 def test_files_that_are_no_tasks_are_told_apart(tmp_path: Path) -> None:
-    for task, told in (("absent.yaml", "there is no task"), ("rows.jsonl", "--task jsonl:rows.jsonl")):
+    for task, told in (("absent.yaml", "there is no task"), ("rows.jsonl", "--task file:rows.jsonl")):
         with pytest.raises(NihError, match=told):
             prepare(RunOptions.of(model="echo", task=task))

@@ -22,7 +22,19 @@ LAYERS = (
     {"stats", "tasks"},
     {"prompts", "tokenizers", "inference"},
     {"store", "options", "scores", "registry", "coerce"},
-    {"kernels", "types", "protocols", "errors", "han", "reading", "text", "threads", "version"},
+    {
+        "kernels",
+        "types",
+        "protocols",
+        "deadline",
+        "errors",
+        "han",
+        "reading",
+        "streams",
+        "text",
+        "threads",
+        "version",
+    },
 )
 """Rooms (folders, and the files beside them) from the top down. A room imports rooms below it, or beside it if no circle comes of it."""
 

@@ -200,14 +200,14 @@ def test_the_gate_judges_each_task(done: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", suite.names())
 def test_the_suites_that_come_along_can_be_built(name: str) -> None:
-    lengths = {"ruler": "8k", "pressure": "2k"}.get(name)
+    lengths = {"ruler": "8k", "ruler2": "8k", "cards": "8k", "pressure": "2k"}.get(name)
     job = prepare(RunOptions.of(model="echo", suite=name, lengths=lengths, depths="50", trials=1))
     assert {s.task for s in job.samples} == {task.prompts.label for task in job.tasks}
     assert all(len(s.prompt) + s.room == s.cell.length for s in job.samples)
 
 
 def test_what_the_suites_say() -> None:
-    assert suite.names() == ["architectures", "pressure", "quick", "ruler"]
+    assert suite.names() == ["architectures", "cards", "lra", "pressure", "quick", "ruler", "ruler2"]
     ruler = read_suite("ruler")
     assert len(ruler.entries) == 13 and ruler.entries[0].name == "niah_single_1"
     (job,) = prepare(RunOptions.of(model="echo", suite="pressure")).tasks

@@ -162,13 +162,14 @@ def test_unknown_scores_are_named() -> None:
             call()
     assert set(names("scores")) == {
         "exact", "contains", "substring", "substring_any", "first_number", "ordered", "likelihood", "babilong", "choice",
+        "mrcr", "mrcr_v2", "graph_f1", "graph_f1_flexible", "wer", "wer_part", "wer_2steps", "lcs", "oolong",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", names("scores"))
 @pytest.mark.parametrize("status", ["over_limit", "oom", "timeout", "error"])
 def test_only_ok_has_a_score(name: str, status: Any) -> None:
-    expected = ("B",) if name == "choice" else ("12345",)
+    expected = {"choice": ("B",), "mrcr": ("1", "2"), "mrcr_v2": ("1", "2")}.get(name, ("12345",))
     assert row(status=status, expected=expected).rescored(name).score is None
     assert score_answer(Answer("a", status), expected, name) is None
 

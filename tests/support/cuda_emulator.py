@@ -20,7 +20,12 @@ HERE = Path(__file__).parent
 SOURCES = Path(cuda_loader.__file__).parent
 COMPILER = shutil.which("g++")
 _FMA = ["-mfma"] if not cpu_loader.missing() and cpu_loader.simd() else []
-_ARGS = {"wkv4": "Wkv4Args", "selective_scan": "ScanArgs", "causal_conv1d": "ConvArgs"}
+_ARGS = {
+    "wkv4": "Wkv4Args",
+    "selective_scan": "ScanArgs",
+    "causal_conv1d": "ConvArgs",
+    "matrix_state": "MatrixArgs",
+}
 
 
 class Emulated:

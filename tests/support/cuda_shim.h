@@ -37,6 +37,10 @@ struct alignas(8) float2 {
     float x, y;
 };
 
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
 static Index blockIdx, threadIdx, blockDim, gridDim;
 
 struct Fibre {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nih.kernels import backend, causal_conv1d, cpu_loader, cuda_loader, selective_scan, wkv4
+from nih.kernels import backend, causal_conv1d, cpu_loader, cuda_loader, matrix_state, selective_scan, wkv4
 from tests.support import cuda_emulator
 
 Inputs = dict[str, Any]
@@ -30,7 +30,7 @@ class Op:
     make: Callable[..., Inputs]
     chunk: int
     timed: tuple[str, ...]
-    """Inputs of shape (B, T, channels)."""
+    """Inputs of shape (B, T, ...)."""
 
     def part(self, inputs: Inputs, start: int, stop: int | None, **more: Any) -> Inputs:
         """Cut the inputs to the steps [start, stop)."""
@@ -74,6 +74,28 @@ def make_conv(batch: int, steps: int, channels: int, seed: int = 0, taps: int = 
     return {"x": x, "w": torch.randn(channels, taps, generator=g), "b": torch.randn(channels, generator=g)}
 
 
+def make_matrix(batch: int, steps: int, channels: int, seed: int = 0, states: int = 0) -> Inputs:
+    """Draw two heads, of a quarter of the channels as values and one more, or `states`, as keys, that share r and k: decays as RWKV-6 has
+    them, what a finds shrunk so that nothing grows.
+    """
+    values = max(1, channels // 4)
+    return draw_matrix(batch, steps, 2, values, states or values + 1, groups=1, seed=seed)
+
+
+def draw_matrix(
+    batch: int, steps: int, heads: int, values: int, keys: int, groups: int = 0, seed: int = 0
+) -> Inputs:
+    """Draw r and k of unit length in all, decays from 0.001 to 2 per token, and a, b of a removal of what k finds."""
+    g = _generator(seed)
+    groups = groups or heads
+    r, k = (torch.randn(batch, steps, groups, keys, generator=g) / keys**0.5 for _ in range(2))
+    v = torch.randn(batch, steps, heads, values, generator=g)
+    decay = -torch.exp(torch.rand(batch, steps, heads, keys, generator=g) * 7.6 - 6.9)
+    found = torch.nn.functional.normalize(torch.randn(batch, steps, heads, keys, generator=g), dim=3)
+    rate = torch.rand(batch, steps, heads, keys, generator=g)
+    return {"r": r, "k": k, "v": v, "decay": decay, "a": -found, "b": found * rate}
+
+
 WKV4 = Op("wkv4", wkv4.wkv4, wkv4.wkv4_reference, wkv4.wkv4_torch, make_wkv4, wkv4.CHUNK, ("k", "v"))
 SCAN = Op(
     "selective_scan",
@@ -93,13 +115,23 @@ CONV = Op(
     causal_conv1d.CHUNK,
     ("x",),
 )
-OPS = {op.name: op for op in (WKV4, SCAN, CONV)}
+MATRIX = Op(
+    "matrix_state",
+    matrix_state.matrix_state,
+    matrix_state.matrix_state_reference,
+    matrix_state.matrix_state_torch,
+    make_matrix,
+    matrix_state.CHUNK,
+    ("r", "k", "v", "decay", "a", "b"),
+)
+OPS = {op.name: op for op in (WKV4, SCAN, CONV, MATRIX)}
 
 
 _ORDER = {
     "wkv4": "w u k v state lengths",
     "selective_scan": "u delta z A B C D delta_bias state lengths",
     "causal_conv1d": "x w b state lengths",
+    "matrix_state": "r k v decay a b u state lengths",
 }
 
 

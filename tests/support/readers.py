@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nih.tasks import fact, paraphrase
 
@@ -114,6 +115,114 @@ def _copied(text: str) -> Reading:
     return Reading(letters, list(letters))
 
 
+def _said_again(text: str) -> Reading:
+    """Of a conversation in words: the i-th of the texts that followed equal requests."""
+    *turns, last = re.split(r"\n*User:\n", text.removesuffix("\nAssistant:\n"))
+    prefix, number, what = _found(
+        r"Write (\w+), and right behind it, letter by letter, the (\d+)\w\w (.+) that you", last
+    )
+    said = [turn.partition("\nAssistant:\n") for turn in turns]
+    texts = [answer for asked, _, answer in said if asked == f"Write a {what}."]
+    return Reading(prefix + texts[int(number) - 1], [prefix + text for text in texts])
+
+
+def _found(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    assert match
+    return match.groups()
+
+
+def _walked(text: str) -> Reading:
+    edges = re.findall(r"(\w{10}) -> (\w{10})", text)
+    nodes = sorted({node for edge in edges for node in edge})
+    if search := re.search(r"exactly (\d) steps? from node (\w{10})\.", text):
+        seen = found = {search[2]}
+        for _ in range(int(search[1])):
+            found = {b for a, b in edges if a in found} - seen
+            seen = seen | found
+    else:
+        target = _one(r"find the parents of node (\w{10})\.", text)
+        found = {a for a, b in edges if b == target}
+    candidates = [f"Final Answer: [{node}]" for node in nodes]
+    return Reading(f"Final Answer: [{', '.join(sorted(found))}]", candidates)
+
+
+def _calculated(text: str) -> Reading:
+    expression = _one(r"(\[SM [^a-z]*\])", " ".join(text.partition("[/INST]")[0].split()))
+    code = re.sub(r"(?<=[\d\)]) (?=[\d\[])|(?<=\]) (?=[\d\[])", ", ", expression)
+    code = re.sub(r"\[(\w+) ", r"\1([", code).replace("]", "])")
+    operations: dict[str, Any] = {
+        "MAX": max,
+        "MIN": min,
+        "MED": lambda x: int(statistics.median(x)),
+        "SM": lambda x: sum(x) % 10,
+    }
+    return Reading(str(eval(code, {"__builtins__": {}}, operations)), [str(i) for i in range(10)])
+
+
+def _earned(text: str) -> Reading:
+    pairs = re.findall(r"(\w+) earns (\d) more than (\w+)\.", text)
+    above = {less: (more, int(by)) for more, by, less in pairs}
+    (who,) = set(above) - {more for more, _ in above.values()}
+    assert len(above) == len(pairs)
+    earns = int(_one(r"earns the least earns (\d+)\.", text))
+    while who in above:
+        who, by = above[who]
+        earns += by
+    return Reading(str(earns), [str(earns + i) for i in range(-20, 20)])
+
+
+def _tallied(text: str) -> Reading:
+    labels = re.findall(r"user \d+: (\w+)", text)
+    right = labels.count(_one(r"How many lines are labelled (\w+)\?", text))
+    return Reading(str(right), [str(right + i) for i in range(-20, 21)])
+
+
+def _threaded(text: str) -> Reading:
+    start = text.index("{")
+    pairs = json.loads(text[start : text.index("}") + 1])
+    values = list(pairs.values())
+    asked = text[text.rindex("?") - 1 :]
+    if "`*`" in asked or "hold a `*`" in text:
+        return Reading(" ".join(value for key, value in pairs.items() if "*" in key), values)
+    starts = re.findall(r'"([^"]+)"', _one(r"Start at (?:the key|each of the keys) (.+?): each value", text))
+    ends = []
+    for key in starts:
+        while key in pairs:
+            key = pairs[key]
+        ends.append(key)
+    return Reading(", ".join(ends), values)
+
+
+def _magic(text: str) -> Reading:
+    if asked := re.search(r"document with this text\?\n(.+)", text):
+        numbers = re.findall(r"Document (\d+):", text)
+        return Reading(
+            _one(
+                rf"Document (\d+):\n{re.escape(asked[1].partition('[/INST]')[0].removesuffix(' Answer:'))}",
+                text,
+            ),
+            numbers,
+        )
+    pairs = re.findall(r"magic numbers for (\S+) is: (\d+)\.", text)
+    key = _one(r"special magic numbers? for ([\w-]+?)(?:\?|, in)", text)
+    values = [value for name, value in pairs if name == key]
+    if nth := re.search(r"What is the (\d+)\w\w of", text):
+        return Reading(values[int(nth[1]) - 1], values)
+    return Reading(" and ".join(values), [value for _, value in pairs])
+
+
+def _quoted(text: str) -> Reading:
+    lines = [line.strip() for line in text.partition("[/INST]")[0].split("\n")]
+    asks = r"Write the (?:(\d) lines that follow|line that follows) this line of the text"
+    asked = [i for i, line in enumerate(lines) if re.match(asks, line)]
+    (at,) = (i for i, line in enumerate(lines) if line == lines[asked[0] + 1] and i - 1 not in asked)
+    (number,) = _found(asks, lines[asked[0]])
+    count = int(number or 1)
+    own = [line for i, line in enumerate(lines) if line and i not in asked and i - 1 not in asked]
+    return Reading("\n".join(lines[at + 1 : at + 1 + count]), own[1:])
+
+
 def _passkey(text: str) -> Reading:
     key = _one(r"The pass key is (.+?)\. Remember it\.", text)
     return Reading(key, [key])
@@ -161,7 +270,15 @@ READERS: dict[str, Callable[[str], Reading]] = {
     "induction": _follows_marker,
     "inference": _where,
     "kv": _json,
+    "graphwalks": _walked,
+    "listops": _calculated,
+    "needlechain": _earned,
+    "ruler2": _magic,
+    "tally": _tallied,
+    "threads": _threaded,
+    "verbatim": _quoted,
     "mqar": _recalled,
+    "mrcr": _said_again,
     "multikey": _keyed,
     "multiquery": _queries,
     "multivalue": _values,

@@ -27,6 +27,7 @@ from nih.models import _recurrent
 from nih.models._recurrent import RecurrentModel, RecurrentSession
 from nih.types import TokenIds
 from tests.support.laws import Logits, Subject
+from tests.support.mamba2_truth import mamba2_truth
 
 Wide = npt.NDArray[np.float64]
 Values = dict[str, Any]
@@ -35,7 +36,7 @@ REFERENCE = ROOT / "models" / "reference"
 VOCABULARY = 256
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Most that rounding moves the logits of these models, in parts of the largest one."""
-SCALE = {"Rwkv": 4, "Mamba": 2, "FalconMamba": 2}
+SCALE = {"Rwkv": 4, "Mamba": 2, "FalconMamba": 2, "Mamba2": 2}
 """By how much matrices are larger than usual."""
 
 SHAPES: dict[str, tuple[str, Values]] = {
@@ -77,10 +78,22 @@ SHAPES: dict[str, tuple[str, Values]] = {
         }
         | {"layer_norm_epsilon": 1e-3},
     ),
+    "mamba2": (
+        "Mamba2",
+        {"hidden_size": 64, "num_hidden_layers": 3, "num_heads": 2, "head_dim": 64, "state_size": 128}
+        | {"n_groups": 1, "tie_word_embeddings": True},
+    ),
+    "mamba2-odd": (
+        "Mamba2",
+        {"hidden_size": 48, "num_hidden_layers": 2, "num_heads": 6, "head_dim": 16, "state_size": 20}
+        | {"n_groups": 3, "use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "chunk_size": 16}
+        | {"residual_in_fp32": False, "layer_norm_epsilon": 1e-4},
+    ),
 }
 """Name -> class and values of its config: odd sizes, every switch at least once on and once off."""
 RWKV = [name for name in SHAPES if name.startswith("rwkv")]
-MAMBA = [name for name in SHAPES if "mamba" in name]
+MAMBA = [name for name in SHAPES if "mamba" in name and "mamba2" not in name]
+MAMBA2 = [name for name in SHAPES if name.startswith("mamba2")]
 
 
 def fresh_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -134,9 +147,9 @@ def folder(name: str, base: Path, dtype: torch.dtype = torch.float32) -> Path:
 
 def open_folder(name: str, path: Path, **options: Any) -> RecurrentModel:
     """Our model of a folder, by the adapter that its name asks for."""
-    from nih.models import mamba, rwkv
+    from nih.models import mamba, mamba2, rwkv
 
-    adapter = rwkv if name.startswith("rwkv") else mamba
+    adapter: Any = mamba2 if name.startswith("mamba2") else rwkv if name.startswith("rwkv") else mamba
     model: RecurrentModel = adapter.open_model(
         str(path), name, _recurrent.Options(**{"device": "cpu", **options})
     )
@@ -334,15 +347,15 @@ def state_is_as_planned(name: str, base: Path) -> None:
             assert held == model.state_bytes(session.position)
 
 
-def memory_stays(name: str, path: Path) -> None:
+def memory_stays(path: Path) -> None:
     """Peak memory after 96k tokens is that after 16k, but for the ids (4 bytes a token)."""
     code = f"""
 import resource, sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from nih.models import mamba, rwkv
 from nih.models._recurrent import Options
-adapter = rwkv if {name!r}.startswith("rwkv") else mamba
+from nih.registry import resolve_model
+adapter = resolve_model({str(path)!r}).module
 session = adapter.open_model({str(path)!r}, "x", Options(device="cpu", tokenizer="byte")).session()
 ids = np.zeros(16384, np.int32)
 peaks = []
@@ -373,6 +386,8 @@ def kernels(form: str) -> Iterator[None]:
 def truth(name: str, ids: TokenIds, dtype: torch.dtype = torch.float32) -> Wide:
     """Logits (T, V) in float64 of the checkpoint that `library_model(name, dtype)` holds."""
     config = library_model(name).config.to_dict()
+    if name.startswith("mamba2"):
+        return mamba2_truth(weights_of(name, dtype), config, ids)
     return (rwkv_truth if name.startswith("rwkv") else mamba_truth)(weights_of(name, dtype), config, ids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 
 import pytest
 
@@ -101,3 +102,14 @@ def test_a_template_is_told_the_date_of_the_clock(template: str) -> None:
     silent = Clock(datetime.datetime(2024, 3, 5))
     ChatTemplate(chatting("{{ messages[0].content }}"), "undated").around("", {CLOCK: silent})
     assert not silent.told
+
+
+def test_a_template_whose_loops_never_end_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nih.tokenizers.chat_template._MOST_SECONDS", 0.2)
+    loop = "{% for i in range(99999) %}"
+    tokenizer = chatting(loop * 4 + "{% endfor %}" * 4)
+    with pytest.raises(ModelError, match=r"cannot be filled in \(TooLong: it takes longer than 0.2 s\)"):
+        ChatTemplate(tokenizer, "m").around("", {})
+    # Nothing is left behind that could end something else.
+    time.sleep(0.3)
+    assert ChatTemplate(chatting("{{ messages[0]['content'] }}"), "m").around("", {})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nih.errors import ModelError
+from nih.prompts.chat import frame_of, turn_of
 from nih.tokenizers.rwkv_world import WorldTokenizer
 from tests.support.recurrent import world_vocabulary
 
@@ -64,8 +67,51 @@ def test_the_end_of_a_text_is_special() -> None:
     assert world.decode([0, 98, 0]) == "a"
     assert world.decode([98, 60000, 98, 0xE6 + 1]) == "a\ufffda\ufffd"
     assert world.encode("\ud800").tolist() == [ord("?") + 1]
-    with pytest.raises(ModelError, match="--chat"):
-        world.chat_frame("", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "behind"),
+    [
+        ({}, "Assistant:"),
+        ({"enable_thinking": True}, "Assistant: <think>"),
+        ({"enable_thinking": False}, "Assistant: <think>\n</think>"),
+    ],
+)
+def test_the_frame_of_a_chat(options: dict[str, Any], behind: str) -> None:
+    world = tokenizer()
+    before, after = world.chat_frame("", options)
+    assert (world.decode(before), world.decode(after)) == ("User: ", f"\n\n{behind}")
+    before, _ = world.chat_frame("Be\n\n\nbrief. ", options)
+    assert world.decode(before) == "System: Be\nbrief.\n\nUser: "
+
+
+@pytest.mark.parametrize(
+    ("options", "thinks", "ends"), [({}, False, "Assistant:"), ({"enable_thinking": True}, True, "<think>")]
+)
+def test_a_turn_ends_before_the_next_user(options: dict[str, Any], thinks: bool, ends: str) -> None:
+    world = tokenizer()
+    frame = frame_of(world, True, "", options, thinks)
+    turn = turn_of(world, frame, thinks)
+    assert turn.end_ids == frozenset({0}) and turn.end_texts == ("\n\nUser:",)
+    assert world.decode(turn.after).endswith(ends) and frame.repeats == thinks
+
+
+@pytest.mark.parametrize("options", [{"enable_thinking": "no"}, {"think": True}])
+def test_another_variable_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="enable_thinking=true"):
+        tokenizer().chat_text("", options)
+
+
+@given(st.lists(st.sampled_from(["a", "\n", " ", "\t", "\r\n", "the "])).map("".join))
+def test_words_of_a_chat_hold_no_blank_line(text: str) -> None:
+    world = tokenizer()
+    words = world.in_chat()
+    said = words.decode(words.encode(text))
+    assert not re.search(r"\n[ \t\r]*\n", said)
+    assert said.split() == text.split()
+    assert world.decode(world.encode(text)) == text, "the tokenizer itself stays as it was"
+    assert words.fingerprint != world.fingerprint and words.joins_lines
+    assert words.chat_frame("", {})[1].tolist() == world.chat_frame("", {})[1].tolist()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ const themed = (name) => getComputedStyle(document.documentElement).getPropertyV
 const printed = (axis) => (plot, value) => (value == null ? "–" : axis.print(value));
 
 // A curve's line, and the edges of its band: they have no line of their own.
-function seriesOf({ run, task, label }, y, banded) {
+function seriesOf({ run, task, label, floor }, y, banded) {
   const color = () => themed(`--series-${run % SERIES}`);
   const edge = (name) => ({
     label: name, stroke: "transparent", width: 0, spanGaps: true, points: { show: false }, class: "edge",
@@ -73,10 +73,10 @@ function seriesOf({ run, task, label }, y, banded) {
   const line = {
     label,
     stroke: color,
-    width: 2,
-    dash: DASHES[(run + task) % DASHES.length],
+    width: floor ? 1 : 2,
+    dash: floor ? [1, 3] : DASHES[(run + task) % DASHES.length],
     spanGaps: true,
-    points: { show: true, size: 7, fill: color },
+    points: { show: !floor, size: 7, fill: color },
     value: printed(y),
   };
   return { color, series: banded ? [line, edge("high"), edge("low")] : [line] };
@@ -173,8 +173,15 @@ function drawCurves(view) {
     ({ x: row.length, y: row[name], low: row[`${spread}_min`], high: row[`${spread}_max`] })));
   const against = (name) => byLength((row, run) => ({ x: costAt(run, row.task, row.length)[name], ...bounds(row) }));
   const accuracies = byLength((row) => ({ x: row.length, ...bounds(row) }));
+  // What is scored without finding what is asked for: a thin line per task, at the highest of its floors.
+  const floors = runs.flatMap((run, r) => run.maps.filter(({ task }) => run.floors?.[task]).map(({ task }) => {
+    const [how, floor] = Object.entries(run.floors[task]).sort((a, b) => b[1] - a[1])[0];
+    const label = joined(several && run.name, run.maps.length > 1 && task, `floor: ${how}`);
+    const points = run.lengths.filter((row) => row.task === task).map((row) => ({ x: row.length, y: floor }));
+    return { run: r, task: 0, label, points, floor: true };
+  }));
   const charts = [
-    chart("Accuracy by length, all depths, 95 % interval", TOKENS, ACCURACY, accuracies),
+    chart("Accuracy by length, all depths, 95 % interval", TOKENS, ACCURACY, [...accuracies, ...floors]),
     chart("Accuracy by the needle's distance from the end, 95 % interval", DISTANCE, ACCURACY, byDistance),
     chart("Mean seconds per sample, as this run answered it", TOKENS, SECONDS,
       byLength((row) => ({ x: row.length, y: row.seconds }))),

@@ -1,0 +1,51 @@
+"""Matrix products in half precision on processors that cannot multiply it.
+
+Without instructions for bfloat16 or float16 (AVX-512 BF16, AMX) torch's products of such matrices take about ten times as long
+as in float32. There both sides are widened for the product, whose sums are float32 on either way, and the result is rounded
+as it would have been.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_FEWEST_ROWS = 8
+"""Rows from which on widening a matrix costs less than the product gains."""
+_INSTRUCTIONS = {
+    torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+    torch.float16: ("_is_amx_fp16_supported",),
+}
+"""Questions that torch answers about an x86 processor, by the type that one of them makes fast."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute F.linear: x (..., K), weight (N, K), bias (N) -> (..., N), in float32 inside where the processor is slow at the type."""
+    if x.device.type != "cpu" or not is_slow(x.dtype) or x.numel() < _FEWEST_ROWS * x.shape[-1]:
+        return F.linear(x, weight, bias)
+    return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+
+@functools.cache
+def is_slow(dtype: torch.dtype) -> bool:
+    """Whether this machine's processor has no instructions for products of `dtype`; known for x86 only."""
+    if dtype not in _INSTRUCTIONS or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    questions = [getattr(torch.cpu, name, None) for name in _INSTRUCTIONS[dtype]]
+    return not any(question() for question in questions if question is not None)
+
+
+def widen_products(model: torch.nn.Module) -> None:
+    """Let all plain linear layers of `model` compute by `linear`."""
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]  # for this module alone
+
+
+def _forward(module: Any, x: Tensor) -> Tensor:
+    return linear(x, module.weight, module.bias)
