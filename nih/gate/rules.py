@@ -5,6 +5,9 @@ test rejects "there is no drop" at `alpha`, with Holm's correction over these ru
 of them with a chance of at most `alpha`, whatever `max_drop` is; `max_drop` only ignores drops that are too small to matter. A real
 drop below `max_drop` can fail by chance, because it is a drop.
 
+Pairs that share haystacks are not independent: a rule over them fails only if `nih.stats.clusters` rejects it too, and most of alpha
+is the overall rule's.
+
 An answer that is none (`no_answer`) counts as wrong on both sides, and how many samples are answered has a rule of its own by the
 same test, with Holm's correction over it and the rules of accuracy. It joins them only if either side has such a sample: where
 none has, it could not fail, and its place in the correction would only weaken the others.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,9 +31,10 @@ from scipy import stats
 from nih.errors import UsageError
 from nih.gate.baseline import Baseline, Key, Table, check, failures, open_baseline
 from nih.gate.noninferiority import LEAST_ALPHA, Pairs, haystacks_of
-from nih.gate.whole import check_whole, judged_anew
+from nih.gate.whole import check_whole, judged_anew, planned_places
 from nih.prompts.grid import format_length
-from nih.stats import significance
+from nih.stats import clusters, significance
+from nih.stats.haystacks import haystack_of, trial_haystack
 from nih.stats.intervals import interval
 from nih.stats.significance import Scores
 from nih.store.environment import machines_differ
@@ -45,6 +49,10 @@ BEYOND = 0.1
 """Power is reported for a drop this much larger than `max_drop`: 15 points at the default of 5."""
 _ENOUGH = 0.8
 """The user is warned if the overall rule has less power."""
+_OVERALL = 0.8
+"""Share of alpha that the overall rule has where pairs share haystacks."""
+_MOST_HAYSTACKS = 100
+"""Up to which a number is looked for that is enough."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,14 @@ class Group:
     """The task of a rule for one length."""
     length: str = ""
     """That length, as it is spelled."""
+    haystacks: tuple[str, ...] = ()
+    """What names the haystack of each pair; () if that is not known, or the samples are no pairs."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of pairs that share a haystack; empty if none do."""
+        counts = sorted(Counter(self.haystacks).values())
+        return counts if counts and counts[-1] > 1 else []
 
     @property
     def drop(self) -> float:
@@ -185,6 +201,7 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
     groups = _groups(run, baseline, paired)
     if not _has_scores(baseline):
         raise UsageError(f"baseline `{baseline.path}` has no scored samples; finish its run, or give another")
+    _check_haystacks(run, groups, limits)
     verdicts = [
         *judge(groups, limits),
         *([] if groups[-1].answered else [Verdict(NO_ANSWER, "pass", "none on either side")]),
@@ -206,7 +223,8 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
 def decide(groups: Sequence[Group], max_drop: float, alpha: float) -> list[Decision]:
     """Test every group and correct for their number. Groups without samples are left out of the correction, with p = 1."""
     tested = [i for i, group in enumerate(groups) if len(group.run) and len(group.base)]
-    adjusted = dict(zip(tested, significance.holm([_p_value(groups[i]) for i in tested]), strict=True))
+    p_values, shares = [_p_value(groups[i]) for i in tested], _shares(groups)
+    adjusted = dict(zip(tested, significance.holm(p_values, [shares[i] for i in tested]), strict=True))
     decisions = []
     for i, group in enumerate(groups):
         p = adjusted.get(i, 1.0)
@@ -220,14 +238,15 @@ def _weak(groups: Sequence[Group], limits: Limits) -> list[str]:
     overall = groups[0]
     if not len(overall.run) or not len(overall.base):
         return []
-    drop, chance = power(overall, limits, _tests(groups))
+    drop, chance = power(overall, limits, _shares(groups)[0])
     if chance >= _ENOUGH:
         return []
     if drop <= limits.max_drop:
         return [
             f"no drop can fail this gate: the baseline's accuracy is {overall.base.mean():.3f}; give a better baseline"
         ]
-    few = f"{len(overall.run)} samples are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
+    shared = f" on {len(overall.sizes)} haystacks" if overall.sizes else ""
+    few = f"{len(overall.run)} samples{shared} are few: a real drop of {drop:.2f} over all of them fails the gate {100 * chance:.0f} times in 100"
     return [f"{few}; measure run and baseline with more `--trials`"]
 
 
@@ -249,24 +268,60 @@ def _at_floor(run: StoredRun, groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def _tests(groups: Sequence[Group]) -> int:
-    return sum(bool(len(group.run) and len(group.base)) for group in groups)
+def _shares(groups: Sequence[Group]) -> list[float]:
+    """Return the share of alpha that each rule has before any is rejected, 0 for those without samples.
+
+    All have the same, but where pairs share haystacks: a length has too few of them to say much, so most is the overall rule's.
+    """
+    tested = [bool(len(group.run) and len(group.base)) for group in groups]
+    others = sum(tested[1:])
+    first = _OVERALL if groups[0].sizes and others else 1 / max(sum(tested), 1)
+    rest = (1 - first) / max(others, 1)
+    return [share * own for share, own in zip([first] + [rest] * len(tested[1:]), tested, strict=True)]
 
 
 def judge(groups: Sequence[Group], limits: Limits) -> list[Verdict]:
     """Return one verdict per group, with the power that its test had."""
     decisions = decide(groups, limits.max_drop, limits.alpha)
     return [
-        _verdict(group, decision, limits, _tests(groups))
-        for group, decision in zip(groups, decisions, strict=True)
+        _verdict(group, decision, limits, share)
+        for group, decision, share in zip(groups, decisions, _shares(groups), strict=True)
     ]
+
+
+def _check_haystacks(run: StoredRun, groups: Sequence[Group], limits: Limits) -> None:
+    """Raise UsageError if the plan has so few haystacks that losing every pair of it would not fail the overall rule."""
+    named = trial_haystack(run)
+    sizes = sorted(Counter(named(task, trial) for task, _, trial in planned_places(run)).values())
+    level = limits.alpha * _shares(groups)[0]
+    if not groups[0].sizes or significance.mcnemar(sum(sizes), 0) > level or _least_p(sizes) <= level:
+        return
+    each = max(sum(sizes) // len(sizes), 1)
+    needed = next((count for count in range(2, _MOST_HAYSTACKS) if _least_p([each] * count) <= level), None)
+    shared = "one haystack" if len(sizes) == 1 else f"{len(sizes)} haystacks"
+    least = f"at least {needed} haystacks of {each} pairs each" if needed else "more of them"
+    raise UsageError(
+        f"all {sum(sizes)} pairs share {shared}, so that no drop, however large, could be told from chance: the test needs {least}; "
+        "measure run and baseline with more `--trials` (those of `noise` share five haystacks, those of `--one-haystack` one)"
+    )
+
+
+def _least_p(sizes: Sequence[int]) -> float:
+    """Return the p-value of losing all pairs."""
+    n = np.array(sizes, dtype=np.float64)
+    return float(clusters.drop_p_values(np.ones((1, len(n))), n, np.ones(1))[0])
 
 
 def _p_value(group: Group) -> float:
     if group.paired:
-        if group.binary:
-            return significance.mcnemar(group.lost, group.won)
-        return significance.permutation(group.run, group.base)
+        exact = (
+            significance.mcnemar(group.lost, group.won)
+            if group.binary
+            else significance.permutation(group.run, group.base)
+        )
+        if not group.sizes:
+            return exact
+        return max(exact, clusters.drop_p_value((group.base - group.run).tolist(), group.haystacks))
     if group.binary:
         return significance.fisher(
             int(group.run.sum()), len(group.run), int(group.base.sum()), len(group.base)
@@ -274,7 +329,7 @@ def _p_value(group: Group) -> float:
     return significance.permutation_unpaired(group.run, group.base)
 
 
-def _verdict(group: Group, decision: Decision, limits: Limits, tests: int) -> Verdict:
+def _verdict(group: Group, decision: Decision, limits: Limits, share: float) -> Verdict:
     if not len(group.run) or not len(group.base):
         return Verdict(group.rule, "skip", "no sample is scored in both")
     moved = f"{group.base.mean():.3f} -> {group.run.mean():.3f}, drop {group.drop:.3f}"
@@ -289,32 +344,34 @@ def _verdict(group: Group, decision: Decision, limits: Limits, tests: int) -> Ve
     if decision.exceeds and not decision.fails:
         told += f": more than {limits.max_drop:g} but not significant"
     return Verdict(
-        group.rule, "fail" if decision.fails else "pass", f"{told}; {_power_text(group, limits, tests)}"
+        group.rule, "fail" if decision.fails else "pass", f"{told}; {_power_text(group, limits, share)}"
     )
 
 
 def _test_name(group: Group) -> str:
     exact = "McNemar" if group.paired else "Fisher"
-    return exact if group.binary else "permutation"
+    shared = f" over {len(group.sizes)} haystacks" if group.sizes else ""
+    return (exact if group.binary else "permutation") + shared
 
 
 def _p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
-def _power_text(group: Group, limits: Limits, tests: int) -> str:
-    drop, chance = power(group, limits, tests)
+def _power_text(group: Group, limits: Limits, share: float) -> str:
+    drop, chance = power(group, limits, share)
     if drop <= limits.max_drop:
         return f"cannot fail, the baseline has no more than {limits.max_drop:g} to lose"
     return f"power {chance:.2f} for a drop of {drop:.2f}"
 
 
-def power(group: Group, limits: Limits, tests: int) -> tuple[float, float]:
+def power(group: Group, limits: Limits, share: float) -> tuple[float, float]:
     """Return a real drop, of `max_drop` and 10 points or of all that the baseline has, and the chance that this rule fails on it; at
-    the level of Holm's first step of `tests`, so the true chance is at least this.
+    the level of its `share` of alpha, which is that of Holm's first step, so the true chance is at least this. Of pairs that share
+    haystacks it is the chance if their drops do not go together.
     """
     drop = min(limits.max_drop + BEYOND, float(group.base.mean()))
-    return drop, _chance(group, drop, limits.alpha / tests, limits.max_drop)
+    return drop, _chance(group, drop, limits.alpha * share, limits.max_drop)
 
 
 def _chance(group: Group, drop: float, level: float, max_drop: float) -> float:
@@ -328,6 +385,8 @@ def _chance(group: Group, drop: float, level: float, max_drop: float) -> float:
     if group.paired:
         # As many pairs turn right as did here, but no more than can be right after the drop.
         won = min(group.won / n, max(base - drop, 0.0), 1 - base)
+        if group.sizes:
+            return significance.haystack_power(group.sizes, won, drop, level, max_drop)
         return significance.mcnemar_power(n, won, drop, level, max_drop)
     return significance.fisher_power(n, int(group.base.sum()), len(group.base), drop, level, max_drop)
 
@@ -336,20 +395,27 @@ def _groups(run: StoredRun, baseline: Baseline, paired: bool) -> list[Group]:
     """Return the group of all samples, then one per length of each task."""
     apart = _apart(run, baseline)
     ours, theirs = _scores(run, baseline) if paired and isinstance(baseline, StoredRun) else apart
-    places = sorted({(task, length) for side in apart for task, length, _ in side})
+    places = sorted({(task, length) for side in apart for task, length, *_ in side})
     several = len({task for task, _ in places}) > 1
-    groups = [Group("overall", _array(ours, None), _array(theirs, None), paired)]
+
+    def group(name: str, place: tuple[str, int] | None) -> Group:
+        names = _names(ours, place) if paired else ()
+        return Group(name, _array(ours, place), _array(theirs, place), paired, haystacks=names)
+
+    groups = [group("overall", None)]
     for task, length in places:
         name = f"{sanitize(task, lines=False)} {format_length(length)}" if several else format_length(length)
-        scores = _array(ours, (task, length)), _array(theirs, (task, length))
-        groups.append(Group(name, *scores, paired, task=task, length=format_length(length)))
+        groups.append(replace(group(name, (task, length)), task=task, length=format_length(length)))
     answered = _answered(run, baseline, paired)
     return groups if answered is None else [*groups, answered]
 
 
 def _answered(run: StoredRun, baseline: Baseline, paired: bool) -> Group | None:
     """Return what judges how many samples were answered; None if all were, on both sides."""
+    named = haystack_of(run)
+    haystacks = {row.id: named(row) for row in run.rows}
     ours = {row.id: float(row.status == "ok") for row in run.rows if score_in_gate(row) is not None}
+    both: list[str] = []
     if isinstance(baseline, StoredRun):
         there = {row.id: float(row.status == "ok") for row in baseline.rows if score_in_gate(row) is not None}
         both = [id for id in ours if id in there] if paired else []
@@ -365,7 +431,8 @@ def _answered(run: StoredRun, baseline: Baseline, paired: bool) -> Group | None:
     if all(min(side, default=1.0) for side in sides):
         return None
     here, before = (np.array(side, dtype=np.float64) for side in sides)
-    return Group(NO_ANSWER, here, before, paired, answered=True)
+    names = tuple(haystacks[id] for id in both)
+    return Group(NO_ANSWER, here, before, paired, answered=True, haystacks=names)
 
 
 def score_in_gate(row: Row) -> float | None:
@@ -373,21 +440,26 @@ def score_in_gate(row: Row) -> float | None:
     return 0.0 if row.status == "no_answer" else row.score
 
 
-_Scored = list[tuple[str, int, float]]
-"""Task, length, score."""
+_Scored = list[tuple[str, int, float, str]]
+"""Task, length, score, and what names the haystack; "" where it is not asked for."""
 
 
 def _array(scored: _Scored, place: tuple[str, int] | None) -> Scores:
-    return np.array([s for task, length, s in scored if place in (None, (task, length))], dtype=np.float64)
+    return np.array(
+        [score for task, length, score, _ in scored if place in (None, (task, length))], dtype=np.float64
+    )
+
+
+def _names(scored: _Scored, place: tuple[str, int] | None) -> tuple[str, ...]:
+    return tuple(name for task, length, _, name in scored if place in (None, (task, length)))
 
 
 def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
     """Return the scores of the samples that are scored in both, in one order."""
     there = {row.id: score for row in baseline.rows if (score := score_in_gate(row)) is not None}
     both = [row for row in run.rows if row.id in there]
-    return _own(both), [
-        (row.task, row.length, there[row.id]) for row in both if score_in_gate(row) is not None
-    ]
+    theirs = [(row.task, row.length, there[row.id], "") for row in both if score_in_gate(row) is not None]
+    return _own(both, haystack_of(run)), theirs
 
 
 def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
@@ -395,7 +467,7 @@ def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
     if isinstance(baseline, StoredRun):
         return _own(run.rows), _own(baseline.rows)
     theirs = [
-        (task, cell.length, float(i < counts.correct))
+        (task, cell.length, float(i < counts.correct), "")
         for (task, cell), counts in baseline.cells.items()
         for i in range(counts.n + counts.no_answer)
     ]
@@ -408,8 +480,10 @@ def _has_scores(baseline: Baseline) -> bool:
     return any(row.score is not None for row in baseline.rows)
 
 
-def _own(rows: Iterable[Row]) -> _Scored:
-    return [(row.task, row.length, score) for row in rows if (score := score_in_gate(row)) is not None]
+def _own(rows: Iterable[Row], named: Callable[[Row], str] = lambda _: "") -> _Scored:
+    return [
+        (row.task, row.length, score, named(row)) for row in rows if (score := score_in_gate(row)) is not None
+    ]
 
 
 # A drop that is shown to be small

@@ -41,6 +41,8 @@ HUB = "hf:"
 """Begins the name of a haystack that is a dataset of Hugging Face."""
 
 _BATCH = 2048
+_STREAMS = 1 << 62
+"""Of a haystack whose trials do not run out of text: none shares one with another."""
 _LETTERS = "thequickbrownfoxTHEQUICK.|$"
 _ENDINGS = (".txt", ".md", ".jsonl")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -106,12 +108,12 @@ def records(
 
     The fingerprint holds version and options.
     """
-    return HaystackSource(task, fingerprint, sentences, 1 << 62, endless=True, whole=True, head=head)
+    return HaystackSource(task, fingerprint, sentences, _STREAMS, endless=True, whole=True, head=head)
 
 
 def symbols(task: str, fingerprint: str, blocks: Callable[[int], Iterator[str]]) -> HaystackSource:
     """Return a haystack of single tokens: `blocks` yields them by the thousand, as characters."""
-    return HaystackSource(task, fingerprint, blocks, 1 << 62, endless=True, grain="token")
+    return HaystackSource(task, fingerprint, blocks, _STREAMS, endless=True, grain="token")
 
 
 def open_source(name: str) -> HaystackSource:
@@ -119,7 +121,7 @@ def open_source(name: str) -> HaystackSource:
     if name == "noise":
         return HaystackSource("noise", "noise-1", _noise, len(NOISE), True)
     if name == "prose":
-        return HaystackSource("prose", "prose-1", _prose, 1 << 62, True)
+        return HaystackSource("prose", "prose-1", _prose, _STREAMS, True)
     if name == "essays":
         return replace(_file_source(str(_essays())), name="essays")
     if name.startswith(HUB):
@@ -147,8 +149,18 @@ def _essays() -> Path:
 
 def stream_number(seed: int, trial: int, source: HaystackSource) -> int:
     """Return the number of the stream that a trial reads. Trials draw independently; noise has only as many streams as it has sentences."""
+    return stream_of(seed, trial, source.streams)
+
+
+def stream_of(seed: int, trial: int, streams: int) -> int:
+    """Return which of a haystack's streams a trial reads."""
     digest = hashlib.blake2b(f"haystack|{seed}|{trial}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % source.streams
+    return int.from_bytes(digest, "big") % streams
+
+
+def streams_of(name: str) -> int:
+    """Return the number of different streams of the haystack called `name`, which need not be there any more."""
+    return len(NOISE) if name == "noise" else _STREAMS
 
 
 def build(source: HaystackSource, stream: int, tokenizer: Tokenizer, tokens: int) -> Haystack:
@@ -273,7 +285,7 @@ def _text_source(name: str, fingerprint: str, texts: list[str]) -> HaystackSourc
         rotated = chain(islice(paragraphs, start, None), islice(paragraphs, start))
         return chain.from_iterable(split_sentences(paragraph, marked) for paragraph in rotated)
 
-    return HaystackSource(name, fingerprint, sentences, 1 << 62, False)
+    return HaystackSource(name, fingerprint, sentences, _STREAMS, False)
 
 
 def _files_of(path: Path) -> list[Path]:

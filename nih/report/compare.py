@@ -25,6 +25,7 @@ from nih.report.page import ComparisonView, RunView, render
 from nih.report.style import MARK, PAPER, panels, png, svg
 from nih.report.tables import results_for, rounded_csv
 from nih.stats.difference import Difference, paired, unpaired
+from nih.stats.haystacks import haystack_of
 from nih.stats.mean import Mean
 from nih.store.files import MANIFEST, write_atomic
 from nih.store.journal import Row
@@ -38,6 +39,8 @@ COLUMNS = (
     "compared", "method",
 )  # fmt: skip
 """Columns of cells.csv; lengths.csv has all but `depth`, and its rows without a length are all lengths together."""
+LENGTH_COLUMNS = (*(name for name in COLUMNS if name != "depth"), "haystacks", "note")
+"""Columns of lengths.csv: how many haystacks a run's samples share, and `few haystacks` if an interval of the row rests on too few."""
 _ACROSS = 3
 
 Key = tuple[str, Cell]
@@ -119,6 +122,8 @@ class Pairing:
     first: Mapping[Key, Mapping[int, Row]]
     """By cell, then trial."""
     second: Mapping[Key, Mapping[int, Row]]
+    names: tuple[Callable[[Row], str], Callable[[Row], str]]
+    """What names the haystack of a row, of either run."""
 
     @cached_property
     def shared(self) -> tuple[Key, ...]:
@@ -137,18 +142,27 @@ class Pairing:
     def difference(self, keys: Iterable[Key]) -> Difference:
         """Return second minus first over these of the shared cells; NaN if there are none."""
         keys = [key for key in keys if key in self.first and key in self.second]
-        if keys and all(map(self.same, keys)):
-            return paired(self._pairs(keys, self.first), self._pairs(keys, self.second))
-        return unpaired(self._as_many(keys, self.first), self._as_many(keys, self.second))
+        choose = self._pairs if keys and all(map(self.same, keys)) else self._as_many
+        rows = choose(keys, self.first), choose(keys, self.second)
+        first, second = map(_scores, rows)
+        # A cell has one sample of each haystack, or as few as there are.
+        names = self._haystacks(rows) if len(keys) > 1 else None
+        if choose == self._pairs:
+            return paired(first, second, haystacks=names and names[0])
+        return unpaired(first, second, haystacks=names)
 
-    def _pairs(self, keys: Iterable[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
-        """Return the scores of the trials that both runs have."""
-        return _scores(side[key][t] for key in keys for t in self.trials(key))
+    def _haystacks(self, rows: tuple[Sequence[Row], Sequence[Row]]) -> tuple[list[str], list[str]]:
+        first, second = self.names
+        return [first(row) for row in rows[0]], [second(row) for row in rows[1]]
 
-    def _as_many(self, keys: Sequence[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[float]:
-        """Return the scores of each cell's first trials, as many as both runs have: else depths would weigh differently in the two means."""
+    def _pairs(self, keys: Iterable[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[Row]:
+        """Return the rows of the trials that both runs have."""
+        return [side[key][t] for key in keys for t in self.trials(key)]
+
+    def _as_many(self, keys: Iterable[Key], side: Mapping[Key, Mapping[int, Row]]) -> list[Row]:
+        """Return each cell's first trials, as many as both runs have: else depths would weigh differently in the two means."""
         most = {key: min(len(self.first[key]), len(self.second[key])) for key in keys}
-        return _scores(side[key][t] for key in keys for t in sorted(side[key])[: most[key]])
+        return [side[key][t] for key in most for t in sorted(side[key])[: most[key]]]
 
 
 def _scores(rows: Iterable[Row]) -> list[float]:
@@ -164,7 +178,7 @@ def pairing(first: StoredRun, second: StoredRun) -> Pairing:
                 f"task `{task}` is scored by `{', '.join(sorted(ours))}` in `{first.path}` and by `{', '.join(sorted(theirs))}` in "
                 f"`{second.path}`, and such scores do not compare; type one score for both, for example `--score contains`"
             )
-    return Pairing(_by_cell(first), _by_cell(second))
+    return Pairing(_by_cell(first), _by_cell(second), (haystack_of(first), haystack_of(second)))
 
 
 def _by_cell(run: StoredRun) -> dict[Key, dict[int, Row]]:
@@ -196,12 +210,13 @@ def _against(first: RunView, second: RunView, place: int) -> ComparisonView:
     grid = _grid((first, second))
     lengths = dict.fromkeys((task, cell.length) for task, cell in grid)
     named = dict.fromkeys(key[0] for key in grid if key in pairs.first and key in pairs.second)
+    overall = {task: pairs.difference(key for key in grid if key[0] == task) for task in named}
     return ComparisonView(
         place,
         {key: pairs.difference([key]) for key in grid},
         {part: pairs.difference(key for key in grid if _part(key) == part) for part in lengths},
-        {task: pairs.difference(key for key in grid if key[0] == task) for task in named},
-        _notes(first, second, pairs, len(grid)),
+        overall,
+        _notes(first, second, pairs, len(grid), overall.values()),
     )
 
 
@@ -235,7 +250,9 @@ def _extent(view: RunView) -> str:
     return f"{named} {length_label(lengths[0])} to {length_label(lengths[-1])}" if lengths else "no cells"
 
 
-def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[str]:
+def _notes(
+    first: RunView, second: RunView, pairs: Pairing, cells: int, overall: Iterable[Difference]
+) -> list[str]:
     """Say what was compared with what, in sentences."""
     names = f"{second.name} against {first.name}"
     same = [key for key in pairs.shared if pairs.same(key)]
@@ -256,6 +273,7 @@ def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[
         notes.append(
             f"{names}: {extra} further samples of cells where one run has more scored trials are left out."
         )
+    notes += _few(names, overall)
     notes += [
         f"{view.name} is adaptive: its answers decided how often a cell was asked, and intervals of differences are made for fixed "
         "trials, so they can be too narrow."
@@ -263,6 +281,16 @@ def _notes(first: RunView, second: RunView, pairs: Pairing, cells: int) -> list[
         if view.results.run.stopping
     ]
     return notes
+
+
+def _few(names: str, overall: Iterable[Difference]) -> list[str]:
+    """Return a sentence if the samples share too few haystacks."""
+    counts = [each.haystacks for each in overall if each.note and each.haystacks is not None]
+    if not counts:
+        return []
+    shared = "one haystack" if min(counts) == 1 else f"{min(counts)} haystacks"
+    told = f"all samples share {shared}, too few to tell how much haystacks differ"
+    return [f"{names}: {told}; ask more --trials, or another --haystack than noise."]
 
 
 # Tables
@@ -282,15 +310,17 @@ def tables(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> tupl
             measured = _measured(by_cell.get(key))
             cells.append([view.name, key[0], *key[1], *measured, *_differing(other.cells.get(key))])
         for part in dict.fromkeys(map(_part, grid)):
-            measured = _measured(by_length.get(part))
-            lengths.append([view.name, *part, *measured, *_differing(other.lengths.get(part))])
+            record, difference = by_length.get(part), other.lengths.get(part)
+            noted = _noted((record["haystacks"], record["note"]) if record else (pd.NA, ""), difference)
+            lengths.append([view.name, *part, *_measured(record), *_differing(difference), *noted])
         for task in dict.fromkeys(task for task, _ in grid):
-            measured = _total(view.results.by_task.get(task))
-            lengths.append([view.name, task, None, *measured, *_differing(other.overall.get(task))])
-    together = pd.DataFrame(lengths, columns=[c for c in COLUMNS if c != "depth"])
+            total, difference = view.results.by_task.get(task), other.overall.get(task)
+            noted = _noted((total.haystacks, total.note) if total else (pd.NA, ""), difference)
+            lengths.append([view.name, task, None, *_total(total), *_differing(difference), *noted])
+    together = pd.DataFrame(lengths, columns=list(LENGTH_COLUMNS))
     kinds = {"compared": "Int64"}
     return pd.DataFrame(cells, columns=list(COLUMNS)).astype(kinds), together.astype(
-        {"length": "Int64", **kinds}
+        {"length": "Int64", "haystacks": "Int64", **kinds}
     )
 
 
@@ -311,6 +341,11 @@ def _differing(difference: Difference | None) -> list[Any]:
     if difference is None or math.isnan(difference.value):
         return [math.nan, math.nan, math.nan, None, ""]
     return [difference.value, difference.low, difference.high, difference.n, difference.method]
+
+
+def _noted(own: tuple[Any, str], difference: Difference | None) -> tuple[Any, str]:
+    """Return the haystacks of a row's samples, and what is to be known of its intervals."""
+    return own[0], own[1] or (difference.note if difference else "")
 
 
 def markdown(views: Sequence[RunView], compared: Sequence[ComparisonView], lengths: pd.DataFrame) -> str:

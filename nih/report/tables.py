@@ -84,7 +84,7 @@ def samples(run: RunLike, score: str | None = None) -> pd.DataFrame:
 
 def by_axis(table: pd.DataFrame, *axis: str) -> pd.DataFrame:
     """Return a table of `Results` in the columns of its file: model, task, those of `axis`, and the numbers."""
-    columns = ["model", "task", *axis, *_MEAN, "method", "errors", "no_answer"]
+    columns = ["model", "task", *axis, *_MEAN, "method", "errors", "no_answer", "haystacks", "note"]
     return table.rename(columns=PUBLISHED)[columns]
 
 

@@ -23,7 +23,7 @@ from nih.report.heatmap import accuracy_map, training_line
 from nih.report.page import RunView, TableCell, TaskTable
 from nih.report.tables import csv, plain, rounded_csv
 from nih.stats.effective_length import EffectiveLength
-from nih.stats.mean import Mean, average, mean
+from nih.stats.mean import Mean, average
 from nih.stats.results import AVERAGE, Results, cell_state
 from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
 from nih.types import CellState
@@ -83,19 +83,25 @@ def task_comparison(views: Sequence[RunView]) -> TaskComparison | None:
     tasks = list(dict.fromkeys(task for task, _ in asked))
     lengths = tuple(sorted({length for _, length in asked}))
 
-    def total(each: Results, task: str) -> list[float]:
-        return [score for n in lengths if (task, n) in counted for score in each.scores_of(task, n)]
+    def common(task: str) -> list[int]:
+        return [n for n in lengths if (task, n) in counted]
 
-    def at(each: Results, length: int) -> list[list[float]]:
-        return [each.scores_of(task, length) for task in tasks if alone or (task, length) in counted]
+    def across(each: Results, parts: Sequence[tuple[str, Sequence[int]]]) -> Mean:
+        scores = [[score for n in own for score in each.scores_of(task, n)] for task, own in parts]
+        return average(
+            scores, [[name for n in own for name in each.haystacks_of(task, n)] for task, own in parts]
+        )
 
     found: list[dict[Place, Mean]] = [{} for _ in (*tasks, AVERAGE)]
     for place, each in enumerate(results):
         for task, own in zip(tasks, found, strict=False):
-            own |= {(n, place): mean([each.scores_of(task, n)]) for n in lengths}
-            own[None, place] = mean([total(each, task)])
-        found[-1] |= {(n, place): average(at(each, n)) for n in lengths}
-        found[-1][None, place] = average([total(each, task) for task in tasks])
+            own |= {(n, place): each.mean_of(task, [n]) for n in lengths}
+            own[None, place] = each.mean_of(task, common(task))
+        found[-1] |= {
+            (n, place): across(each, [(task, [n]) for task in tasks if alone or (task, n) in counted])
+            for n in lengths
+        }
+        found[-1][None, place] = across(each, [(task, common(task)) for task in tasks])
     rows = tuple(map(TaskRow, (*tasks, AVERAGE), found))
     return TaskComparison(tuple(views), lengths, rows, () if alone else _notes(views, asked))
 

@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nih.stats.intervals import CONFIDENCE, dirichlet_quantiles, interval
+from nih.stats import clusters
+from nih.stats.clusters import Clusters
+from nih.stats.intervals import CONFIDENCE, Interval, dirichlet_quantiles, interval
+from nih.stats.mean import spread, widened
 
 _HALVINGS = 60
 """Steps of the bisection: an interval of width 2 shrinks to the precision of a double."""
@@ -28,12 +31,16 @@ class Difference(NamedTuple):
     n: int
     """Number of pairs, or of samples on the smaller side."""
     method: str
-    """`tango`, `paired bootstrap`, `newcombe` or `square-and-add`."""
+    """`tango`, `paired bootstrap`, `newcombe` or `square-and-add`; `random effects` where pairs that share haystacks make it wider."""
+    haystacks: int | None = None
+    """Haystacks that they share, on the side that has fewer; None if that is not known."""
+    note: str = ""
+    """`few haystacks` if they are too few to tell how much they differ."""
 
     @property
     def paired(self) -> bool:
         """Whether each sample of one side was compared with the same sample of the other."""
-        return self.method in ("tango", "paired bootstrap")
+        return self.method in ("tango", "paired bootstrap", "random effects")
 
     @property
     def clear(self) -> bool:
@@ -41,10 +48,16 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def paired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
+def paired(
+    first: Sequence[float],
+    second: Sequence[float],
+    confidence: float = CONFIDENCE,
+    haystacks: Sequence[str] | None = None,
+) -> Difference:
     """Return the difference of the means of the same samples, scored twice; its interval is (-1, 1) if there are none.
 
-    Tango's interval if all scores are 0 or 1, otherwise a bootstrap over pairs. Raises ValueError if the sides differ in number.
+    Tango's interval if all scores are 0 or 1, otherwise a bootstrap over pairs. With the `haystacks` of the samples it is united with
+    that of `nih.stats.clusters`. Raises ValueError if the sides differ in number.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} scores cannot be paired with {len(second)}")
@@ -53,32 +66,74 @@ def paired(first: Sequence[float], second: Sequence[float], confidence: float = 
     value = math.fsum(changes) / n if n else math.nan
     if set(first) | set(second) <= {0.0, 1.0}:
         gained, lost = (sum(change == sign for change in changes) for sign in (1, -1))
-        return Difference(value, *tango(gained, lost, n, confidence), n, "tango")
-    low, high = paired_bootstrap(changes, confidence)
-    return Difference(value, min(low, value), max(high, value), n, "paired bootstrap")
+        alone = Difference(value, *tango(gained, lost, n, confidence), n, "tango")
+    else:
+        low, high = paired_bootstrap(changes, confidence)
+        alone = Difference(value, min(low, value), max(high, value), n, "paired bootstrap")
+    return alone if haystacks is None or not n else _widened(alone, changes, haystacks, confidence)
 
 
-def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
+def _widened(
+    alone: Difference, changes: Sequence[float], haystacks: Sequence[str], confidence: float
+) -> Difference:
+    """Return the difference of independent pairs with an interval that allows for what pairs of one haystack share."""
+    groups: dict[str, list[float]] = {}
+    for change, name in zip(changes, haystacks, strict=True):
+        groups.setdefault(name, []).append(change)
+    if len(groups) == len(changes):
+        return alone._replace(haystacks=len(groups))
+    bounds = (alone.low, alone.high)
+    if len(groups) > 1:
+        low, high = clusters.difference_bounds([*groups.values()], (1 - confidence) / 2)
+        bounds = min(low, alone.low), max(high, alone.high)
+    return alone._replace(
+        low=bounds[0],
+        high=bounds[1],
+        method=alone.method if bounds == (alone.low, alone.high) else "random effects",
+        haystacks=len(groups),
+        note=clusters.FEW if len(groups) < clusters.ENOUGH else "",
+    )
+
+
+def unpaired(
+    first: Sequence[float],
+    second: Sequence[float],
+    confidence: float = CONFIDENCE,
+    haystacks: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> Difference:
     """Return the difference of the means of different samples; its interval is (-1, 1) if a side has none.
 
     The intervals of the two means, added in squares (Zou and Donner 2008, Statistics in Medicine 27:1693). If all scores are 0 or
-    1 those are Wilson's, and this is the hybrid score interval, method 10 of Newcombe 1998, Statistics in Medicine 17:873.
+    1 those are Wilson's, and this is the hybrid score interval, method 10 of Newcombe 1998, Statistics in Medicine 17:873. With the
+    `haystacks` of both sides' samples, each mean's interval allows for them.
     """
     n = min(len(first), len(second))
     binary = set(first) | set(second) <= {0.0, 1.0}
     method = "newcombe" if binary else "square-and-add"
     if not n:
         return Difference(math.nan, -1.0, 1.0, 0, method)
-    (p1, l1, u1), (p2, l2, u2) = (_mean(scores, confidence) for scores in (first, second))
+    names = haystacks or (None, None)
+    means = [_mean(scores, confidence, own) for scores, own in zip((first, second), names, strict=True)]
+    (p1, l1, u1), (p2, l2, u2) = ((p, low, high) for p, (low, high, _), _ in means)
     value = p2 - p1
-    return Difference(
+    found = Difference(
         value, max(-1.0, value - math.hypot(p2 - l2, u1 - p1)), min(1.0, value + math.hypot(u2 - p2, p1 - l1)), n, method
     )  # fmt: skip
+    known = [own for _, _, own in means if own is not None]
+    if not known:
+        return found
+    note = clusters.FEW if any(own.few for own in known) else ""
+    return found._replace(haystacks=min(len(own.n) for own in known), note=note)
 
 
-def _mean(scores: Sequence[float], confidence: float) -> tuple[float, float, float]:
-    low, high, _ = interval(scores, confidence)
-    return math.fsum(scores) / len(scores), low, high
+def _mean(
+    scores: Sequence[float], confidence: float, haystacks: Sequence[str] | None
+) -> tuple[float, Interval, Clusters | None]:
+    alone, value = interval(scores, confidence), math.fsum(scores) / len(scores)
+    if haystacks is None:
+        return value, alone, None
+    found = clusters.by_haystack([scores], [haystacks])
+    return value, widened(alone, found, spread(scores), confidence), found
 
 
 def tango(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

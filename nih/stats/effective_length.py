@@ -10,8 +10,9 @@ import numpy as np
 from scipy.stats import beta
 
 from nih.prompts.grid import format_length
+from nih.stats.clusters import Clusters, bounds
 from nih.stats.intervals import CONFIDENCE, dirichlet_quantiles, jeffreys
-from nih.stats.mean import Mean, mean
+from nih.stats.mean import Mean, mean, spread
 from nih.stats.sequential import design_effect
 from nih.store.manifest import THRESHOLD, Stopping
 
@@ -51,6 +52,7 @@ def effective_length(
     lengths: Mapping[int, Iterable[Sequence[float]]],
     threshold: float = THRESHOLD,
     stopping: Stopping | None = None,
+    haystacks: Mapping[int, Iterable[Sequence[str]]] | None = None,
 ) -> EffectiveLength:
     """Return the effective length with a 95 % interval, from the scores of each length's cells. Lengths without scores are skipped.
 
@@ -61,19 +63,24 @@ def effective_length(
     that is below the threshold in so many draws that the chance of one such error among all lengths is 2.5 % (Sidak's
     correction; a percentile of the drawn effective lengths misses if several lengths are near the threshold, because then
     hardly any draw passes them all). In an adaptive run each sample counts for less, by the ratio of the bounds that repeated
-    and fixed intervals have.
+    and fixed intervals have. With the `haystacks` of the scores each length's quantiles are widened by `nih.stats.clusters`.
     """
     means, pools = {}, {}
     for length in sorted(lengths):
         cells = [list(cell) for cell in lengths[length]]
-        summary = mean(cells, stopping)
+        summary = mean(cells, stopping, None if haystacks is None else haystacks[length])
         if summary.n:
             means[length], pools[length] = summary, [score for cell in cells for score in cell]
     measured = tuple(means)
     tail = (1 - CONFIDENCE) / 2
     each = 1 - (1 - tail) ** (1 / max(len(measured), 1))
     ends = {
-        length: quantiles(means[length], pools[length], stopping is not None, (tail, 1 - each))
+        length: _widened(
+            quantiles(means[length], pools[length], stopping is not None, (tail, 1 - each)),
+            means[length].clusters,
+            pools[length],
+            (tail, each),
+        )
         for length in measured
     }
     return EffectiveLength(
@@ -84,6 +91,19 @@ def effective_length(
         measured,
         "bootstrap, repeated" if stopping else "bootstrap",
     )
+
+
+def _widened(
+    ends: tuple[float, float],
+    found: Clusters | None,
+    scores: Sequence[float],
+    tails: tuple[float, float],
+) -> tuple[float, float]:
+    """Return quantiles of independent samples, widened for what these haystacks share."""
+    if found is None or not found.shared or len(found.n) < 2:
+        return ends
+    low, high = bounds(found, spread(scores), tails)
+    return min(ends[0], low), max(ends[1], high)
 
 
 def _reach(lengths: Sequence[int], passed: Sequence[bool]) -> int | None:

@@ -24,7 +24,8 @@ class Interval(NamedTuple):
     low: float
     high: float
     method: str
-    """`wilson`, `gaffke`, `bootstrap` (a mean over tasks) or `repeated` (an adaptive run)."""
+    """`wilson`, `gaffke`, `bootstrap` (a mean over tasks), `repeated` (an adaptive run), or `beta-binomial` where samples that share
+    haystacks make it wider."""
 
 
 def wilson(correct: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -7,7 +7,7 @@ alike; the intervals of an adaptive run are those of `nih.stats.sequential`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -17,6 +17,7 @@ import pandas as pd
 
 from nih.stats.area import area
 from nih.stats.effective_length import EffectiveLength, effective_length
+from nih.stats.haystacks import haystack_of
 from nih.stats.intervals import CONFIDENCE
 from nih.stats.mean import Mean, average, mean
 from nih.store.journal import Row
@@ -53,6 +54,10 @@ class Record(NamedTuple):
     """Samples that failed."""
     no_answer: int
     """Samples whose answer is none: asked, but neither scored nor counted by `n` and `errors`."""
+    haystacks: int | None
+    """Haystacks that the scored samples share; None for a cell, in an adaptive run, and where nothing is scored."""
+    note: str
+    """`few haystacks` if the interval rests on too few of them; else ""."""
 
 
 COLUMNS = Record._fields
@@ -68,6 +73,8 @@ class Results:
     """The samples that count, by task, length, depth and trial."""
     scores: Mapping[Key, Sequence[float]]
     """Scores of each cell, ascending: sums of floats must not depend on the order in which samples came."""
+    haystacks: Mapping[Key, Sequence[str]]
+    """What names the haystack of each of these scores."""
     cells: pd.DataFrame
     """The whole grid, with or without answers; also the columns `nll` (mean, in nats per token), `prefill_tokens`, `seconds`
     (sums) and `state`."""
@@ -90,7 +97,8 @@ class Results:
     @property
     def average(self) -> Mean:
         """The mean over tasks, each task weighing the same."""
-        return average([self.scores_of(task) for task in self.by_task])
+        scores = [self.scores_of(task) for task in self.by_task]
+        return average(scores, [self.haystacks_of(task) for task in self.by_task])
 
     @property
     def averages(self) -> Mapping[str, tuple[Mean, float]]:
@@ -125,17 +133,29 @@ class Results:
         return f"no_answer {'left out' if self.run.no_answer_wrong else 'counted as wrong'}"
 
     def scores_of(self, task: str, length: int | None = None) -> list[float]:
-        """Return the scores of a task, by length and ascending within each; those of one length if it is given."""
-        lengths = self._by_length.get(task, {})
-        return lengths.get(length, []) if length is not None else list(chain.from_iterable(lengths.values()))
+        """Return the scores of a task, by cell and ascending within each; those of one length if it is given."""
+        return list(chain.from_iterable(self.scores[key] for key in self._keys(task, length)))
+
+    def haystacks_of(self, task: str, length: int | None = None) -> list[str]:
+        """Return what names the haystack of each score of `scores_of`."""
+        return list(chain.from_iterable(self.haystacks[key] for key in self._keys(task, length)))
+
+    def mean_of(self, task: str, lengths: Iterable[int]) -> Mean:
+        """Return the mean score of a task at these lengths."""
+        keys = [key for length in lengths for key in self._keys(task, length)]
+        return mean([self.scores[key] for key in keys], None, [self.haystacks[key] for key in keys])
+
+    def _keys(self, task: str, length: int | None) -> list[Key]:
+        """Return the scored cells of a task, or of one length of it."""
+        own = self._by_length.get(task, {})
+        return own.get(length, []) if length is not None else list(chain.from_iterable(own.values()))
 
     @cached_property
-    def _by_length(self) -> dict[str, dict[int, list[float]]]:
-        found: dict[str, dict[int, list[float]]] = {}
-        for (task, cell), scores in self.scores.items():
-            if scores:
-                found.setdefault(task, {}).setdefault(cell.length, []).extend(scores)
-        return {task: {n: sorted(own[n]) for n in sorted(own)} for task, own in found.items()}
+    def _by_length(self) -> dict[str, dict[int, list[Key]]]:
+        found: dict[str, dict[int, list[Key]]] = {}
+        for key in sorted(key for key, scores in self.scores.items() if scores):
+            found.setdefault(key[0], {}).setdefault(key[1].length, []).append(key)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """Return what statistics.json holds: JSON values."""
@@ -200,6 +220,7 @@ def results_of(run: StoredRun) -> Results:
         run,
         tuple(rows),
         pool.scores,
+        pool.haystacks,
         pool.cell_table(),
         pool.length_table(),
         pool.depth_table(),
@@ -229,7 +250,10 @@ class _Pool:
     def __init__(self, run: StoredRun) -> None:
         self.run = run
         self.rows = run.cells()
-        self.scores = {key: _scores(run, rows) for key, rows in self.rows.items()}
+        named = haystack_of(run)
+        scored = {key: _scored(run, rows, named) for key, rows in self.rows.items()}
+        self.scores = {key: [score for score, _ in pairs] for key, pairs in scored.items()}
+        self.haystacks = {key: [name for _, name in pairs] for key, pairs in scored.items()}
 
     def keys(self, task: str) -> list[Key]:
         """Return the cells of a task."""
@@ -237,20 +261,26 @@ class _Pool:
 
     def mean(self, keys: Iterable[Key]) -> Mean:
         """Return the mean score of these cells."""
-        return mean((self.scores[key] for key in sorted(keys)), self.run.stopping)
+        ordered = sorted(keys)
+        haystacks = [self.haystacks[key] for key in ordered]
+        return mean([self.scores[key] for key in ordered], self.run.stopping, haystacks)
 
     def effective_length(self, task: str) -> EffectiveLength:
         """Return the effective length of a task."""
         lengths: dict[int, list[Sequence[float]]] = {}
+        haystacks: dict[int, list[Sequence[str]]] = {}
         for key in self.keys(task):
             if self.scores[key]:
                 lengths.setdefault(key[1].length, []).append(self.scores[key])
-        return effective_length(lengths, self.run.threshold, self.run.stopping)
+                haystacks.setdefault(key[1].length, []).append(self.haystacks[key])
+        return effective_length(lengths, self.run.threshold, self.run.stopping, haystacks)
 
     def record(self, task: str, length: int | None, depth: float | None, keys: Sequence[Key]) -> Record:
         """Return the line of these cells."""
         rows = [row for key in keys for row in self.rows[key]]
-        found = self.mean(keys)
+        # A cell has one sample of each haystack, or as few as there are.
+        one_cell = length is not None and depth is not None
+        found = mean([self.scores[keys[0]]], self.run.stopping) if one_cell else self.mean(keys)
         low, high, method = found.interval if found.n else (math.nan, math.nan, None)
         return Record(
             self.run.model,
@@ -265,6 +295,8 @@ class _Pool:
             method,
             sum(row.failed for row in rows),
             sum(row.status == "no_answer" for row in rows),
+            found.haystacks,
+            found.note,
         )
 
     def cell_table(self) -> pd.DataFrame:
@@ -324,8 +356,9 @@ class _Pool:
         return table.drop(columns=["length", "depth"])
 
 
-def _scores(run: StoredRun, rows: Iterable[Row]) -> list[float]:
-    return sorted(float(score) for row in rows if (score := run.score_of(row)) is not None)
+def _scored(run: StoredRun, rows: Iterable[Row], named: Callable[[Row], str]) -> list[tuple[float, str]]:
+    """Return score and haystack of the rows that count, ascending."""
+    return sorted((float(score), named(row)) for row in rows if (score := run.score_of(row)) is not None)
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -337,4 +370,6 @@ def _mean(values: Iterable[float | None]) -> float:
 def _table(lines: Iterable[Record]) -> pd.DataFrame:
     table = pd.DataFrame(list(lines), columns=list(COLUMNS))
     floats = dict.fromkeys(("depth", "correct", "accuracy", "low", "high"), float)
-    return table.astype({"length": "Int64", "n": int, "errors": int, "no_answer": int, **floats})
+    return table.astype(
+        {"length": "Int64", "n": int, "errors": int, "no_answer": int, "haystacks": "Int64", **floats}
+    )

@@ -387,13 +387,13 @@ def test_the_gate_wants_the_same_limit_on_both_sides(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"model": "echo", "lengths": "512", "depths": "0-100:5", "trials": 2}
     full, some, same = (
         evaluate(**asked, limit=limit, out=tmp_path / name, quiet=True, tell=lambda _: None)
-        for name, limit in (("full", None), ("some", 7), ("same", 7))
+        for name, limit in (("full", None), ("some", 4), ("same", 4))
     )
     assert not gate(some.path, same.path, Limits()).failed
-    assert len(some.samples) == 7 and len(some.cells) == 5
-    with pytest.raises(SettingsDiffer, match="limit is `7` here and `null` there"):
+    assert len(some.samples) == 4 and len(some.cells) == 5
+    with pytest.raises(SettingsDiffer, match="limit is `4` here and `null` there"):
         gate(some.path, full.path, Limits())
-    with pytest.raises(SettingsDiffer, match="limit is `null` here and `7` there"):
+    with pytest.raises(SettingsDiffer, match="limit is `null` here and `4` there"):
         gate(full.path, some.path, Limits())
 
 

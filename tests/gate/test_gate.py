@@ -59,7 +59,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "tasks": TASKS,
         "grid": grid(LENGTHS, DEPTHS, TRIALS),
         "seed": 0,
-        "haystack": {"name": "noise", "fingerprint": "noise-1"},
+        "haystack": {"name": "prose", "fingerprint": "prose-1"},
         "tokenizer": {"fingerprint": "bytes"},
         "settings": {},
         "machine": {"cpu": "one", "cpus": 2},
@@ -254,7 +254,7 @@ def test_a_large_drop_of_few_samples_passes_and_says_so() -> None:
     run = held(rows(lambda r: {"score": 0.0} if r.trial == 0 and r.length == 1024 else {}))
     outcome = compare(run, held(rows()), Limits())
     assert failed(outcome) == [] and "more than 0.05 but not significant" in detail(outcome, "1k")
-    assert any("20 samples are few" in note and "--trials" in note for note in outcome.notes)
+    assert any("20 samples on 5 haystacks are few" in note and "--trials" in note for note in outcome.notes)
 
 
 def test_several_tasks_have_their_own_lengths() -> None:
@@ -270,7 +270,7 @@ def test_several_tasks_have_their_own_lengths() -> None:
 def test_fractional_scores_are_permuted() -> None:
     run = held(rows(lambda r: {"score": 0.5 if r.length == 2048 else 1.0}))
     outcome = compare(run, held(rows()), Limits())
-    assert failed(outcome) == ["overall", "2k"] and "permutation p" in detail(outcome, "2k")
+    assert failed(outcome) == ["overall", "2k"] and "permutation over 5 haystacks p" in detail(outcome, "2k")
 
 
 def test_new_errors_fail_and_old_ones_do_not() -> None:
@@ -334,7 +334,7 @@ def test_one_stall_is_no_slow_down() -> None:
         ({"grid": grid(LENGTHS, DEPTHS, 7)}, "trials is `5` here and `7` there"),
         ({"tasks": [{**TASKS[0], "name": "fact"}]}, "task is `[\"passkey\"]` here and `[\"fact\"]` there"),
         ({"tasks": [{**TASKS[0], "options": {"kind": "words"}}]}, "task options is"),
-        ({"haystack": {"name": "prose", "fingerprint": "noise-1"}}, "haystack is `noise` here and `prose` there"),
+        ({"haystack": {"name": "noise", "fingerprint": "prose-1"}}, "haystack is `prose` here and `noise` there"),
         ({"one_haystack": True}, "one_haystack is `false` here and `true` there"),
         ({"settings": {"chat": True}}, "chat template is `false` here and `true` there"),
         ({"settings": {"system": "Be brief"}}, "system message is `` here and `Be brief` there"),
@@ -356,9 +356,9 @@ def test_a_baseline_that_was_asked_something_else_is_refused(there: dict[str, An
 
 
 def test_a_baseline_of_another_text_is_made_anew() -> None:
-    base = held(rows(), haystack={"name": "noise", "fingerprint": "x"}, model="base")
+    base = held(rows(), haystack={"name": "prose", "fingerprint": "x"}, model="base")
     with pytest.raises(
-        SettingsDiffer, match="text of the haystack is `noise-1` here and `x` there"
+        SettingsDiffer, match="text of the haystack is `prose-1` here and `x` there"
     ) as caught:
         compare(held(rows()), base, Limits())
     assert "anew as this run was made: `nih run --like run --model base --out NEW_BASELINE`" in str(
@@ -631,11 +631,14 @@ def answering(rng: np.random.Generator, base: float, run: float, paired: bool) -
 
 def test_a_candidate_that_answers_less_often_fails_and_says_so() -> None:
     """Every answer of both is wrong, so that accuracy cannot tell: only the rule of its own can."""
-    base = held(rows(lambda r: {"score": 0.0} if r.trial else {}))
-    outcome = compare(held(rows(lambda r: dict(BARE) if r.trial else {})), base, Limits())
+    asked = {"grid": grid(LENGTHS, DEPTHS, 12)}
+    base = held(rows(lambda r: {"score": 0.0} if r.trial else {}, 12), **asked)
+    outcome = compare(held(rows(lambda r: dict(BARE) if r.trial else {}, 12), **asked), base, Limits())
     assert failed(outcome) == ["no_answer"]
     assert "answers less often than its baseline" in detail(outcome, "no_answer")
-    assert not compare(base, held(rows(lambda r: dict(BARE) if r.trial else {})), Limits()).failed
+    assert not compare(
+        base, held(rows(lambda r: dict(BARE) if r.trial else {}, 12), **asked), Limits()
+    ).failed
 
 
 def test_an_answer_that_is_none_is_wrong_in_the_rules_of_accuracy() -> None:

@@ -62,6 +62,17 @@ def view(path: Path, label: str = "") -> RunView:
     return RunView.of(results_for(path), label)
 
 
+FEW = (
+    "rwkv against mamba: all samples share 4 haystacks, too few to tell how much haystacks differ; ask more --trials, or another "
+    "--haystack than noise."
+)
+
+
+def trials(made: list[Row], length: int | None = None) -> list[str]:
+    """The haystack of each sample: runs that do not say their seed have one per trial."""
+    return [str(r.trial) for r in made if length in (None, r.length)]
+
+
 def compared(*paths: Path) -> list[ComparisonView]:
     return compare.differences([view(path) for path in paths])
 
@@ -73,15 +84,20 @@ def test_equal_ids_pair_cell_by_cell_by_length_and_overall(two: list[Path]) -> N
         for depth in DEPTHS:
             ours, theirs = (scores(made, length=length, depth=depth) for made in (a, b))
             assert found.cells["passkey", Cell(length, depth)] == paired(ours, theirs)
-        assert found.lengths["passkey", length] == paired(scores(a, length=length), scores(b, length=length))
-    assert found.overall == {"passkey": paired(scores(a), scores(b))}
-    assert found.notes == ["rwkv against mamba: paired, 24 samples that both answered."]
+        assert found.lengths["passkey", length] == paired(
+            scores(a, length=length), scores(b, length=length), haystacks=trials(a, length)
+        )
+    assert found.overall == {"passkey": paired(scores(a), scores(b), haystacks=trials(a))}
+    assert found.notes == [
+        "rwkv against mamba: paired, 24 samples that both answered.",
+        FEW,
+    ]
 
 
 def test_other_samples_are_compared_unpaired_and_it_is_said(tmp_path: Path) -> None:
     a, b = rows(0.9), rows(0.3, salt="other")
     (found,) = compared(run(tmp_path / "a", a, "x"), run(tmp_path / "b", b, "y"))
-    assert found.overall == {"passkey": unpaired(scores(a), scores(b))}
+    assert found.overall == {"passkey": unpaired(scores(a), scores(b), haystacks=(trials(a), trials(b)))}
     assert {d.method for d in [*found.cells.values(), *found.lengths.values()]} == {"newcombe"}
     assert "unpaired, because the two runs answered different samples" in found.notes[0]
 
@@ -115,7 +131,7 @@ def test_cells_that_one_run_lacks_leave_the_difference_alone(tmp_path: Path) -> 
     over = [replace(r, status="over_limit", score=None) for r in rows(0.5, lengths=[4096])]
     (found,) = compared(run(tmp_path / "a", long, "x"), run(tmp_path / "b", [*short, *over], "y"))
     assert math.isnan(found.lengths["passkey", 4096].value)
-    assert found.overall["passkey"] == paired(scores(short), scores(short))
+    assert found.overall["passkey"] == paired(scores(short), scores(short), haystacks=trials(short))
     assert "4 of 6 cells have scores in both runs" in found.notes[1]
 
 

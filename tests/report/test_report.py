@@ -358,10 +358,11 @@ def test_the_scale_is_fixed_and_depth_runs_down(mixed: Path) -> None:
     assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "50", "100"]
     bottom, top = ax.get_ylim()
     assert bottom > top
-    low, high = wilson(8, 14)
+    low, high, _ = results_for(mixed).overall.interval
+    assert low < wilson(8, 14)[0] and high > wilson(8, 14)[1]
     assert (
         ax.get_title(loc="left")
-        == f"echo · passkey\naccuracy 0.57 [{low:.2f}, {high:.2f}], n = 14, score contains"
+        == f"echo · passkey\naccuracy 0.57 [{low:.2f}, {high:.2f}], n = 14 on 3 haystacks (too few), score contains"
     )
 
 

@@ -2,7 +2,8 @@
 
 The journals and the expected files are those of commit 1649562. Text is compared byte for byte; figures by their hashes, if the
 libraries that draw them are those of that time. Since the status `no_answer` came, its column is the last of each table and it is in
-the pages' data, as is `thinking` (no sample has either): the expected files were drawn again, and nothing else in them changed.
+the pages' data, as is `thinking` (no sample has either): the expected files were drawn again, and nothing else in them changed. They were drawn once more when intervals began to allow for haystacks, which changed
+intervals that pool cells, added `haystacks` and `note`, and changed the words above maps.
 """
 
 from __future__ import annotations
