@@ -7,6 +7,7 @@ says how many it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ import numpy as np
 from nih.errors import UsageError
 from nih.gate import noninferiority
 from nih.gate.baseline import check
-from nih.gate.rules import Limits, paired_rows, score_in_gate
+from nih.gate.rules import Limits, paired_rows, score_in_gate, share_of_alpha
 from nih.gate.whole import check_whole, judged_anew
 from nih.prompts.grid import format_length
 from nih.stats import significance
+from nih.stats.haystacks import trial_haystack
 from nih.store.journal import Row
 from nih.store.run import StoredRun, read
 from nih.text import sanitize
@@ -153,13 +155,33 @@ def _need(
         """Return the power of `n` pairs of which this share changes without a drop."""
         if real <= limits.max_drop:
             return 0.0
-        level = limits.alpha / tests
+        sizes = _sizes(run, rows, n)
+        level = limits.alpha * share_of_alpha(part is None, tests, bool(sizes))
         if not np.isin(scores, (0, 1)).all():
             return significance.permutation_power(n, share + real * (1 - real), real, level, limits.max_drop)
         won = min(share / 2, max(base - real, 0.0), 1 - base)
+        if sizes:
+            return significance.haystack_power(sizes, won, real, level, limits.max_drop)
         return significance.mcnemar_power(n, won, real, level, limits.max_drop)
 
     return _counted(run, name, rows, chance, _shares(rows, changed, part))
+
+
+def _sizes(run: StoredRun, rows: Sequence[Row], n: int) -> list[int]:
+    """Return how many of `n` pairs share each haystack; empty if none do, as those of a file of prompts."""
+    if _is_file(run):
+        return []
+    named, cells = (
+        trial_haystack(run),
+        {(row.task, row.cell) for row in rows if score_in_gate(row) is not None},
+    )
+    samples = Counter(task for task, _ in cells)
+    counts: Counter[str] = Counter()
+    for trial in range(-(-n // len(cells))):
+        for task, count in samples.items():
+            counts[named(task, trial)] += count
+    sizes = sorted(counts.values())
+    return sizes if sizes[-1] > 1 else []
 
 
 def _need_within(run: StoredRun, margin: float, alpha: float, changed: dict[Part, float] | None) -> Need:

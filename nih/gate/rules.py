@@ -274,10 +274,16 @@ def _shares(groups: Sequence[Group]) -> list[float]:
     All have the same, but where pairs share haystacks: a length has too few of them to say much, so most is the overall rule's.
     """
     tested = [bool(len(group.run) and len(group.base)) for group in groups]
-    others = sum(tested[1:])
-    first = _OVERALL if groups[0].sizes and others else 1 / max(sum(tested), 1)
-    rest = (1 - first) / max(others, 1)
-    return [share * own for share, own in zip([first] + [rest] * len(tested[1:]), tested, strict=True)]
+    tests, shared = max(sum(tested), 1), bool(groups[0].sizes)
+    shares = [share_of_alpha(i == 0, tests, shared) for i in range(len(groups))]
+    return [share * own for share, own in zip(shares, tested, strict=True)]
+
+
+def share_of_alpha(overall: bool, tests: int, shared: bool) -> float:
+    """Return the share of alpha of one of so many rules, given whether pairs share haystacks."""
+    if not shared or tests == 1:
+        return 1 / tests
+    return _OVERALL if overall else (1 - _OVERALL) / (tests - 1)
 
 
 def judge(groups: Sequence[Group], limits: Limits) -> list[Verdict]:

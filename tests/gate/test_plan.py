@@ -11,7 +11,7 @@ import pytest
 from nih.errors import UsageError
 from nih.gate.noninferiority import Pairs
 from nih.gate.plan import ENOUGH, plan
-from nih.gate.rules import Group, Limits, _groups, decide, power
+from nih.gate.rules import Group, Limits, _groups, decide, power, share_of_alpha
 from nih.store.journal import Row
 from nih.store.run import read
 from nih.types import Cell
@@ -44,8 +44,9 @@ def groups(rng: np.random.Generator, trials: int, drop: float, anew: bool) -> li
             after = before & (rng.random((2 * trials,)) >= drop / accuracy)
         sides.append((after.astype(float), before.astype(float)))
     ours, theirs = (np.concatenate(side) for side in zip(*sides, strict=True))
-    lengths = [Group(str(i), *side, True) for i, side in enumerate(sides)]
-    return [Group("overall", ours, theirs, True), *lengths]
+    names = tuple(str(sample // 2) for sample in range(2 * trials))
+    lengths = [Group(str(i), *side, True, haystacks=names) for i, side in enumerate(sides)]
+    return [Group("overall", ours, theirs, True, haystacks=2 * names), *lengths]
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -83,7 +84,8 @@ def test_power_now_is_that_of_the_gates_own_lines(base: Path) -> None:
     own = _groups(run, run, True)
     assert [need.rule for need in found.needs] == [group.rule for group in own]
     for need, group in zip(found.needs, own, strict=True):
-        assert need.now.calm == need.now.free == pytest.approx(power(group, Limits(0.05), len(own))[1])
+        told = power(group, Limits(0.05), share_of_alpha(need.rule == "overall", len(own), bool(group.sizes)))
+        assert need.now.calm == need.now.free == pytest.approx(told[1])
         assert need.trials == TRIALS and need.accuracy == group.base.mean()
         cells = {
             Cell(r.length, r.depth) for r in run.rows if need.rule in ("overall", f"{r.length // 1024}k")
