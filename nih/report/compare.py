@@ -285,11 +285,13 @@ def _notes(
 
 def _few(names: str, overall: Iterable[Difference]) -> list[str]:
     """Return a sentence if the samples share too few haystacks."""
-    counts = [each.haystacks for each in overall if each.note and each.haystacks is not None]
+    tasks = list(overall)
+    counts = [each.haystacks for each in tasks if each.note and each.haystacks is not None]
     if not counts:
         return []
     shared = "one haystack" if min(counts) == 1 else f"{min(counts)} haystacks"
-    told = f"all samples share {shared}, too few to tell how much haystacks differ"
+    whose = "all samples share" if len(tasks) == 1 else "the samples of a task share as few as"
+    told = f"{whose} {shared}, too few to tell how much haystacks differ"
     return [f"{names}: {told}; ask more --trials, or another --haystack than noise."]
 
 

@@ -258,7 +258,9 @@ def comparison_table(found: TaskComparison) -> TaskTable:
 def _figure(found: TaskComparison) -> Figure:
     """Draw each task's accuracy over all lengths with its interval, beside a map task x length of each run, on one scale."""
     runs, rows = len(found.runs), len(found.rows)
-    inches = [0.42 * min(len(found.lengths), 8) + 0.15] * runs
+    # No narrower than the words above and below a map.
+    words = max(len("length (tokens)"), *(len(_label(name)) for name in found.names))
+    inches = [max(0.42 * min(len(found.lengths), 8) + 0.15, 0.085 * words)] * runs
     figure = style.new_figure(4.2 + sum(inches), max(0.34, 0.11 * runs) * rows + 1.3)
     axes = figure.subplots(1, 1 + runs, width_ratios=[2.4, *inches])
     colors = sns.color_palette("colorblind", runs)
