@@ -183,6 +183,8 @@ class Verifier:
     def _compare(self, sample: Sample, kept: Kept) -> Comparison:
         session, ids = self.asker.session, sample.prompt.ids()
         session.deadline = None
+        # Nothing of the walk is needed any more, whatever state it ended in.
+        session.reset()
         try:
             session.prefill_whole(ids)
             from_scratch = session.logits()

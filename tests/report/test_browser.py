@@ -328,7 +328,9 @@ def test_two_runs_are_compared(browser: Browser, both: Path) -> None:
     assert len(browser.all("#maps [role=grid]")) == 2 and len(browser.all("#differences [role=grid]")) == 1
     assert browser.one("#differences .notes").text == (
         "rwkv against mamba: paired, 27 samples that both answered.\n"
-        "rwkv against mamba: 9 of 12 cells have scores in both runs; the others are left out of every difference."
+        "rwkv against mamba: 9 of 12 cells have scores in both runs; the others are left out of every difference.\n"
+        "rwkv against mamba: all samples share 3 haystacks, too few to tell how much haystacks differ; ask more --trials, or another "
+        "--haystack than noise."
     )
     changed = browser.cell(4096, 50.0, "#differences [role=grid]")
     assert changed.text == "−.67" and "3 pairs" in changed.get_attribute("aria-label")
