@@ -41,6 +41,9 @@ _SAFETENSORS = ("model*.safetensors",)
 _BIN = ("pytorch_model*.bin",)
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
+NOT_DESCRIBED = (AttributeError, KeyError, TypeError, ValueError, ArithmeticError)
+"""What reading sizes from a config raises that lacks them, or holds other kinds of values in their places."""
+
 
 @dataclass(frozen=True)
 class Source:

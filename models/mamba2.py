@@ -26,7 +26,7 @@ from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.matrix_state import matrix_state
 from nih.models._half import linear
-from nih.models._loading import Source, Tensors, locate, open_tensors
+from nih.models._loading import NOT_DESCRIBED, Source, Tensors, locate, open_tensors
 from nih.models._mamba_files import hugging_face_name, is_state_spaces, padded_vocabulary, training_length
 from nih.models._recurrent import (
     Checkpoint,
@@ -57,7 +57,7 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
     config = place.config()
     try:
         shape = _state_spaces(place, config) if is_state_spaces(config) else _hugging_face(place, config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except NOT_DESCRIBED as error:
         raise ModelError(
             f"the config.json of `{place.name}` does not describe a Mamba-2 ({type(error).__name__}: {error})"
         ) from error

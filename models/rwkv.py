@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nih.errors import ModelError
-from nih.models._loading import Source, Tensors, is_reference, locate, open_tensors, reference
+from nih.models._loading import NOT_DESCRIBED, Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._recurrent import (
     Checkpoint,
     Network,
@@ -65,7 +65,7 @@ def _hugging_face(source: Source) -> Checkpoint:
     config = source.config()
     try:
         shape = _shape_of_config(source, config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except NOT_DESCRIBED as error:
         raise ModelError(
             f"the config.json of `{source.name}` does not describe an RWKV ({type(error).__name__}: {error})"
         ) from error

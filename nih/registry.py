@@ -154,7 +154,9 @@ def _adapter(config: Mapping[str, Any]) -> str:
     wanted = _ADAPTERS.get(str(config.get("model_type")), "transformer")
     if "model_type" not in config and "ssm_cfg" in config:
         # state-spaces' own checkpoints have no model_type, but name their mixer.
-        wanted = _STATE_SPACES.get(str((config["ssm_cfg"] or {}).get("layer")), "mamba")
+        mixer = config["ssm_cfg"]
+        layer = mixer.get("layer") if isinstance(mixer, Mapping) else None
+        wanted = _STATE_SPACES.get(str(layer), "mamba")
     return wanted if wanted in _builtin("models") else "transformer"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -12,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nih.errors import ModelError
+from nih.errors import ModelError, NihError
 from nih.models import _loading, mamba, rwkv
 from nih.models._recurrent import Options, RecurrentModel
+from nih.registry import resolve_model
 from tests.models.test_rwkv import logits, open_
 from tests.support import recurrent
 
@@ -229,3 +234,58 @@ def test_bare_names_are_the_models_in_the_box(
     session = opened.session()
     session.extend([opened.tokenizer.encode("The grass is green.")])
     assert session.position == 19
+
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256}
+CONFIGS = (
+    {"model_type": "rwkv", **SIZES},
+    {"model_type": "rwkv6", **SIZES, "head_size": 64},
+    {"model_type": "rwkv7", **SIZES, "head_dim": 64},
+    {
+        "model_type": "mamba",
+        **SIZES,
+        "state_size": 16,
+        "conv_kernel": 4,
+        "expand": 2,
+        "time_step_rank": "auto",
+    },
+    {
+        "model_type": "mamba2",
+        **SIZES,
+        "state_size": 16,
+        "num_heads": 2,
+        "head_dim": 64,
+        "n_groups": 1,
+        "chunk_size": 8,
+    },
+    {
+        "d_model": 64,
+        "n_layer": 2,
+        "vocab_size": 256,
+        "ssm_cfg": {"d_state": 16},
+        "pad_vocab_size_multiple": 8,
+    },
+    {
+        "d_model": 64,
+        "n_layer": 2,
+        "vocab_size": 256,
+        "ssm_cfg": {"layer": "Mamba2", "headdim": 64, "ngroups": 1},
+    },
+)
+SMALL = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=3)
+VALUES = SMALL | st.lists(SMALL, max_size=2) | st.dictionaries(st.text(max_size=3), SMALL, max_size=2)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(config=st.sampled_from(CONFIGS), data=st.data(), value=VALUES)
+def test_a_config_of_any_values_is_read_or_refused_in_a_sentence(
+    tmp_path: Path, config: dict[str, Any], data: st.DataObject, value: Any
+) -> None:
+    wrong = copy.deepcopy(config)
+    inner = data.draw(st.booleans()) and "ssm_cfg" in wrong
+    holder = wrong["ssm_cfg"] if inner else wrong
+    holder[data.draw(st.sampled_from(sorted(holder)))] = value
+    (tmp_path / "config.json").write_text(json.dumps(wrong), encoding="utf-8")
+    with contextlib.suppress(NihError):
+        source = resolve_model(str(tmp_path))
+        source.module.open_model(source.source, "m", source.module.Options(tokenizer="byte", device="cpu"))
