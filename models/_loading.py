@@ -212,9 +212,11 @@ class Tensors:
             return True
         return tied and head not in self
 
-    def take(self, name: str, *shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def take(
+        self, name: str, *shape: int, device: torch.device, dtype: torch.dtype, ones: bool = False
+    ) -> Tensor:
         """Return a tensor by name, on a device, in memory of its own. Raises ModelError if it is not there, does not hold floats,
-        or has another shape.
+        or has another shape; with `ones`, sizes of one may stand elsewhere than the files have them.
         """
         tensor = self._read(name)
         self._left.discard(name)
@@ -223,6 +225,8 @@ class Tensors:
                 f"`{name}` of `{self._whose}` holds {tensor.dtype}; quantised weights are not read: take a release in "
                 "float32, bfloat16 or float16"
             )
+        if ones and [n for n in tensor.shape if n != 1] == [n for n in shape if n != 1]:
+            tensor = tensor.reshape(shape)
         if tuple(tensor.shape) != shape:
             raise ModelError(
                 f"`{name}` of `{self._whose}` has shape {tuple(tensor.shape)}, but the config says {shape}; the files do not "

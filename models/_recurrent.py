@@ -323,12 +323,25 @@ def in_tiles(
     said: list[Tensor] = []
     for tile in tiles(ids.shape[1]):
         part = ids[:, tile]
-        ends = None if lengths is None else (lengths - tile.start).clamp(0, part.shape[1])
-        hidden, state = read(part, state, ends)
+        hidden, state = read(part, state, ends_in(tile, lengths))
         said.append(hidden)
         while lengths is None and sum(h.shape[1] for h in said[1:]) >= keep:
             del said[0]
     return last_places(torch.cat(said, 1) if len(said) > 1 else said[0], keep, lengths), state
+
+
+def ends_in(tile: slice, lengths: Tensor | None) -> Tensor | None:
+    """Return after how many of a stretch's tokens each row ends; `lengths` count from the first token of the call."""
+    return None if lengths is None else (lengths - tile.start).clamp(0, tile.stop - tile.start)
+
+
+def shifted(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return for tokens x (B, T, C) the token before each, and the one (B, C) before what follows; `last` is the one before x."""
+    seen = torch.cat((last[:, None], x), 1)
+    if lengths is None:
+        # A copy, so that the state does not keep the whole stretch in memory.
+        return seen[:, :-1], seen[:, -1].clone()
+    return seen[:, :-1], seen.gather(1, lengths[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
 
 
 def per_head(x: Tensor, heads: int) -> Tensor:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from nih.kernels.wkv4 import wkv4
 from nih.models._half import linear
 from nih.models._loading import Tensors
-from nih.models._recurrent import Head, State, last_places, tiled, tiles
+from nih.models._recurrent import Head, State, ends_in, last_places, shifted, tiled, tiles
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class RwkvNetwork:
         def project(tile: slice) -> tuple[Tensor, ...]:
             nonlocal last
             x = F.layer_norm(h[:, tile], self._width, *layer.ln1, self._shape.epsilon)
-            before, last = _shifted(x, last, tile, lengths)
+            before, last = shifted(x, last, ends_in(tile, lengths))
             mixed = torch.lerp(before, x, layer.mix)
             return (
                 linear(mixed[0], layer.key),
@@ -141,7 +141,7 @@ class RwkvNetwork:
         """Add to h in place; return the last token seen."""
         for tile in tiles(h.shape[1]):
             x = F.layer_norm(h[:, tile], self._width, *layer.ln2, self._shape.epsilon)
-            before, last = _shifted(x, last, tile, lengths)
+            before, last = shifted(x, last, ends_in(tile, lengths))
             mixed = torch.lerp(before, x, layer.ffn_mix)
             k = linear(mixed[0], layer.ffn_key).relu_().square_()
             h[:, tile].addcmul_(linear(mixed[1], layer.ffn_receptance).sigmoid_(), linear(k, layer.ffn_value))
@@ -180,13 +180,3 @@ def _layer(tensors: Tensors, shape: RwkvShape, i: int, device: torch.device, dty
         ffn_value=rescaled(take("ffn.value.weight", C, inner)),
         halved=every > 0 and (i + 1) % every == 0,
     )
-
-
-def _shifted(x: Tensor, last: Tensor, tile: slice, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return for tokens x (B, t, C) the token before each, and the one (B, C) before what follows; `last` is the one before x."""
-    seen = torch.cat((last[:, None], x), 1)
-    if lengths is None:
-        # A copy, so that the state does not keep the whole stretch in memory.
-        return seen[:, :-1], seen[:, -1].clone()
-    at = (lengths - tile.start).clamp(0, x.shape[1])
-    return seen[:, :-1], seen.gather(1, at[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from nih.kernels.matrix_state import matrix_state
 from nih.models._half import linear
-from nih.models._recurrent import per_head
-from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head, shifted
+from nih.models._recurrent import per_head, shifted
+from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head
 
 _STREAMS_OF_6 = "wkvrg"
 """Order of the five streams in RWKV-6's products of low rank."""

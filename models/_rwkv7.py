@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from nih.kernels.matrix_state import matrix_state
 from nih.models._half import linear
-from nih.models._recurrent import per_head
-from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head, shifted
+from nih.models._recurrent import per_head, shifted
+from nih.models._rwkv_parts import Call, MatrixShape, Part, norm_of, norm_per_head
 
 _FASTEST = -math.exp(-0.5)
 """The lowest logarithm of a decay."""

@@ -74,12 +74,12 @@ def blinkdl_tensors(stored: str) -> Iterable[tuple[str, Change]]:
 
 
 def _of_fla(name: str) -> Iterable[tuple[str, Change]]:
+    for theirs, ours in _FLA:
+        name = name.replace(theirs, ours)
     if found := _LOW_RANK_OF_6.search(name):
         number = _NUMBERS[found[1]]
         short = "time_decay" if number == "0" else f"time_decay_w{number}"
-        return [(_plain(name[: found.start()]) + f".{short}", _turned)]
-    for theirs, ours in _FLA:
-        name = name.replace(theirs, ours)
+        return [(f"{name[: found.start()]}.{short}", _turned)]
     if found := _LOW_RANK.search(name):
         return [(f"{name[: found.start()]}.{found[1]}{_NUMBERS[found[2]]}", _turned)]
     block, _, last = name.rpartition(".att.")
@@ -92,11 +92,6 @@ def _of_fla(name: str) -> Iterable[tuple[str, Change]]:
     if last == "x_proj.2.weight":
         return [(f"{block}.att.time_maa_w2", _up)]
     return [(name, _same)]
-
-
-def _plain(name: str) -> str:
-    """Return BlinkDL's name of a block's time mixing."""
-    return name.replace("model.layers.", "blocks.").replace(".attn", ".att")
 
 
 def _same(tensor: Tensor) -> Tensor:

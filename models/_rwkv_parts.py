@@ -1,4 +1,4 @@
-"""What RWKV-5, 6 and 7 share: sizes, the residual stream, the token shift, the norms.
+"""What RWKV-5, 6 and 7 share: sizes, the residual stream, the norms.
 
 A layer adds two readings of the residual stream h to it, which is float32 whatever the weights are. Its state is the last token (B, C)
 that each of the two saw, and a matrix S (B, H, V, K) per head between them.
@@ -8,7 +8,6 @@ Source: Peng et al., Eagle and Finch: RWKV with Matrix-Valued States and Dynamic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -88,12 +87,7 @@ class Part:
         return self.matrix(name, inputs, outputs).t().contiguous()
 
     def _take(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        # Releases differ in the ones that stand in front of a vector's size.
-        whole = self._prefix + name
-        stored = self._tensors.shape(whole)
-        same = math.prod(stored) == math.prod(sizes)
-        taken = self._tensors.take(whole, *(stored if same else sizes), device=self.device, dtype=dtype)
-        return taken.reshape(sizes)
+        return self._tensors.take(self._prefix + name, *sizes, device=self.device, dtype=dtype, ones=True)
 
 
 class Norm(NamedTuple):
@@ -150,20 +144,15 @@ class MatrixNetwork:
     ) -> None:
         whole = Part(tensors, "", device, dtype)
         self._shape = shape
-        self._dtype = dtype
         raw = whole.matrix("emb.weight", shape.vocabulary, shape.width)
         # The first norm sees nothing but rows of the embedding; some releases hold the rows after it.
         self._embedding = raw
         if "blocks.0.ln0.weight" in whole:
             first = norm_of(whole, "blocks.0.ln0", shape.width, shape.epsilon)
             self._embedding = first(raw.float()).to(dtype)
-        self._layers = [
-            layer(Part(tensors, f"blocks.{i}.", device, dtype), shape, i, self._embedding)
-            for i in range(shape.layers)
-        ]
-        self._initial = [
-            _initial(Part(tensors, f"blocks.{i}.", device, dtype), shape) for i in range(shape.layers)
-        ]
+        parts = [Part(tensors, f"blocks.{i}.", device, dtype) for i in range(shape.layers)]
+        self._layers = [layer(part, shape, i, self._embedding) for i, part in enumerate(parts)]
+        self._initial = [_initial(part, shape) for part in parts]
         self._norm = norm_of(whole, "ln_out", shape.width, shape.epsilon)
         tied = tensors.is_tied("head.weight", "emb.weight", shape.tied)
         self._head = Head(raw if tied else whole.matrix("head.weight", shape.vocabulary, shape.width))
@@ -198,12 +187,3 @@ def _initial(part: Part, shape: MatrixShape) -> Tensor:
             "take the release without state tuning"
         )
     return part.small("att.time_state", *sizes)
-
-
-def shifted(x: Tensor, last: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return for tokens x (B, T, C) the token before each, and the one (B, C) before what follows; `last` is the one before x."""
-    seen = torch.cat((last[:, None], x), 1)
-    if lengths is None:
-        # A copy, so that the state does not keep the whole stretch in memory.
-        return seen[:, :-1], seen[:, -1].clone()
-    return seen[:, :-1], seen.gather(1, lengths[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]

@@ -38,7 +38,8 @@ WAYS: Mapping[str, Way] = {"vllm": "cache_salt", "llamacpp": "cache_prompt", "sg
 """Who owns the models of a server -> how its cache is taken out of play."""
 ROOM = 16
 """Most tokens of an answer that are compared."""
-_LIKELIEST = 5
+LIKELIEST = 5
+"""Log-probabilities at each place of an answer that is asked again."""
 _FLUSHES = 5
 _FLUSH_WAIT = 0.2
 """Seconds between two attempts: a server that has just answered may still hold the request."""
@@ -90,7 +91,7 @@ class Cold:
             body = {**dialect.body(replace(sample, thinking=0, stop=()), wanted.content, False), **more}
             if self.rates:
                 chat = wanted.path == "chat/completions"
-                body |= {"logprobs": True, "top_logprobs": _LIKELIEST} if chat else {"logprobs": _LIKELIEST}
+                body |= {"logprobs": True, "top_logprobs": LIKELIEST} if chat else {"logprobs": LIKELIEST}
             try:
                 reading, _ = await self.sender.post(client, wanted.path, body, read, self.seconds, Tally())
                 return reading

@@ -45,7 +45,7 @@ from nih.models.engines._usage import Log
 from nih.protocols import Tokenizer
 from nih.text import keep_secret, sanitize
 from nih.tokenizers.huggingface import open_tokenizer
-from nih.types import Answer, Asking, Prompt, Reading, Sample, Status, Turn, Usage
+from nih.types import Answer, Asking, Reading, Sample, Status, Turn, Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 20
@@ -353,10 +353,7 @@ class _Sweep:
             return
         self.sent.add(at)
         priming, dialect, sender = self.primings.requests[at], self.engine.dialect, self.engine.sender
-        sample = priming.sample
-        beginning = replace(
-            sample, prompt=Prompt(sample.prompt.slice(0, priming.stop)), room=1, thinking=0, stop=()
-        )
+        beginning = replace(priming.sample, prompt=priming.prompt, room=1, thinking=0, stop=())
         wanted = dialect.wanted(beginning, False)
         body = dialect.body(beginning, wanted.content, False)
         try:

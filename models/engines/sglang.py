@@ -16,7 +16,7 @@ import httpx
 
 from nih.models.engines import openai
 from nih.models.engines._background import from_background
-from nih.models.engines._cold import root
+from nih.models.engines._cold import Way, root
 from nih.models.engines._exchange import exchange
 from nih.models.engines._http import quoted, text_of
 from nih.models.engines._response import count
@@ -61,7 +61,7 @@ class SglangEngine(openai.OpenAIEngine):
                 f"the server's own report could not be read ({type(error).__name__}: {quoted(str(error))})"
             )
             return
-        self.info = next(filter(None, found), {})
+        self.info = next(iter(found), {})
         if not self.info:
             self.untold = f"the server at `{self.base_url}` has no `/{_INFO[0]}` as SGLang has, so its cache is not known"
 
@@ -69,7 +69,9 @@ class SglangEngine(openai.OpenAIEngine):
         async with asyncio.timeout(_LOOK_SECONDS), self.sender.client(1) as client:
             for name in _INFO:
                 response = await exchange(client, "GET", f"{root(self.base_url)}/{name}", None)
-                put(told(response))
+                if info := told(response):
+                    put(info)
+                    return
 
     @property
     def limit(self) -> int | None:
@@ -81,7 +83,7 @@ class SglangEngine(openai.OpenAIEngine):
         return min(filter(None, found), default=None)
 
     @property
-    def _way(self) -> Any:
+    def _way(self) -> Way:
         return "flush" if self.options.cold == "auto" else self.options.cold
 
     def why_not_cold(self) -> str:

@@ -28,7 +28,7 @@ from nih.inference.prefix_plan import build_plan
 from nih.inference.priming import Primings, primings
 from nih.inference.thinking import ENDS, kept, opens, spelled, split
 from nih.models import smollm2, transformer
-from nih.models.engines._cold import ROOM
+from nih.models.engines._cold import LIKELIEST, ROOM
 from nih.models.engines._vllm_arguments import check_taken, installed, names, typed, vllm
 from nih.protocols import Tokenizer
 from nih.tokenizers.huggingface import HubTokenizer
@@ -36,8 +36,6 @@ from nih.types import NO_TURN, Answer, Asking, Prompt, Reading, Sample, TokenIds
 
 _CONCURRENCY = 64
 """Enough to fill a batch: prompts are long, so few are read at a time, and the others only wait in vLLM's queue."""
-_LIKELIEST = 5
-"""Log-probabilities at each place of an answer that is asked again."""
 _TAIL = 64
 """Tokens at the end of a prompt that tell whether it opens a thinking."""
 _ENOUGH = 0.9
@@ -388,7 +386,7 @@ class VllmEngine:
     def _alone(self, sample: Sample, room: int, salt: str, timeout: float | None) -> Any:
         """Return vLLM's output for one sample that is asked alone; None if it did not come in time."""
         sampling = self._vllm.SamplingParams(
-            temperature=0.0, max_tokens=room, logprobs=_LIKELIEST, ignore_eos=True, detokenize=False
+            temperature=0.0, max_tokens=room, logprobs=LIKELIEST, ignore_eos=True, detokenize=False
         )
         key, start = f"again {salt} {sample.id}", time.monotonic()
         self._add(key, sample.prompt, sampling, cache_salt=salt)

@@ -75,7 +75,7 @@ class EngineAnswerer:
 
         What goes wrong on the way makes it impossible and harms no answer.
         """
-        engine, pairs = self.engine, asked_twice.choose(plan, answered)
+        engine = self.engine
         if not isinstance(engine, ReadsCold):
             return {
                 "state": "not possible",
@@ -90,7 +90,7 @@ class EngineAnswerer:
         dtype = str(engine.identity().get("dtype", ""))
         verifier = asked_twice.Verifier(ask, dtype)
         try:
-            return verifier.verify(pairs)
+            return verifier.verify(asked_twice.choose(plan, answered))
         except EngineError as error:
             return {"state": "not possible", "why": str(error), "requests": verifier.requests}
 

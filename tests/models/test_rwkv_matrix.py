@@ -259,6 +259,7 @@ def test_state_tuning_is_where_the_text_begins(tmp_path: Path) -> None:
         ("v7", {"blocks.0.qkv.weight": torch.zeros(4)}, "an RWKV-7b"),
         ("v7", {"blocks.0.rosa.emb": torch.zeros(4)}, "an RWKV-8"),
         ("v7", {"blocks.0.att.other": torch.zeros(4)}, "tensors that this architecture does not have"),
+        ("v7", {"blocks.0.ffn.value.weight": torch.zeros(512, 128)}, r"has shape \(512, 128\), but"),
         ("v6", {"blocks.0.att.key.weight": torch.zeros(128, 128, dtype=torch.uint8)}, "quantised"),
     ],
 )
