@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
@@ -114,7 +114,7 @@ class Verbatim(BaseTask):
             order = chain(islice(lines, start, None), islice(lines, start))
             return (f"\n{line}" for line in chain.from_iterable(order))
 
-        return HaystackSource(self.options.folder, digest, rotated, 1 << 62, endless=False, whole=True)
+        return replace(records(self.options.folder, digest, rotated), endless=False)
 
 
 def _prose(stream: int) -> Iterator[str]:
@@ -124,12 +124,19 @@ def _prose(stream: int) -> Iterator[str]:
 def _read(folder: Path) -> list[str]:
     """Return the text of each file of a folder, or of one file; hidden files and those that are not UTF-8 are left out. Raises HaystackError."""
     contents: list[bytes] = []
+    size = 0
     try:
         found = [folder] if folder.is_file() else folder.rglob("*")
-        for path in sorted(islice((path for path in found if path.is_file()), _MOST_FILES)):
-            if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-                contents.append(read_bytes(path, _MOST_BYTES))
-            if sum(map(len, contents)) > _MOST_BYTES:
+        shown = (path for path in found if not _hidden(path.relative_to(folder)) and path.is_file())
+        paths = sorted(islice(shown, _MOST_FILES + 1))
+        if len(paths) > _MOST_FILES:
+            raise HaystackError(
+                f"`{folder}` holds more than {_MOST_FILES} files; type `--set folder=` with a part of it"
+            )
+        for path in paths:
+            contents.append(read_bytes(path, _MOST_BYTES))
+            size += len(contents[-1])
+            if size > _MOST_BYTES:
                 raise HaystackError(
                     f"`{folder}` holds more than {_MOST_BYTES >> 20} MiB; type `--set folder=` with a part of it"
                 )
@@ -139,6 +146,10 @@ def _read(folder: Path) -> list[str]:
     if not texts:
         raise HaystackError(f"`{folder}` holds no file of text; type `--set folder=` with one that does")
     return texts
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _decoded(content: bytes) -> str:

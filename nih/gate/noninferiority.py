@@ -7,7 +7,7 @@ the other way round. A drop that is as large as the margin is "shown" to be smal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,10 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from nih.prompts.haystack import open_source, stream_number
 from nih.stats.intervals import gaffke
-from nih.store.journal import Row
-from nih.store.run import StoredRun
 
 Floats = npt.NDArray[np.float64]
 _LEFT_OUT = 1e-9
@@ -33,10 +30,10 @@ _HALVINGS = 12
 
 @dataclass(frozen=True)
 class Pairs:
-    """The drops of pairs (n,), from -1 to 1, and the haystack of each."""
+    """The drops of pairs (n,), from -1 to 1, and what names the haystack of each."""
 
     drops: Floats
-    haystacks: Sequence[int]
+    haystacks: Sequence[str]
     alpha: float
 
     @property
@@ -147,7 +144,7 @@ def bound_of_fractions(drops: Floats, alpha: float) -> float:
     return 1 - 2 * low
 
 
-def design_effect(drops: Floats, haystacks: Sequence[int]) -> float:
+def design_effect(drops: Floats, haystacks: Sequence[str]) -> float:
     """Return how many times more the haystacks' mean drops vary than those of independent pairs would, at least 1 (one-way analysis of
     variance); infinite for a single haystack.
     """
@@ -159,29 +156,6 @@ def design_effect(drops: Floats, haystacks: Sequence[int]) -> float:
     between = float(sizes @ (means - drops.mean()) ** 2) / (len(sizes) - 1)
     within = float(np.sum((drops - means[which]) ** 2)) / max(len(drops) - len(sizes), 1)
     return max(1.0, between / within) if within > 0 else math.inf if between > 1e-12 else 1.0
-
-
-def haystacks_of(run: StoredRun, rows: Iterable[Row]) -> list[int]:
-    """Return a number for the haystack of each row: its trial, or of noise, which few different streams have, its stream."""
-    names = _haystack_names(run)
-    return [_number(run, names.get(row.task, run.manifest.haystack), row.trial) for row in rows]
-
-
-def count_haystacks(run: StoredRun, trials: int) -> int:
-    """Return how many different haystacks this number of trials would read."""
-    names = {*_haystack_names(run).values()}
-    return max(len({_number(run, name, trial) for trial in range(trials)}) for name in names)
-
-
-def _haystack_names(run: StoredRun) -> dict[str, str | None]:
-    """Return the name of each task's haystack."""
-    common = run.manifest.haystack
-    return {task.name: (task.haystack or {}).get("name", common) for task in run.manifest.tasks}
-
-
-def _number(run: StoredRun, name: str | None, trial: int) -> int:
-    own = 0 if run.manifest.one_haystack else trial
-    return stream_number(run.manifest.seed or 0, own, open_source("noise")) if name == "noise" else own
 
 
 def power(n: int, changed: float, margin: float, alpha: float, haystacks: int) -> float:

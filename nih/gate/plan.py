@@ -155,7 +155,8 @@ def _need(
         """Return the power of `n` pairs of which this share changes without a drop."""
         if real <= limits.max_drop:
             return 0.0
-        sizes = _sizes(run, rows, n)
+        counts = _haystacks(run, rows, n)
+        sizes = counts if counts[-1] > 1 else []
         level = limits.alpha * share_of_alpha(part is None, tests, bool(sizes))
         if not np.isin(scores, (0, 1)).all():
             return significance.permutation_power(n, share + real * (1 - real), real, level, limits.max_drop)
@@ -167,10 +168,10 @@ def _need(
     return _counted(run, name, rows, chance, _shares(rows, changed, part))
 
 
-def _sizes(run: StoredRun, rows: Sequence[Row], n: int) -> list[int]:
-    """Return how many of `n` pairs share each haystack; empty if none do, as those of a file of prompts."""
+def _haystacks(run: StoredRun, rows: Sequence[Row], n: int) -> list[int]:
+    """Return how many of `n` pairs each haystack has, ascending: one each, if they are rows of a file of prompts."""
     if _is_file(run):
-        return []
+        return [1] * n
     named, cells = (
         trial_haystack(run),
         {(row.task, row.cell) for row in rows if score_in_gate(row) is not None},
@@ -180,20 +181,14 @@ def _sizes(run: StoredRun, rows: Sequence[Row], n: int) -> list[int]:
     for trial in range(-(-n // len(cells))):
         for task, count in samples.items():
             counts[named(task, trial)] += count
-    sizes = sorted(counts.values())
-    return sizes if sizes[-1] > 1 else []
+    return sorted(counts.values())
 
 
 def _need_within(run: StoredRun, margin: float, alpha: float, changed: dict[Part, float] | None) -> Need:
-    rows = list(run.rows)
-    per_trial = _per_trial(run, rows)
-
     def chance(n: int, share: float) -> float:
-        trials = -(-n // per_trial)
-        haystacks = n if _is_file(run) else noninferiority.count_haystacks(run, trials)
-        return noninferiority.power(n, share, margin, alpha, haystacks)
+        return noninferiority.power(n, share, margin, alpha, len(_haystacks(run, run.rows, n)))
 
-    return _counted(run, "within", rows, chance, _shares(rows, changed, None))
+    return _counted(run, "within", run.rows, chance, _shares(run.rows, changed, None))
 
 
 def _counted(

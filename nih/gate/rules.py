@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,7 +30,7 @@ from scipy import stats
 
 from nih.errors import UsageError
 from nih.gate.baseline import Baseline, Key, Table, check, failures, open_baseline
-from nih.gate.noninferiority import LEAST_ALPHA, Pairs, haystacks_of
+from nih.gate.noninferiority import LEAST_ALPHA, Pairs
 from nih.gate.whole import check_whole, judged_anew, planned_places
 from nih.prompts.grid import format_length
 from nih.stats import clusters, significance
@@ -208,7 +208,7 @@ def compare(run: StoredRun, baseline: Baseline, limits: Limits) -> Outcome:
         _errors(run, baseline),
         _missing(run, baseline, paired),
         *([] if limits.max_slowdown is None else [_slowdown(run, baseline, limits)]),
-        *([] if limits.within is None else [_within(run, baseline, paired, limits.within, limits.alpha)]),
+        *([] if limits.within is None else [_within(run, baseline, groups[0], limits.within, limits.alpha)]),
     ]
     notes += _weak(groups, limits)
     notes += _at_floor(run, groups)
@@ -462,10 +462,9 @@ def _names(scored: _Scored, place: tuple[str, int] | None) -> tuple[str, ...]:
 
 def _scores(run: StoredRun, baseline: StoredRun) -> tuple[_Scored, _Scored]:
     """Return the scores of the samples that are scored in both, in one order."""
-    there = {row.id: score for row in baseline.rows if (score := score_in_gate(row)) is not None}
-    both = [row for row in run.rows if row.id in there]
-    theirs = [(row.task, row.length, there[row.id], "") for row in both if score_in_gate(row) is not None]
-    return _own(both, haystack_of(run)), theirs
+    named, both = haystack_of(run), paired_rows(run, baseline)
+    ours = [(row.task, row.length, here, named(row)) for row, here, _ in both]
+    return ours, [(row.task, row.length, there, "") for row, _, there in both]
 
 
 def _apart(run: StoredRun, baseline: Baseline) -> tuple[_Scored, _Scored]:
@@ -486,36 +485,33 @@ def _has_scores(baseline: Baseline) -> bool:
     return any(row.score is not None for row in baseline.rows)
 
 
-def _own(rows: Iterable[Row], named: Callable[[Row], str] = lambda _: "") -> _Scored:
-    return [
-        (row.task, row.length, score, named(row)) for row in rows if (score := score_in_gate(row)) is not None
-    ]
+def _own(rows: Iterable[Row]) -> _Scored:
+    return [(row.task, row.length, score, "") for row in rows if (score := score_in_gate(row)) is not None]
 
 
 # A drop that is shown to be small
 
 
-def _within(run: StoredRun, baseline: Baseline, paired: bool, margin: float, alpha: float) -> Verdict:
+def _within(run: StoredRun, baseline: Baseline, overall: Group, margin: float, alpha: float) -> Verdict:
     """Judge whether the drop over all samples is shown to be smaller than `margin`. Raises UsageError where samples do not pair, and
     where even a run without any change could not show it.
     """
-    if not paired or not isinstance(baseline, StoredRun):
+    if not overall.paired:
         raise UsageError(
             f"--within compares the same samples on both sides, and those of `{run.path}` and `{baseline.path}` do not pair; give the "
             "run folder of a baseline with the same tokenizer"
         )
-    both = paired_rows(run, baseline)
-    if not both:
+    n = len(overall.run)
+    if not n:
         return Verdict("within", "fail", "no sample is scored in both")
-    drops = np.array([there - here for _, here, there in both])
-    pairs = Pairs(drops, haystacks_of(run, [row for row, _, _ in both]), alpha)
+    pairs = Pairs(overall.base - overall.run, overall.haystacks, alpha)
     shown = pairs.shows(margin)
-    if not shown and not replace(pairs, drops=np.zeros(len(both))).shows(margin):
+    if not shown and not replace(pairs, drops=np.zeros(n)).shows(margin):
         raise UsageError(
-            f"{len(both)} pairs of {pairs.counted} cannot show a drop below {margin:g}, even where no answer changes; type "
+            f"{n} pairs of {pairs.counted} cannot show a drop below {margin:g}, even where no answer changes; type "
             f"`nih gate --plan {sanitize(str(baseline.path), lines=False)} --within {margin:g}` to read how many trials can"
         )
-    detail = f"drop {pairs.drop:.3f} over {len(both)} pairs, {pairs.told}; {'shown' if shown else 'not shown'} to be below {margin:g}"
+    detail = f"drop {pairs.drop:.3f} over {n} pairs, {pairs.told}; {'shown' if shown else 'not shown'} to be below {margin:g}"
     return Verdict("within", "pass" if shown else "fail", detail)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nih.errors import StoreError, UsageError
+from nih.errors import UsageError
 from nih.report import tasks
 from nih.report.heatmap import MOST_ANNOTATED, accuracy_map, draw_cells
 from nih.report.page import ComparisonView, RunView, render
@@ -27,7 +27,7 @@ from nih.report.tables import results_for, rounded_csv
 from nih.stats.difference import Difference, paired, unpaired
 from nih.stats.haystacks import haystack_of
 from nih.stats.mean import Mean
-from nih.store.files import MANIFEST, write_atomic
+from nih.store.files import MANIFEST, write_files
 from nih.store.journal import Row
 from nih.store.run import StoredRun
 from nih.text import depth_label, length_label, markdown_table, markdown_text, sanitize
@@ -69,13 +69,7 @@ def compare(
         raise UsageError(
             f"`{folder}` is a run folder, whose own report a comparison would replace; type another --out"
         )
-    made = files(views, compared)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
-    for name, content in made.items():
-        write_atomic(folder / name, content)
+    write_files(folder, files(views, compared))
     return folder, [note for each in compared for note in each.notes]
 
 

@@ -26,7 +26,7 @@ from nih.report.tables import results_for, rounded_csv
 from nih.stats.effective_length import EffectiveLength
 from nih.stats.mean import Mean
 from nih.stats.results import Results
-from nih.store.files import MANIFEST, write_atomic
+from nih.store.files import MANIFEST, write_files
 from nih.store.run import StoredRun, read
 from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
 
@@ -101,13 +101,7 @@ def history(
     folder = out or _default_folder(found)
     if (folder / MANIFEST).exists():
         raise UsageError(f"`{folder}` is a run folder, which keeps its own report; type another --out")
-    made = files(found)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
-    for name, content in made.items():
-        write_atomic(folder / name, content)
+    write_files(folder, files(found))
     return folder, found
 
 
@@ -163,9 +157,8 @@ def _point(path: Path, score: str | None, no_answer: Literal["wrong"] | None) ->
     run = read(path)
     check_whole(run)
     try:
-        sitting = next(iter(run.manifest.values.get("earlier") or [run.manifest.values]))
-        began = datetime.datetime.fromisoformat(sitting["started"]).astimezone(datetime.UTC)
-    except (KeyError, TypeError, ValueError, OverflowError):
+        began = datetime.datetime.fromisoformat(run.manifest.began or "").astimezone(datetime.UTC)
+    except (AttributeError, TypeError, ValueError, OverflowError):
         began = None
     if began is None or not _YEARS[0] <= began.year <= _YEARS[1]:
         raise StoreError(f"`{path}` does not say when it began; restore its `{MANIFEST}`")

@@ -26,8 +26,8 @@ def score(answer: str, expected: Sequence[str]) -> float:
     wanted = _bare(expected[0])
     if said == wanted:
         return 1.0
-    if any(words in wanted for words in _COMPARISONS):
-        return float(_comparison(wanted) in _bare(answer))
+    if words := next((each for each in _COMPARISONS if each in wanted), ""):
+        return float(words in _bare(answer))
     if re.fullmatch(r"-?\d{1,18}", wanted):
         found = re.fullmatch(r"(-?\d{1,18})(?:\.0+)?", said)
         return _NEAR ** min(abs(int(found[1]) - int(wanted)), _FAR) if found else 0.0
@@ -43,10 +43,6 @@ def _cased(text: str) -> str:
 
 def _bare(text: str) -> str:
     return _cased(text).lower()
-
-
-def _comparison(wanted: str) -> str:
-    return next(words for words in _COMPARISONS if words in wanted)
 
 
 def _date(text: str) -> date | None:

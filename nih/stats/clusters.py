@@ -58,6 +58,14 @@ class Clusters(NamedTuple):
         return self.shared and len(self.n) < ENOUGH
 
 
+def grouped(values: Iterable[float], haystacks: Iterable[str]) -> dict[str, list[float]]:
+    """Return the values of each haystack, given the haystack of each value."""
+    groups: dict[str, list[float]] = {}
+    for value, name in zip(values, haystacks, strict=True):
+        groups.setdefault(name, []).append(value)
+    return groups
+
+
 def by_haystack(cells: Iterable[Sequence[float]], haystacks: Iterable[Sequence[str]]) -> Clusters:
     """Add up the scores of some cells by haystack, given the haystack of each score.
 
@@ -210,10 +218,7 @@ def difference_bounds(by_cluster: Sequence[Sequence[float]], tail: float) -> tup
 
 def drop_p_value(drops: Sequence[float], haystacks: Sequence[str]) -> float:
     """Return the one-sided p-value of "the mean of these drops is not above 0", given the haystack of each; 1 if they share one."""
-    groups: dict[str, list[float]] = {}
-    for drop, name in zip(drops, haystacks, strict=True):
-        groups.setdefault(name, []).append(drop)
-    means, n = _means([*groups.values()])
+    means, n = _means([*grouped(drops, haystacks).values()])
     variance = math.fsum(drop * drop for drop in drops) / max(len(drops), 1)
     return float(drop_p_values(means[None], n, np.array([variance]))[0])
 

@@ -77,9 +77,7 @@ def _widened(
     alone: Difference, changes: Sequence[float], haystacks: Sequence[str], confidence: float
 ) -> Difference:
     """Return the difference of independent pairs with an interval that allows for what pairs of one haystack share."""
-    groups: dict[str, list[float]] = {}
-    for change, name in zip(changes, haystacks, strict=True):
-        groups.setdefault(name, []).append(change)
+    groups = clusters.grouped(changes, haystacks)
     if len(groups) == len(changes):
         return alone._replace(haystacks=len(groups))
     bounds = (alone.low, alone.high)

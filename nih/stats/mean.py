@@ -153,7 +153,5 @@ def average(tasks: Sequence[Sequence[float]], haystacks: Sequence[Sequence[str]]
 
 def _sums(scores: Sequence[float], haystacks: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Return the sum and the number of the scores of each haystack."""
-    own: dict[str, list[float]] = {}
-    for score, name in zip(scores, haystacks, strict=True):
-        own.setdefault(name, []).append(score)
-    return {name: (math.fsum(values), float(len(values))) for name, values in own.items()}
+    groups = clusters.grouped(scores, haystacks)
+    return {name: (math.fsum(values), float(len(values))) for name, values in groups.items()}

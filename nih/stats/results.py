@@ -97,10 +97,13 @@ class Results:
     @property
     def average(self) -> Mean:
         """The mean over tasks, each task weighing the same."""
-        scores = [self.scores_of(task) for task in self.by_task]
-        return average(scores, [self.haystacks_of(task) for task in self.by_task])
+        return self._average_of(self.by_task)
 
-    @property
+    def _average_of(self, tasks: Iterable[str]) -> Mean:
+        parts = [(self.scores_of(task), self.haystacks_of(task)) for task in tasks]
+        return average([scores for scores, _ in parts], [names for _, names in parts])
+
+    @cached_property
     def averages(self) -> Mapping[str, tuple[Mean, float]]:
         """The averages that the suite names: each over its tasks, which weigh alike, and its area under the curve over log length."""
         named = (self.run.manifest.suite or {}).get("averages", {})
@@ -109,7 +112,7 @@ class Results:
     def _averaged(self, tasks: Sequence[str]) -> tuple[Mean, float]:
         lengths = sorted({length for task in tasks for length in self._by_length.get(task, {})})
         at = {n: average([self.scores_of(task, n) for task in tasks]).accuracy for n in lengths}
-        return average([self.scores_of(task) for task in tasks]), area(at)
+        return self._average_of(tasks), area(at)
 
     @property
     def floors(self) -> Mapping[str, Mapping[str, float]]:

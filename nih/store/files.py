@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nih.errors import StoreError
@@ -39,6 +39,16 @@ def write_atomic(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace files of a folder, which is made where there is none, each in one step. Raises StoreError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
+    for name, content in contents.items():
+        write_atomic(folder / name, content)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -137,8 +137,13 @@ class Manifest:
         told = self.chat_frame.get("date")
         if told is not None:
             return datetime.datetime.fromisoformat(told)
-        first = next(iter(self.values.get("earlier", [])), self.values).get("started")
+        first = self.began
         return datetime.datetime.fromisoformat(first).astimezone().replace(tzinfo=None) if first else None
+
+    @property
+    def began(self) -> str | None:
+        """When its first sitting began, as run.json spells it; None if it does not say."""
+        return next(iter(self.values.get("earlier", [])), self.values).get("started")
 
     @property
     def left_out(self) -> frozenset[str]:

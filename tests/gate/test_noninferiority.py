@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from scipy import stats
 
 from nih.errors import UsageError
 from nih.gate import noninferiority
-from nih.gate.noninferiority import Pairs, count_haystacks, design_effect, haystacks_of, p_value
+from nih.gate.noninferiority import Pairs, design_effect, p_value
+from nih.gate.plan import plan
 from nih.gate.rules import Limits, compare, gate
 from nih.report.write import report
 from nih.stats.difference import tango
@@ -23,6 +25,11 @@ from tests.gate.test_gate import Change, detail, failed, folder, held, nih_gate,
 from tests.support.journal_rows import grid
 
 ALPHA = 0.05
+
+
+def named(haystacks: npt.NDArray[np.int64]) -> list[str]:
+    """Return a name for each number of a haystack."""
+    return [str(number) for number in haystacks]
 
 
 def least_won(n: int, margin: float) -> list[int]:
@@ -96,7 +103,7 @@ def test_drops_of_fractions_pass_at_most_alpha_at_the_margin() -> None:
 @pytest.mark.parametrize("haystacks", [3, 10])
 def test_pairs_that_are_independent_pass_at_most_alpha_by_haystack_too(haystacks: int) -> None:
     rng, margin, passed = np.random.default_rng(1), 0.1, 0
-    which = np.repeat(np.arange(haystacks), 120 // haystacks).tolist()
+    which = named(np.repeat(np.arange(haystacks), 120 // haystacks))
     for _ in range(300):
         drops = rng.choice([1.0, -1.0, 0.0], 120, p=[margin + 0.05, 0.05, 0.9 - margin])
         passed += Pairs(drops, which, ALPHA)._shows_by_haystack(margin)
@@ -106,7 +113,7 @@ def test_pairs_that_are_independent_pass_at_most_alpha_by_haystack_too(haystacks
 def test_losses_that_gather_in_haystacks_pass_half_as_often_by_haystack() -> None:
     """With an intra-cluster correlation of .05, where samples alone would pass three times as often as they may."""
     rng, margin, alone, both = np.random.default_rng(2), 0.05, 0, 0
-    which = np.repeat(np.arange(10), 44).tolist()
+    which = named(np.repeat(np.arange(10), 44))
     for _ in range(400):
         shares = rng.beta(margin * 19, (1 - margin) * 19, 10)
         drops = (rng.random((10, 44)) < shares[:, None]).astype(float).ravel()
@@ -121,11 +128,11 @@ def test_losses_that_gather_in_haystacks_pass_half_as_often_by_haystack() -> Non
 def test_drops_that_gather_in_a_haystack_are_worth_less() -> None:
     drops = np.zeros(200)
     drops[:4] = 1
-    gathered, spread = np.repeat(np.arange(10), 20).tolist(), (np.arange(200) % 10).tolist()
+    gathered, spread = named(np.repeat(np.arange(10), 20)), named(np.arange(200) % 10)
     assert design_effect(drops, gathered) > 3 and design_effect(drops, spread) == 1
     assert Pairs(drops, gathered, ALPHA).bound_by_haystack > Pairs(drops, spread, ALPHA).bound_by_haystack
     assert Pairs(drops, gathered, ALPHA).bound == Pairs(drops, spread, ALPHA).bound
-    assert not Pairs(drops, [0] * 200, ALPHA).shows(0.9)
+    assert not Pairs(drops, ["0"] * 200, ALPHA).shows(0.9)
 
 
 # The rule
@@ -152,7 +159,7 @@ def test_a_drop_that_is_shown_to_be_small_passes() -> None:
 @given(st.lists(st.sampled_from([1, 0, 0, 0, 0, 0, -1]), min_size=160, max_size=160))
 @settings(max_examples=8)
 def test_a_wider_margin_never_fails_more(drops: list[int]) -> None:
-    pairs = Pairs(np.array(drops, float), [place // 4 for place in range(160)], ALPHA)
+    pairs = Pairs(np.array(drops, float), named(np.arange(160) // 4), ALPHA)
     shown = [pairs.shows(margin) for margin in (0.02, 0.1, 0.2, 0.4)]
     assert all(wider >= narrower for narrower, wider in itertools.pairwise(shown))
     assert not any(
@@ -187,11 +194,16 @@ def test_margins_that_mean_nothing_are_refused(limits: dict[str, Any]) -> None:
         Limits(**limits)
 
 
-def test_trials_that_read_one_stream_of_noise_are_one_haystack() -> None:
-    noise = held(rows(trials=TRIALS), **{**GRID, "haystack": {"name": "noise"}})
-    prose = held(rows(trials=TRIALS), **GRID)
-    assert len(set(haystacks_of(noise, noise.rows))) == count_haystacks(noise, TRIALS) == 5
-    assert len(set(haystacks_of(prose, prose.rows))) == count_haystacks(prose, TRIALS) == TRIALS
+@pytest.mark.parametrize(("name", "haystacks"), [("noise", 5), ("prose", TRIALS)])
+def test_trials_that_read_one_stream_of_noise_are_one_haystack(
+    name: str, haystacks: int, tmp_path: Path
+) -> None:
+    """The rule and its plan count alike."""
+    base = folder(tmp_path / "base", rows(trials=TRIALS), **{**GRID, "haystack": {"name": name}})
+    told = detail(gate(base, base, Limits(within=0.2)), "within")
+    assert f"by {haystacks} haystacks" in told
+    (need,) = (each for each in plan(base, 0.1, within=0.2).needs if each.rule == "within")
+    assert need.now.calm == noninferiority.power(4 * TRIALS, 0, 0.2, ALPHA, haystacks)
 
 
 def test_the_command_has_the_rule_and_says_its_margin(tmp_path: Path) -> None:

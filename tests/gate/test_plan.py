@@ -66,14 +66,14 @@ def test_the_trials_for_within_show_it(base: Path) -> None:
     (need,) = (n for n in plan(base, 0.1, max_drop=0.05, within=0.05).needs if n.rule == "within")
     least, most = need.needed
     assert least is not None and most is not None and least < most
-    assert Pairs(np.zeros(4 * least), np.arange(4 * least).tolist(), 0.05).shows(0.05)
+    assert Pairs(np.zeros(4 * least), list(map(str, range(4 * least))), 0.05).shows(0.05)
     rng, shown = np.random.default_rng(0), 0
     for _ in range(100):
         run, before = (rng.random((2, most, 2)) < np.array([1.0, 0.75])[:, None, None] for _ in range(2))
         drops = before.astype(float) - run
-        shown += Pairs(drops.transpose(1, 0, 2).ravel(), np.repeat(np.arange(most), 4).tolist(), 0.05).shows(
-            0.05
-        )
+        shown += Pairs(
+            drops.transpose(1, 0, 2).ravel(), np.repeat(np.arange(most), 4).astype(str).tolist(), 0.05
+        ).shows(0.05)
     assert shown >= 100 * ENOUGH - 11
 
 

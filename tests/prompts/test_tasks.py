@@ -31,6 +31,7 @@ from nih.protocols import OwnHaystack, Packs, SharedDraws
 from nih.registry import load, names
 from nih.scores import find, ordered
 from nih.store import run as store
+from nih.tasks import verbatim
 from nih.types import Cell, Sample
 from tests.support.readers import READERS
 from tests.support.vocabularies import TOKENIZERS, tokenizer
@@ -572,3 +573,16 @@ def test_what_guesses_score_in_copy_is_what_is_said() -> None:
         ordered.score("".join(rng.choices(letters, k=16)), rng.choices(letters, k=16)) for _ in range(3000)
     ]
     assert np.mean(guesses) == pytest.approx(0.30, abs=0.01)
+
+
+def test_verbatim_refuses_more_files_than_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of them, as the folder happens to list them, would be another text elsewhere. Hidden files do not count."""
+    (tmp_path / ".git").mkdir()
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(f"line {i}\n")
+        (tmp_path / ".git" / f"{i}.txt").write_text("hidden\n")
+    monkeypatch.setattr(verbatim, "_MOST_FILES", 3)
+    assert verbatim._read(tmp_path) == ["line 0\n", "line 1\n", "line 2\n"]
+    monkeypatch.setattr(verbatim, "_MOST_FILES", 2)
+    with pytest.raises(HaystackError, match="more than 2 files"):
+        verbatim._read(tmp_path)
