@@ -33,11 +33,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @functools.cache
 def is_slow(dtype: torch.dtype) -> bool:
-    """Whether this machine's processor has no instructions for products of `dtype`; known for x86 only."""
+    """Whether torch says that this machine's processor has no instructions for products of `dtype`; known for x86 only."""
     if dtype not in _INSTRUCTIONS or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    questions = [getattr(torch.cpu, name, None) for name in _INSTRUCTIONS[dtype]]
-    return not any(question() for question in questions if question is not None)
+    questions = [getattr(torch.cpu, name) for name in _INSTRUCTIONS[dtype] if hasattr(torch.cpu, name)]
+    return bool(questions) and not any(question() for question in questions)
 
 
 def widen_products(model: torch.nn.Module) -> None:

@@ -109,8 +109,12 @@ def _own_handlers() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, _leave if before is signal.SIG_DFL else before)
+    try:
+        yield
+    finally:
+        # None is a handler that Python did not install and cannot put back.
+        if before is not None:
+            signal.signal(signal.SIGTERM, _leave if before is signal.SIG_DFL else before)
 
 
 def _leave(number: int, _: Any) -> None:

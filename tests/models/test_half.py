@@ -43,6 +43,8 @@ def test_a_product_is_the_exact_one_rounded_once(
     allowed = torch.finfo(dtype).eps / 2 * exact.abs() * 1.01 + 2.0**-20 * scale
     if 2 * rows >= _half._FEWEST_ROWS:
         assert bool(((found.double() - exact).abs() <= allowed + torch.finfo(dtype).tiny).all())
+    else:
+        assert torch.equal(found, torch.nn.functional.linear(x, weight, shift if bias else None))
 
 
 @pytest.mark.usefixtures("slow")
