@@ -133,7 +133,9 @@ class RandomTensors(Tensors):
         """Return the number of parameters that were taken."""
         return self._parameters
 
-    def take(self, name: str, *shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def take(
+        self, name: str, *shape: int, device: torch.device, dtype: torch.dtype, ones: bool = False
+    ) -> Tensor:
         """Draw a tensor whose size follows from its name."""
         self._parameters += math.prod(shape)
         if name.endswith("time_decay"):
