@@ -6,7 +6,7 @@ Letters: B batch, T tokens of one call, C width of the model, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -276,7 +276,7 @@ class RecurrentSession(RowSession):
         logits, self._state = self._network(ids[None], self._state, keep)
         return logits[0]
 
-    def _forward_rows(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+    def _forward_rows(self, ids: Tensor, state: State, live: Collection[int]) -> tuple[Tensor, State]:
         logits, after = self._network(ids, state, 1)
         return logits[:, -1], after
 

@@ -1,12 +1,12 @@
-"""Many answers at once: marks of a recurrent session are decoded together, one forward call per token for all of them.
+"""Many answers at once: marks of a session are decoded together, one forward call per token for all of them.
 
 A forward call of a small model costs what reading its weights costs, however many rows it has. Letters: R rows, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from nih.models._session import ForwardSession, Mark
 from nih.protocols import Over
-from nih.types import Generation
+from nih.types import Generation, Together
 
 SIZES = (4, 16, 40)
 """Rows of a forward call. A batch is padded to one of these sizes and keeps it to its end, so that what a row computes
 depends neither on how many others there are nor on when they end."""
 
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 """Memory that the states of one batch may take."""
 
 _UNITS = {torch.float16: 8 * 2.0**-10, torch.bfloat16: 8 * 2.0**-7}
@@ -45,7 +45,7 @@ class _Row(NamedTuple):
 
 
 class RowSession(ForwardSession):
-    """A session whose snapshots are recurrent states of one row each, which can be stacked into rows of one batch.
+    """A session whose snapshots can be rows of one batch; where a subclass says nothing else, recurrent states of one row each.
 
     A row whose two best tokens come so close that products of another shape might exchange them is decoded again alone. So
     the texts are those of `generate`, whatever marks are decoded together.
@@ -53,16 +53,33 @@ class RowSession(ForwardSession):
 
     tie = tie_of(torch.float32)
     """See `tie_of`."""
-    decoded_alone = 0
-    """Rows that were decoded again alone because of a near-tie."""
+    sizes: tuple[int, ...] = (1, *SIZES)
+    """Rows of a forward call, of which each batch takes the smallest that holds it."""
+    together = Together()
+    """What was decoded together so far."""
 
-    def most_rows(self, mark: Mark) -> int:
-        """Return the most marks of one call of `generate_rows` that are as large as this one."""
-        held = sum(tensor.nbytes for layer in mark.state for tensor in layer)
-        return next((size for size in reversed(SIZES) if size * held <= _MOST_BYTES), 1)
+    def waits(self, new_tokens: int) -> bool:
+        """Return whether an answer of at most `new_tokens` tokens should wait at the present state for others: always."""
+        return True
 
-    def _forward_rows(self, ids: Tensor, state: RowState) -> tuple[Tensor, RowState]:
-        """Read ids (R, 1) with the state of R rows. Returns the logits (R, V) and the state after them."""
+    def hold(self, new_tokens: int) -> Mark:
+        """Return a mark that all later work leaves valid, also a rewind to earlier ones. Raises OutOfMemory."""
+        return self.mark()
+
+    def fits(self, marks: Sequence[Mark], new_tokens: int) -> bool:
+        """Return whether the present state may be held too, beside these marks, for one call of `generate_rows`."""
+        held = sum(tensor.nbytes for layer in marks[-1].state for tensor in layer)
+        return len(marks) < next((size for size in reversed(SIZES) if size * held <= MOST_BYTES), 1)
+
+    def _gathered(self, marks: Sequence[Mark], size: int) -> Any:
+        """Return the marks' states as the rows of one state, which has `size` rows."""
+        return _stacked([*marks, *[marks[-1]] * (size - len(marks))])
+
+    def _forward_rows(self, ids: Tensor, state: Any, live: Collection[int]) -> tuple[Tensor, Any]:
+        """Read ids (R, 1) with the state of R rows. Returns the logits (R, V) and the state after them.
+
+        What becomes of rows that are not `live` does not matter.
+        """
         raise NotImplementedError
 
     def generate_rows(
@@ -74,9 +91,16 @@ class RowSession(ForwardSession):
         """
         rows = self._guarded(lambda: self._decode(marks, new_tokens, stops))
         found = []
+        alone = sum(row.margin <= self.tie for row in rows)
+        so_far = self.together
+        self.together = Together(
+            so_far.batches + 1,
+            so_far.answers + len(marks),
+            max(so_far.most, len(marks)),
+            so_far.alone + alone,
+        )
         for mark, row, most, stop in zip(marks, rows, new_tokens, stops, strict=True):
             if row.margin <= self.tie:
-                self.decoded_alone += 1
                 found.append(self._generate_from(mark, most, stop))
             else:
                 found.append(self._generation(row.ids, stop))
@@ -93,10 +117,9 @@ class RowSession(ForwardSession):
         self, marks: Sequence[Mark], new_tokens: Sequence[int], stops: Sequence[Sequence[str] | Over]
     ) -> list[_Row]:
         overs = [self._over(stop) for stop in stops]
-        size = next(size for size in (1, *SIZES) if size >= len(marks))
-        padded = [*marks, *[marks[-1]] * (size - len(marks))]
-        state = _stacked(padded)
-        logits = torch.stack([_logits(mark) for mark in padded])
+        size = next(size for size in self.sizes if size >= len(marks))
+        state = self._gathered(marks, size)
+        logits = torch.stack([_logits(mark) for mark in [*marks, *[marks[-1]] * (size - len(marks))]])
         ids: list[list[int]] = [[] for _ in marks]
         margins = [np.inf] * len(marks)
         unfinished = {row for row, most in enumerate(new_tokens) if most > 0}
@@ -109,7 +132,7 @@ class RowSession(ForwardSession):
                     unfinished.discard(row)
             if unfinished:
                 token = torch.tensor(best, device=logits.device)[:, None]
-                logits, state = self._forward_rows(token, state)
+                logits, state = self._forward_rows(token, state, unfinished)
         return [_Row(tuple(row), margin) for row, margin in zip(ids, margins, strict=True)]
 
 

@@ -256,6 +256,17 @@ class Generation(NamedTuple):
     ids: tuple[int, ...]
 
 
+class Together(NamedTuple):
+    """What one forward call per token has answered so far, for run.json."""
+
+    batches: int = 0
+    answers: int = 0
+    most: int = 0
+    """Answers of the largest batch."""
+    alone: int = 0
+    """Rows that were decoded again alone because of a near-tie."""
+
+
 class Likelihood(NamedTuple):
     """How the model rates a given continuation (teacher forcing)."""
 
