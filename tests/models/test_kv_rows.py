@@ -12,6 +12,7 @@ import torch
 
 from nih import evaluate
 from nih.errors import OutOfMemory
+from nih.inference.asker import Asker
 from nih.inference.verify import FACTOR, teacher_forced
 from nih.models import _kv_rows, transformer
 from nih.models._cache import GrowingLayer
@@ -22,7 +23,13 @@ from tests.support import tiny
 
 FAMILIES = ["llama", "qwen3", "gpt_neox", "gpt2"]
 """Grouped queries, normed queries, parallel layers, learned positions."""
-GRID: dict[str, Any] = {"lengths": "256,512", "depths": "0,50,100", "trials": 4, "room": 12, "device": "cpu"}
+GRID: dict[str, Any] = {
+    "lengths": "320,512",
+    "depths": "0,50,100",
+    "trials": 4,
+    "max_new_tokens": 12,
+    "device": "cpu",
+}
 REFERENCE = "transformer"
 
 
@@ -221,10 +228,28 @@ def answers(folder: Any) -> dict[str, Any]:
     return {row.id: row.answer for row in folder.rows}
 
 
+BATCHES: list[set[str]] = []
+"""Samples of the run `known` that were asked together."""
+
+
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of rows."""
-    return run(tmp_path_factory.mktemp("known") / "run")
+    ask_together = Asker.ask_together
+
+    def told(self: Asker, rows: Any, samples: Any, marks: Any) -> Any:
+        BATCHES.append({s.id for s in samples})
+        return ask_together(self, rows, samples, marks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Asker, "ask_together", told)
+        return run(tmp_path_factory.mktemp("known") / "run")
+
+
+def test_a_verified_sample_comes_from_a_full_batch(known: Any) -> None:
+    verified = {c["id"] for c in known.manifest.values["verification"]["samples"]}
+    assert [len(batch) for batch in BATCHES] == [16, len(known.rows) - 16]
+    assert BATCHES[0] & verified
 
 
 def test_a_run_of_rows_answers_as_a_run_without(
