@@ -28,8 +28,6 @@ NAME = "nih_causal"
 _PROBE = "nih_probe"
 _HARMLESS = frozenset({"is_causal", "position_ids", "cache_position", "use_cache", "rope_parameters"})
 """Further arguments of an attention function that change nothing for one text without padding."""
-_BLOCK = 256
-"""Tokens of a block on a CPU."""
 _WIDEST_HEAD = 256
 """Most channels per head that FlashAttention takes."""
 
@@ -66,7 +64,7 @@ def causal_attention(
         out = from_one_token(query, key, value, scaling)
     elif query.device.type == "cpu":
         # In float32 also what is stored in half precision, because two rounded parts would be rounded again where they meet.
-        out = _in_blocks(query.float(), key.float(), value.float(), scaling).to(query.dtype)
+        out = _in_two_parts(query.float(), key.float(), value.float(), scaling).to(query.dtype)
     else:
         bias: Any = causal_lower_right(tokens, known)
         out = F.scaled_dot_product_attention(
@@ -94,21 +92,6 @@ def of_rows(layers: Sequence[Attends]) -> Iterator[None]:
 def _packed(query: Tensor, groups: int) -> Tensor:
     """(1, H, q, D) -> (1, G, H/G q, D): the queries of a group are rows over the same keys where none is masked."""
     return query.reshape(query.shape[0], groups, -1, query.shape[-1])
-
-
-def _in_blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Attend from a block of tokens at a time, for which all before it is cache: the causal kernel is the slower of the two."""
-    tokens = query.shape[2]
-    if tokens <= _BLOCK:
-        return _in_two_parts(query, key, value, scaling)
-    out = query.new_empty(query.shape)
-    for start in range(0, tokens, _BLOCK):
-        stop = min(start + _BLOCK, tokens)
-        known = key.shape[2] - tokens + stop
-        out[:, :, start:stop] = _in_two_parts(
-            query[:, :, start:stop], key[:, :, :known], value[:, :, :known], scaling
-        )
-    return out
 
 
 def _in_two_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
