@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nih.models._session import ForwardSession, Mark
 from nih.protocols import Over
-from nih.types import Generation, Together
+from nih.types import End, Generation, Together
 
 SIZES = (4, 16, 40)
 """Rows of a forward call. A batch is padded to one of these sizes and keeps it to its end, so that what a row computes
@@ -42,6 +42,8 @@ class _Row(NamedTuple):
     ids: tuple[int, ...]
     margin: float
     """The smallest distance of the two largest logits at its tokens, in units of the largest absolute one."""
+    last: Tensor | None
+    """The logits (V,) that its last token was chosen by; None without tokens."""
 
 
 class RowSession(ForwardSession):
@@ -55,6 +57,10 @@ class RowSession(ForwardSession):
     """See `tie_of`."""
     sizes: tuple[int, ...] = (1, *SIZES)
     """Rows of a forward call, of which each batch takes the smallest that holds it."""
+    tells_ends = False
+    """Whether `ends` is kept: where an answer has a cache of its own, in which what is wrong shows behind its first token only."""
+    ends: Sequence[End | None] = ()
+    """How each row of the last call of `generate_rows` ended; None where it was decoded alone, or had one token."""
     together = Together()
     """What was decoded together so far."""
 
@@ -91,6 +97,7 @@ class RowSession(ForwardSession):
         """
         rows = self._guarded(lambda: self._decode(marks, new_tokens, stops))
         found = []
+        self.ends = [self._end(row) if self.tells_ends else None for row in rows]
         alone = sum(row.margin <= self.tie for row in rows)
         so_far = self.together
         self.together = Together(
@@ -105,6 +112,11 @@ class RowSession(ForwardSession):
             else:
                 found.append(self._generation(row.ids, stop))
         return found
+
+    def _end(self, row: _Row) -> End | None:
+        if row.last is None or len(row.ids) < 2 or row.margin <= self.tie:
+            return None
+        return End(len(row.ids) - 1, row.last.float().cpu().numpy())
 
     def _generate_from(self, mark: Mark, most: int, stop: Sequence[str] | Over) -> Generation:
         def work() -> Generation:
@@ -122,6 +134,7 @@ class RowSession(ForwardSession):
         logits = torch.stack([_logits(mark) for mark in [*marks, *[marks[-1]] * (size - len(marks))]])
         ids: list[list[int]] = [[] for _ in marks]
         margins = [np.inf] * len(marks)
+        last: list[Tensor | None] = [None] * len(marks)
         unfinished = {row for row, most in enumerate(new_tokens) if most > 0}
         while unfinished:
             best, lead = _best(logits)
@@ -130,10 +143,11 @@ class RowSession(ForwardSession):
                 ids[row].append(best[row])
                 if overs[row](ids[row], best[row] in self._eos) or len(ids[row]) >= new_tokens[row]:
                     unfinished.discard(row)
+                    last[row] = logits[row].clone()
             if unfinished:
                 token = torch.tensor(best, device=logits.device)[:, None]
                 logits, state = self._forward_rows(token, state, unfinished)
-        return [_Row(tuple(row), margin) for row, margin in zip(ids, margins, strict=True)]
+        return [_Row(tuple(row), *rest) for row, *rest in zip(ids, margins, last, strict=True)]
 
 
 def _stacked(marks: Sequence[Mark]) -> RowState:

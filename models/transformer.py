@@ -349,6 +349,7 @@ class _State(NamedTuple):
 class CachedSession(RowSession):
     """A Session over a model of transformers and its cache."""
 
+    tells_ends = True
     sizes = (16,)
     """All batches are computed alike: rows that are not there cost little, because only those that are hold keys and values."""
     most_held = 0

@@ -13,6 +13,7 @@ from nih.types import (
     Answer,
     Asking,
     ChatText,
+    End,
     Generation,
     Likelihood,
     Needle,
@@ -301,6 +302,10 @@ class Rows(Protocol):
 
         The marks stay valid. Raises OutOfMemory, after which `reset` is the only legal call but to rewind to a held mark.
         """
+
+    @property
+    def ends(self) -> Sequence[End | None]:
+        """Return how each continuation of the last `generate_rows` ended, for verification; None where that says nothing."""
 
 
 @runtime_checkable

@@ -256,6 +256,15 @@ class Generation(NamedTuple):
     ids: tuple[int, ...]
 
 
+class End(NamedTuple):
+    """How a continuation ended."""
+
+    tokens: int
+    """Its tokens before the last one."""
+    logits: npt.NDArray[np.float32]
+    """(V,), by which the last one was chosen."""
+
+
 class Together(NamedTuple):
     """What one forward call per token has answered so far, for run.json."""
 

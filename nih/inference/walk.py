@@ -91,9 +91,11 @@ class Walk:
                 yield from self.ask(sample, prefill_seconds)
             return False
         seconds = (time.perf_counter() - start) / len(waiting)
-        for (sample, _, prefill_seconds, logits), (answer, ids) in zip(waiting, answered, strict=True):
+        for (sample, _, prefill_seconds, logits), (answer, ids), end in zip(
+            waiting, answered, rows.ends, strict=True
+        ):
             if self.verifier is not None and logits is not None:
-                self.verifier.keep(sample, Kept(answer, ids, logits))
+                self.verifier.keep(sample, Kept(answer, ids, logits, end))
             yield Progress("generate", 0, len(sample.prompt), seconds)
             yield replace(answer, seconds=prefill_seconds + seconds)
         return True

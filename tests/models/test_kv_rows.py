@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ def test_held_rows_stay_within_their_memory(count: int, tmp_path: Path) -> None:
 
 
 def run(path: Path, **options: Any) -> Any:
-    return read(evaluate(model=REFERENCE, out=path, quiet=True, **(GRID | options)).path)
+    return read(evaluate(out=path, quiet=True, **({"model": REFERENCE} | GRID | options)).path)
 
 
 def answers(folder: Any) -> dict[str, Any]:
@@ -298,15 +299,27 @@ def swap_the_rows(layer: Any, query: Any, scaling: Any) -> Any:
     return out
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("wrong", [forget_the_newest, swap_the_rows])
+@pytest.mark.parametrize(
+    ("wrong", "dtype"),
+    [(forget_the_newest, "float32"), (swap_the_rows, "float32"), (swap_the_rows, "bfloat16")],
+)
 def test_verification_catches_wrong_rows(
     wrong: Any, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the probe at loading lets them pass; everything is then answered anew, as it should be."""
+    """Where the probe at loading lets them pass; everything is then answered anew, as it should be.
+
+    The model is random, because what a trained one has just said may not matter to it. What one lost token changes in its logits is
+    less than bfloat16 rounds; there the probe sees it.
+    """
+    config = copy.deepcopy(tiny.config("llama"))
+    config.vocab_size = 260
+    tiny.random_model(config, 0).save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "tokenizer": "byte", "lengths": "320", "trials": 2}
+    right = run(tmp_path / "right", dtype=dtype, **options)
+    assert right.manifest.values["verification"]["state"] == "passed" and right.manifest.values["rows"]
     monkeypatch.setattr(CachedSession, "probe_rows", lambda self, dtype: 0.0)
     monkeypatch.setattr(_kv_rows._Layer, "attend", wrong)
-    found = run(tmp_path / "run", dtype=dtype)
+    found = run(tmp_path / "run", dtype=dtype, **options)
     assert found.manifest.values["verification"]["state"] == "failed"
     assert found.manifest.values["prefill"] == "whole"
 
