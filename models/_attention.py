@@ -59,7 +59,8 @@ def causal_attention(
     assert attention_mask is None, "this attention was chosen because there are no masks"
     heads, groups, tokens, known = query.shape[1], key.shape[1], query.shape[2], key.shape[2]
     if rows := _rows.get():
-        out = rows[module.layer_idx].attend(query, scaling)  # type: ignore[index]  # an int, whatever torch says of attributes
+        index: Any = module.layer_idx
+        out = rows[index].attend(query, scaling)
     elif tokens == 1:
         out = from_one_token(query, key, value, scaling)
     elif query.device.type == "cpu":

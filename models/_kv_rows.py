@@ -25,9 +25,14 @@ PER_LAYER = 2 << 20
 
 def held(cache: DynamicCache, room: int) -> DynamicCache:
     """Copy a cache of one row of GrowingLayers, with room for `room` more tokens."""
-    copy = DynamicCache()
-    copy.layers = [layer.roomy(room) for layer in cache.layers]  # type: ignore[attr-defined]  # GrowingLayers all
+    copy, layers = DynamicCache(), _growing(cache)
+    copy.layers = [layer.roomy(room) for layer in layers]
     return copy
+
+
+def _growing(cache: DynamicCache) -> list[GrowingLayer]:
+    layers: Any = cache.layers
+    return list(layers)
 
 
 class KeyRows:
@@ -41,8 +46,7 @@ class KeyRows:
         self._lengths = [cache.get_seq_length() for cache in caches]
         self._size = size
         self._live: list[int] = []
-        layers: Any = zip(*(cache.layers for cache in caches), strict=True)
-        self.layers = [_Layer(self, rows) for rows in layers]
+        self.layers = [_Layer(self, rows) for rows in zip(*map(_growing, caches), strict=True)]
         self.cache = DynamicCache()
         self.cache.layers = list(self.layers)
 

@@ -147,7 +147,10 @@ class RowSession(ForwardSession):
             if unfinished:
                 token = torch.tensor(best, device=logits.device)[:, None]
                 logits, state = self._forward_rows(token, state, unfinished)
-        return [_Row(tuple(row), *rest) for row, *rest in zip(ids, margins, last, strict=True)]
+        return [
+            _Row(tuple(row), margin, chosen_by)
+            for row, margin, chosen_by in zip(ids, margins, last, strict=True)
+        ]
 
 
 def _stacked(marks: Sequence[Mark]) -> RowState:
