@@ -16,6 +16,7 @@ from nih.errors import OutOfMemory
 from nih.inference.asker import Asker
 from nih.inference.verify import FACTOR, teacher_forced
 from nih.models import _kv_rows, transformer
+from nih.models._attention import from_one_token
 from nih.models._cache import GrowingLayer
 from nih.models._rows import tie_of
 from nih.models.transformer import CachedSession, Options
@@ -285,7 +286,7 @@ def forget_the_newest(layer: Any, query: Any, scaling: Any) -> Any:
     out = torch.zeros_like(query)
     for row, length in layer._rows.lengths:
         keys, values = layer._layers[row].first(length)
-        out[row] = _kv_rows.from_one_token(query[row : row + 1], keys, values, scaling)[0]
+        out[row] = from_one_token(query[row : row + 1], keys, values, scaling)[0]
     return out
 
 
@@ -295,7 +296,7 @@ def swap_the_rows(layer: Any, query: Any, scaling: Any) -> Any:
     lengths = layer._rows.lengths
     for (row, _), (other, length) in zip(lengths, [*lengths[1:], lengths[0]], strict=True):
         keys, values = layer._layers[other].first(length + 1)
-        out[row] = _kv_rows.from_one_token(query[row : row + 1], keys, values, scaling)[0]
+        out[row] = from_one_token(query[row : row + 1], keys, values, scaling)[0]
     return out
 
 
@@ -368,7 +369,8 @@ def test_a_prompt_that_finds_no_memory_beside_rows_is_read_again(
     known: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Samples do not fail for the rows' sake."""
-    forward, refused = CachedSession._forward, []
+    forward = CachedSession._forward
+    refused: list[int] = []
 
     def scarce(self: CachedSession, ids: Any, keep: int) -> Any:
         if self.together.batches == 0 and self.position > 300 and len(refused) < 2 and self._stride > 1:
