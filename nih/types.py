@@ -166,8 +166,8 @@ class Retrieved(NamedTuple):
     """Whether the whole needle that is asked for is in the passages that are read."""
     needles_found: float
     """The share of the hidden sentences that are in them: of the needle and the task's others, without distractors."""
-    digest: str
-    """Hash of the prompt that is read, which the sample's id does not tell."""
+    prompt_read: str
+    """Hash of the tokens of the prompt that is read, which the sample's id does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ With a retriever, the passages that it finds for the question stand in place of 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -117,6 +118,8 @@ class Builder:
     """Tokens of the needles and questions that were asked last, by what they are."""
     _retrieved: dict[tuple[Cell, int], Retrieved] = field(default_factory=dict, repr=False)
     """What was read of the context of each sample that was built."""
+    _seconds: list[float] = field(default_factory=list, repr=False)
+    """Seconds that it took to find the passages of each."""
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
@@ -189,6 +192,11 @@ class Builder:
             *self._survival.notes(self._texts()),
             *self._retrieval_notes(),
         )
+
+    @property
+    def retrieval_seconds(self) -> float:
+        """Seconds that it took to find the passages of the samples that were built so far."""
+        return sum(self._seconds)
 
     def _retrieval_notes(self) -> Iterator[str]:
         if self.retriever:
@@ -456,7 +464,9 @@ class Builder:
     ) -> Sample:
         """Return the sample with the passages that are found in place of its context. `needles`: where each begins there, and its tokens."""
         assert self.retriever is not None
+        began = time.perf_counter()
         chosen = retrieval.choose(self.retriever, sample.question, passages, sample.id)
+        self._seconds.append(time.perf_counter() - began)
         taken = retrieval.take(context, passages, chosen)
         prompt = _prompt(*outside.ahead, *taken, *outside.behind)
         found = [retrieval.found(passages, chosen, *needle) for needle in needles]

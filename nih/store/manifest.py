@@ -171,6 +171,12 @@ class Manifest:
         return dict(self.values.get("options", {}))
 
     @property
+    def retrieve(self) -> str | None:
+        """What found the passages that were read, as it was typed; None if whole contexts were read."""
+        found = self.settings.get("retrieve")
+        return None if found is None else str(found)
+
+    @property
     def threshold(self) -> float:
         """Accuracy that counts for effective length; the default for runs that state none."""
         return float(self.options.get("threshold", THRESHOLD))
