@@ -22,9 +22,10 @@ import jinja2
 import pandas as pd
 
 from nih.errors import StoreError
-from nih.report.tables import PUBLISHED, by_axis
+from nih.report.tables import PUBLISHED, READ_COLUMNS, by_axis
 from nih.stats.difference import Difference
 from nih.stats.results import Results
+from nih.stats.retrieval import lines
 from nih.store.journal import Row
 from nih.store.manifest import Manifest
 from nih.text import sanitize
@@ -185,6 +186,7 @@ def _tasks(tasks: TaskTable) -> dict[str, Any]:
 def _run(view: RunView, most: int) -> dict[str, Any]:
     results = view.results
     shown = samples_shown(results.rows, most)
+    columns = (*_SAMPLE, *READ_COLUMNS) if results.retrieval else _SAMPLE
     lengths = by_axis(results.lengths, "length").assign(seconds=results.lengths["seconds"])
     return {
         "name": view.name,
@@ -197,8 +199,8 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
         "lengths": lengths.drop(columns="model").to_dict("records"),
         "distances": by_axis(results.distances, "from", "below").drop(columns="model").to_dict("records"),
         "samples": {
-            "columns": [*_SAMPLE, *_AROUND],
-            "rows": [_sample(row) for row in shown],
+            "columns": [*columns, *_AROUND],
+            "rows": [_sample(row, columns) for row in shown],
             **({"left_out": len(results.rows) - len(shown)} if len(shown) < len(results.rows) else {}),
         },
         **(
@@ -206,9 +208,21 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
             if (floors := results.floors)
             else {}
         ),
+        **({"retrieval": _retrieval(results)} if results.retrieval else {}),
         "cost": _cost(results.run.path / COST),
         "manifest": results.run.manifest.values,
     }
+
+
+def _retrieval(results: Results) -> list[dict[str, Any]]:
+    """Return what the retriever found by task and length, each with its depths; a line without a length is all of them."""
+    found = lines(results.run, results.rows)
+    depths: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for line in found:
+        if line["depth"] is not None:
+            own = {name: line[name] for name in ("depth", "n", "recall")}
+            depths.setdefault((line["task"], line["length"]), []).append(own)
+    return [{**line, "depths": depths[line["task"], line["length"]]} for line in found if line["depth"] is None]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -226,6 +240,9 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     for task in results.floors:
         name = f"{task}: " if len(results.by_task) > 1 else ""
         facts.append((f"{name}scored without finding it", results.floor_words(task).removeprefix("floor ")))
+    for task in results.retrieval:
+        name = f"{task}: " if len(results.by_task) > 1 else ""
+        facts.append((f"{name}retrieval", retrieval_words(results, task)))
     return [*facts, *_cache(results.run.manifest), ("score", results.run.score_name)]
 
 
@@ -236,6 +253,18 @@ def _cache(manifest: Manifest) -> list[tuple[str, str]]:
         [("engine's cache", state)]
         if state in ("verified", "failed", "not possible") and manifest.prefill == "engine"
         else []
+    )
+
+
+def retrieval_words(results: Results, task: str) -> str:
+    """Return what the retriever found in a task, and how much was read, in words."""
+    found = results.retrieval[task]
+    if not found.n:
+        return "nothing was searched"
+    whole = f"; {found.whole} contexts were read whole" if found.whole else ""
+    return (
+        f"{results.run.manifest.retrieve}: needle found {found.recall}; {found.tokens:,.0f} of {found.context_tokens:,.0f} tokens read "
+        f"per sample{whole}"
     )
 
 
@@ -270,8 +299,8 @@ def samples_shown(rows: Sequence[Row], most: int) -> list[Row]:
     return [row for place, row in enumerate(rows) if place in kept]
 
 
-def _sample(row: Row) -> list[Any]:
-    return [*(getattr(row, name) for name in _SAMPLE), *_parted(row)]
+def _sample(row: Row, columns: Sequence[str]) -> list[Any]:
+    return [*(getattr(row, name) for name in columns), *_parted(row)]
 
 
 def _parted(row: Row) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from nih.report.page import average_words, named_averages
+from nih.report.page import average_words, named_averages, retrieval_words
 from nih.report.tables import Square, squares
 from nih.stats.results import Results
 from nih.text import STATE_WORDS, depth_label, length_label, sanitize
@@ -65,6 +65,8 @@ def headline(results: Results) -> list[str]:
         if task in results.counted_otherwise:
             lines.append(f"{name}with {results.otherwise}: accuracy {results.counted_otherwise[task]}")
         lines.append(f"{name}effective length {results.effective[task]}")
+        if task in results.retrieval:
+            lines.append(sanitize(f"{name}{retrieval_words(results, task)}", lines=False))
         if floor := results.floor_words(task):
             lines.append(sanitize(f"{name}{floor}", lines=False))
     named = [sanitize(f"{name}: {words}", lines=False) for name, words in named_averages(results)]
