@@ -31,9 +31,9 @@ import numpy as np
 
 from nih.errors import PromptError, UsageError
 from nih.options import Question
+from nih.prompts import passages as retrieval
 from nih.prompts.grid import format_length, places
 from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
-from nih.prompts import passages as retrieval
 from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
 from nih.prompts.survival import Survival
@@ -443,7 +443,9 @@ class Builder:
         if self.retriever is None:
             return sample
         order = sorted(range(len(inserts)), key=lambda i: (starts[i], i != last))
-        hidden = [retrieval.Hidden(edge, ids, needle.lead + text) for edge, ids, text in (inserts[i] for i in order)]
+        hidden = [
+            retrieval.Hidden(edge, ids, needle.lead + text) for edge, ids, text in (inserts[i] for i in order)
+        ]
         sentences = self._cutter.sentences(haystack, hidden, body)
         needles = [(starts[i], len(inserts[i].ids)) for i in self._needed(group, asked)]
         context = _prompt(*pieces, rest)

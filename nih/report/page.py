@@ -168,8 +168,9 @@ def _title(views: Sequence[RunView]) -> str:
 def _data(
     views: Sequence[RunView], compared: Sequence[ComparisonView], tasks: TaskTable | None
 ) -> dict[str, Any]:
+    read = any(view.results.retrieval for view in views)
     data = {
-        "runs": [_run(view, MOST_SAMPLES // len(views)) for view in views],
+        "runs": [_run(view, MOST_SAMPLES // len(views), read) for view in views],
         "compared": [_compared(each) for each in compared],
     }
     return data | ({"tasks": _tasks(tasks)} if tasks else {})
@@ -183,11 +184,16 @@ def _tasks(tasks: TaskTable) -> dict[str, Any]:
     }
 
 
-def _run(view: RunView, most: int) -> dict[str, Any]:
+def _run(view: RunView, most: int, read: bool) -> dict[str, Any]:
+    """Return the data of a run; `read`: also how many tokens were read for each sample, on average by length."""
     results = view.results
     shown = samples_shown(results.rows, most)
     columns = (*_SAMPLE, *READ_COLUMNS) if results.retrieval else _SAMPLE
     lengths = by_axis(results.lengths, "length").assign(seconds=results.lengths["seconds"])
+    if read:
+        lengths["tokens"] = [
+            _tokens_read(results, *part) for part in zip(lengths["task"], lengths["length"], strict=True)
+        ]
     return {
         "name": view.name,
         "facts": _facts(results),
@@ -209,9 +215,19 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
             else {}
         ),
         **({"retrieval": _retrieval(results)} if results.retrieval else {}),
-        "cost": _cost(results.run.path / COST),
+        "cost": cost_of(results.run.path),
         "manifest": results.run.manifest.values,
     }
+
+
+def _tokens_read(results: Results, task: str, length: int) -> float:
+    """Return the mean tokens of the prompts of a length that were scored; NaN if none was."""
+    tokens = [
+        row.tokens
+        for row in results.rows
+        if row.task == task and row.length == length and results.run.score_of(row) is not None
+    ]
+    return sum(tokens) / len(tokens) if tokens else math.nan
 
 
 def _retrieval(results: Results) -> list[dict[str, Any]]:
@@ -222,7 +238,9 @@ def _retrieval(results: Results) -> list[dict[str, Any]]:
         if line["depth"] is not None:
             own = {name: line[name] for name in ("depth", "n", "recall")}
             depths.setdefault((line["task"], line["length"]), []).append(own)
-    return [{**line, "depths": depths[line["task"], line["length"]]} for line in found if line["depth"] is None]
+    return [
+        {**line, "depths": depths[line["task"], line["length"]]} for line in found if line["depth"] is None
+    ]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -309,8 +327,9 @@ def _parted(row: Row) -> tuple[str, str, str]:
     return before, needle or row.needle, after
 
 
-def _cost(path: Path) -> list[dict[str, Any]] | None:
-    """Return what each length cost, as numbers where they are numbers; None if it was not measured."""
+def cost_of(folder: Path) -> list[dict[str, Any]] | None:
+    """Return what each length cost, as numbers where they are numbers; None if it was not measured. Raises StoreError."""
+    path = folder / COST
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -24,7 +24,9 @@ def open_retriever(spec: str) -> Retriever:
         from nih.retrieve.dense import Dense
 
         return Dense(model, _count(spec, count))
-    raise UsageError(f"--retrieve `{sanitize(spec, lines=False)[:80]}` is neither `bm25:K` nor `dense:FOLDER:K`; {_TYPE}")
+    raise UsageError(
+        f"--retrieve `{sanitize(spec, lines=False)[:80]}` is neither `bm25:K` nor `dense:FOLDER:K`; {_TYPE}"
+    )
 
 
 def _count(spec: str, typed: str) -> int:

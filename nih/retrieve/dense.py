@@ -55,7 +55,9 @@ class Dense:
         if not self._folder.is_dir():
             raise self._unfit("is no folder; download the model, and give the folder that holds it")
         if not any(self._folder.glob(_WEIGHTS)) or not (self._folder / "config.json").is_file():
-            raise self._unfit("holds no config.json with .safetensors of a model; convert its weights, or give another folder")
+            raise self._unfit(
+                "holds no config.json with .safetensors of a model; convert its weights, or give another folder"
+            )
         self._pooling = self._read_pooling()
         self._known: OrderedDict[str, Vector] = OrderedDict()
         self._cut: set[str] = set()
@@ -83,7 +85,9 @@ class Dense:
         if not self._cut:
             return ()
         most = self._loaded[2]
-        return (f"--retrieve {self.name}: {len(self._cut)} passages have more than the {most} tokens that the model reads, so they are found by their beginning",)
+        return (
+            f"--retrieve {self.name}: {len(self._cut)} passages have more than the {most} tokens that the model reads, so they are found by their beginning",
+        )
 
     def scores(self, question: str, passages: Sequence[str]) -> Vector:
         """Return the cosine (P,) of each passage with the question. Raises UsageError if the model cannot be loaded."""
@@ -128,21 +132,35 @@ class Dense:
             ).eval()
         # Nearly every built-in class: what can be wrong with a folder of somebody else's.
         except Exception as error:
-            own = "it runs Python code of its own, which no retriever may" if "custom code" in str(error) else reason(error)
+            own = (
+                "it runs Python code of its own, which no retriever may"
+                if "custom code" in str(error)
+                else reason(error)
+            )
             raise self._unfit(f"cannot be loaded: {own}; give another model") from error
         if getattr(model.config, "is_encoder_decoder", False):
-            raise self._unfit("is a model of two parts, which gives a text no hidden states of its own; give an encoder")
+            raise self._unfit(
+                "is a model of two parts, which gives a text no hidden states of its own; give an encoder"
+            )
         most = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         # RoBERTa's positions begin behind that of its padding.
-        spare = (getattr(model.config, "pad_token_id", None) or 0) + 1 if "roberta" in model.config.model_type else 0
+        spare = (
+            (getattr(model.config, "pad_token_id", None) or 0) + 1
+            if "roberta" in model.config.model_type
+            else 0
+        )
         return tokenizer, model, min(int(most) - spare, int(min(tokenizer.model_max_length, 1 << 30)))
 
     def _read_pooling(self) -> Pooling:
         """Return what a folder of sentence-transformers says; the mean for any other. Raises UsageError for what is not computed here."""
         modules = self._json("modules.json", list)
-        kinds = [str(each.get("type", "")).rpartition(".")[2] for each in modules if isinstance(each, Mapping)]
+        kinds = [
+            str(each.get("type", "")).rpartition(".")[2] for each in modules if isinstance(each, Mapping)
+        ]
         if strange := [kind for kind in kinds if kind not in _MODULES]:
-            raise self._unfit(f"embeds by a module `{cut(strange[0], 40)}`, which nih does not have; give another model")
+            raise self._unfit(
+                f"embeds by a module `{cut(strange[0], 40)}`, which nih does not have; give another model"
+            )
         pooling = self._json("1_Pooling/config.json", dict)
         modes = {key.split("_")[2] for key, value in pooling.items() if _MODE.match(key) and value is True}
         modes |= {str(pooling["pooling_mode"])} if "pooling_mode" in pooling else set()
@@ -152,10 +170,16 @@ class Dense:
             )
         prompts = self._json("config_sentence_transformers.json", dict).get("prompts")
         said = dict(self._texts(prompts)) if isinstance(prompts, Mapping) else {}
-        return Pooling(_TAKES[next(iter(modes), "mean")], said.get("query", ""), said.get("document", said.get("passage", "")))
+        return Pooling(
+            _TAKES[next(iter(modes), "mean")],
+            said.get("query", ""),
+            said.get("document", said.get("passage", "")),
+        )
 
     def _texts(self, values: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-        return ((key, value) for key, value in values.items() if isinstance(key, str) and isinstance(value, str))
+        return (
+            (key, value) for key, value in values.items() if isinstance(key, str) and isinstance(value, str)
+        )
 
     def _json(self, name: str, kind: type[Any]) -> Any:
         """Return the value of a JSON file of the folder; an empty one if there is none. Raises UsageError."""

@@ -224,7 +224,9 @@ def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.da
     end = chosen.model.get(_THINKING_END)
     ends = (end,) if end else ENDS
     if suite is None:
-        return Job(options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock, retriever)
+        return Job(
+            options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock, retriever
+        )
     suite.check({task.prompts.label: task.score for task in tasks}, len(tasks))
     settings["tasks"] = [task.deciding() for task in tasks]
     return Job(options, model, tuple(tasks), settings, suite, ends, frame, clock, retriever)

@@ -177,6 +177,11 @@ class Manifest:
         return None if found is None else str(found)
 
     @property
+    def retrieval(self) -> Mapping[str, Any]:
+        """What found the passages, and the seconds that it took; empty if whole contexts were read."""
+        return dict(self.values.get("retrieval") or {})
+
+    @property
     def threshold(self) -> float:
         """Accuracy that counts for effective length; the default for runs that state none."""
         return float(self.options.get("threshold", THRESHOLD))
