@@ -191,9 +191,9 @@ def _run(view: RunView, most: int, read: bool) -> dict[str, Any]:
     columns = (*_SAMPLE, *READ_COLUMNS) if results.retrieval else _SAMPLE
     lengths = by_axis(results.lengths, "length").assign(seconds=results.lengths["seconds"])
     if read:
-        lengths["tokens"] = [
-            _tokens_read(results, *part) for part in zip(lengths["task"], lengths["length"], strict=True)
-        ]
+        tokens = _tokens_read(results)
+        parts = zip(lengths["task"], lengths["length"], strict=True)
+        lengths["tokens"] = [tokens.get(part, math.nan) for part in parts]
     return {
         "name": view.name,
         "facts": _facts(results),
@@ -220,14 +220,13 @@ def _run(view: RunView, most: int, read: bool) -> dict[str, Any]:
     }
 
 
-def _tokens_read(results: Results, task: str, length: int) -> float:
-    """Return the mean tokens of the prompts of a length that were scored; NaN if none was."""
-    tokens = [
-        row.tokens
-        for row in results.rows
-        if row.task == task and row.length == length and results.run.score_of(row) is not None
-    ]
-    return sum(tokens) / len(tokens) if tokens else math.nan
+def _tokens_read(results: Results) -> dict[tuple[str, int], float]:
+    """Return the mean tokens of the prompts that were scored, by task and length."""
+    tokens: dict[tuple[str, int], list[int]] = {}
+    for row in results.rows:
+        if results.run.score_of(row) is not None:
+            tokens.setdefault((row.task, row.length), []).append(row.tokens)
+    return {part: sum(own) / len(own) for part, own in tokens.items()}
 
 
 def _retrieval(results: Results) -> list[dict[str, Any]]:

@@ -63,20 +63,17 @@ def table(views: Sequence[RunView]) -> pd.DataFrame:
 def _of_run(view: RunView) -> Iterator[list[Any]]:
     results = view.results
     peaks = {int(row["length"]): row.get("peak_bytes") for row in cost_of(results.run.path) or []}
-    for task in results.by_task:
-        own = [row for row in results.run.rows_of(task) if results.run.score_of(row) is not None]
-        lengths = sorted({row.length for row in own})
-        for length in lengths:
-            part = [row for row in own if row.length == length]
-            yield [
-                view.name,
-                task,
-                length,
-                *_measured(results.mean_of(task, [length]), part),
-                peaks.get(length),
-            ]
+    by_length: dict[tuple[str, int], list[Row]] = {}
+    for row in results.rows:
+        if results.run.score_of(row) is not None:
+            by_length.setdefault((row.task, row.length), []).append(row)
+    for task, total in results.by_task.items():
+        own = {length: rows for (name, length), rows in by_length.items() if name == task}
+        for length, rows in own.items():
+            measured = _measured(results.mean_of(task, [length]), rows)
+            yield [view.name, task, length, *measured, peaks.get(length)]
         if own:
-            yield [view.name, task, None, *_measured(results.by_task[task], own), None]
+            yield [view.name, task, None, *_measured(total, [r for rows in own.values() for r in rows]), None]
 
 
 def _measured(found: Mean, rows: Sequence[Row]) -> list[Any]:

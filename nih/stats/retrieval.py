@@ -85,16 +85,22 @@ def recall(run: StoredRun, rows: Iterable[Row]) -> Recall:
 
 def lines(run: StoredRun, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return a line per cell, then per length, per depth, and per task: an axis that a line pools is None."""
-    made: list[dict[str, Any]] = []
-    for task in dict.fromkeys(row.task for row in rows if row.needle_found is not None):
-        own = [row for row in rows if row.task == task and row.needle_found is not None]
-        lengths, depths = sorted({row.length for row in own}), sorted({float(row.depth) for row in own})
-        cells = [(n, d) for n in lengths for d in depths]
-        for n, d in [*cells, *((n, None) for n in lengths), *((None, d) for d in depths), (None, None)]:
-            part = [row for row in own if n in (None, row.length) and d in (None, float(row.depth))]
-            if part:
-                made.append({"task": task, "length": n, "depth": d, **recall(run, part).fields()})
-    return made
+    parts: dict[tuple[str, int | None, float | None], list[Row]] = {}
+    for row in rows:
+        if row.needle_found is not None:
+            length, depth = row.cell
+            for n, d in ((length, depth), (length, None), (None, depth), (None, None)):
+                parts.setdefault((row.task, n, d), []).append(row)
+    tasks = list(dict.fromkeys(task for task, _, _ in parts))
+
+    def place(key: tuple[str, int | None, float | None]) -> tuple[int, bool, bool, int, float]:
+        task, n, d = key
+        return tasks.index(task), n is None, d is None, n or 0, d or 0.0
+
+    return [
+        {"task": key[0], "length": key[1], "depth": key[2], **recall(run, parts[key]).fields()}
+        for key in sorted(parts, key=place)
+    ]
 
 
 def _mean(values: Iterable[float | None]) -> float:
