@@ -7,6 +7,7 @@ The words that count are those of one context: each context is an index of its o
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 from collections.abc import Sequence
@@ -34,12 +35,11 @@ class Bm25:
 
     def __init__(self, count: int) -> None:
         try:
-            import bm25s
+            self._library: Any = importlib.import_module("bm25s")
         except ImportError as error:
             raise UsageError(
                 f"--retrieve bm25:{count} needs the package bm25s; type `pip install 'nih[retrieve]'`"
             ) from error
-        self._library: Any = bm25s
         self.count = count
         self.name = f"bm25:{count}"
         self.fingerprint = f"bm25-1-k{_K1}-b{_B}"

@@ -58,7 +58,6 @@ class Dense:
             raise self._unfit(
                 "holds no config.json with .safetensors of a model; convert its weights, or give another folder"
             )
-        self._pooling = self._read_pooling()
         self._known: OrderedDict[str, Vector] = OrderedDict()
         self._cut: set[str] = set()
 
@@ -67,10 +66,11 @@ class Dense:
         """Hash of the files that decide the embeddings. Raises UsageError for a file that cannot be read."""
         digest = hashlib.sha256()
         for path in sorted({path for pattern in _READ for path in self._folder.glob(pattern)}):
-            digest.update(f"{path.relative_to(self._folder)}\0".encode())
             try:
+                digest.update(f"\0{path.relative_to(self._folder)}\0{path.stat().st_size}\0".encode())
                 with open_bytes(path) as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                    while part := file.read(1 << 20):
+                        digest.update(part)
             except OSError as error:
                 raise self._unfit(f"cannot be read: {error.strerror} (`{path.name}`)") from error
         return f"dense-1-{digest.hexdigest()}"
@@ -151,8 +151,9 @@ class Dense:
         )
         return tokenizer, model, min(int(most) - spare, int(min(tokenizer.model_max_length, 1 << 30)))
 
-    def _read_pooling(self) -> Pooling:
-        """Return what a folder of sentence-transformers says; the mean for any other. Raises UsageError for what is not computed here."""
+    @cached_property
+    def _pooling(self) -> Pooling:
+        """What a folder of sentence-transformers says; the mean for any other. Raises UsageError for what is not computed here."""
         modules = self._json("modules.json", list)
         kinds = [
             str(each.get("type", "")).rpartition(".")[2] for each in modules if isinstance(each, Mapping)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nih.cost import measure as cost
@@ -85,7 +86,7 @@ def test_the_figure_has_a_panel_for_each_quantity_that_is_known(views: list[RunV
     assert [ax.get_xlabel() for ax in figure.axes] == ["tokens read per sample", "seconds per sample"]
     for ax in figure.axes:
         assert {text.get_text() for text in ax.texts} >= {"1k", "2k"}
-    points = {tuple(line.get_xdata()) for line in figure.axes[0].lines}
+    points = {tuple(np.asarray(line.get_xdata()).tolist()) for line in figure.axes[0].lines}
     assert (300.0, 300.0) in points and (1000.0, 2024.0) in points
 
 

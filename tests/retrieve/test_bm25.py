@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -60,14 +59,7 @@ def test_words_have_no_case_and_chinese_characters_are_words() -> None:
 
 
 def test_the_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "bm25s":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(UsageError, match=r"needs the package bm25s; type `pip install 'nih\[retrieve\]'`"):
         open_retriever("bm25:4")
 

@@ -139,7 +139,8 @@ def test_a_run_is_resumed_where_it_was_left(runs: tuple[Run, Run], tmp_path: Pat
     assert any("11 of 30 samples are answered" in line for line in heard)
     columns = read.samples.columns.drop(["seconds"])
     assert again.samples[columns].equals(read.samples[columns])
-    for other in ({"retrieve": "bm25:3"}, {}):
+    others: tuple[dict[str, Any], ...] = ({"retrieve": "bm25:3"}, {})
+    for other in others:
         with pytest.raises(SettingsDiffer, match="retrieve"):
             evaluate(**GRID, **other, out=half.path, tell=quiet)
 
