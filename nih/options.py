@@ -256,7 +256,7 @@ class Output:
             )
 
 
-_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out")
+_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out", "retrieve")
 """Options that may be paths."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""

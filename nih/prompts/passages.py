@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from random import Random
 from typing import NamedTuple
@@ -58,8 +58,6 @@ class Cutter:
     """Cuts contexts of one tokenizer."""
 
     tokenizer: Tokenizer
-    _known: dict[str, list[Sentence]] = field(default_factory=dict, repr=False)
-    """Sentences of needles, by their text."""
 
     def sentences(self, haystack: Haystack, hidden: Iterable[Hidden], body: int) -> Iterator[Sentence]:
         """Yield the sentences of the first `body` tokens of the haystack with the needles, which are in the order of their places."""
@@ -81,12 +79,8 @@ class Cutter:
             yield Sentence(left, self.tokenizer.decode(haystack.ids[stop - left : stop]))
 
     def _within(self, needle: Hidden) -> list[Sentence]:
-        if needle.text not in self._known:
-            cuts = [0, *self._cuts(needle), len(needle.ids)]
-            self._known[needle.text] = [
-                Sentence(b - a, self.tokenizer.decode(needle.ids[a:b])) for a, b in pairwise(cuts) if a < b
-            ]
-        return self._known[needle.text]
+        cuts = [0, *self._cuts(needle), len(needle.ids)]
+        return [Sentence(b - a, self.tokenizer.decode(needle.ids[a:b])) for a, b in pairwise(cuts) if a < b]
 
     def _cuts(self, needle: Hidden) -> Iterator[int]:
         """Yield the tokens of a needle before which a sentence of it begins; an end inside of a token cannot be cut at."""

@@ -104,15 +104,19 @@ def labels(runs: Sequence[StoredRun]) -> list[str]:
     folder, else a number too."""
     models = [run.model for run in runs]
     folders = [run.path.resolve().name for run in runs]
-    found = [run.manifest.retrieve for run in runs]
-    read = [
-        f"{Path(m).name or m} ({how})" if how else Path(m).name or m
-        for m, how in zip(models, found, strict=True)
-    ]
+    read = [f"{Path(run.model).name or run.model}{_retrieved(run.manifest.retrieve)}" for run in runs]
     for names in ([Path(model).name or model for model in models], models, read, folders):
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({place})" for place, name in enumerate(models, start=1)]
+
+
+def _retrieved(how: str | None) -> str:
+    """Return what found a run's passages, the model by the last part of its path; "" for whole contexts."""
+    if how is None:
+        return ""
+    kind, _, rest = how.partition(":")
+    return f" ({kind}:{rest.rpartition('/')[2]})"
 
 
 def default_folder(paths: Sequence[Path]) -> Path:

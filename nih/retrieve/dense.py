@@ -9,6 +9,7 @@ float32 on the CPU, one by one, so that an embedding does not depend on its comp
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,9 +53,9 @@ class Dense:
         self.count = count
         self.name = f"dense:{model}:{count}"
         self._folder = Path(model).expanduser()
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # also where it may not be looked at
             raise self._unfit("is no folder; download the model, and give the folder that holds it")
-        if not any(self._folder.glob(_WEIGHTS)) or not (self._folder / "config.json").is_file():
+        if not any(self._folder.glob(_WEIGHTS)) or not os.path.isfile(self._folder / "config.json"):
             raise self._unfit(
                 "holds no config.json with .safetensors of a model; convert its weights, or give another folder"
             )
@@ -185,7 +186,7 @@ class Dense:
     def _json(self, name: str, kind: type[Any]) -> Any:
         """Return the value of a JSON file of the folder; an empty one if there is none. Raises UsageError."""
         path = self._folder / name
-        if not path.exists():
+        if not os.path.exists(path):
             return kind()
         try:
             value = parse_json(read_bytes(path, MOST_BYTES_OF_CONFIG))

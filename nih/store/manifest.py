@@ -179,7 +179,8 @@ class Manifest:
     @property
     def retrieval(self) -> Mapping[str, Any]:
         """What found the passages, and the seconds that it took; empty if whole contexts were read."""
-        return dict(self.values.get("retrieval") or {})
+        found = dict(self.values.get("retrieval") or {})
+        return {**found, "seconds": float(found["seconds"])} if "seconds" in found else found
 
     @property
     def threshold(self) -> float:
