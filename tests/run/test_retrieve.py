@@ -14,6 +14,7 @@ from nih.errors import SettingsDiffer, UsageError
 from nih.gate.rules import Limits, gate
 from nih.options import RunOptions
 from nih.prompts.builder import digest_of
+from nih.prompts.passages import CHARACTERS
 from nih.report.compare import compare
 from nih.retrieve import bm25
 from nih.run.evaluate import Run, evaluate
@@ -22,7 +23,9 @@ from nih.run.like import like
 from nih.run.plan import plan
 from nih.run.show import show
 from nih.store import run as store
+from tests.support.fake_server import FakeServer, serve
 from tests.support.journal_rows import row
+from tests.support.vocabularies import tokenizer
 
 GRID: dict[str, Any] = {
     "model": "echo",
@@ -198,6 +201,22 @@ def test_other_rules_of_the_cut_or_another_model_are_not_shown(
 def test_like_takes_it_over(runs: tuple[Run, Run]) -> None:
     assert like(runs[1].path, {}).retrieve == "bm25:2"
     assert like(runs[1].path, {"retrieve": "bm25:3"}).retrieve == "bm25:3"
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_server_is_sent_the_passages_alone(chat: bool, tmp_path: Path) -> None:
+    coder: Any = tokenizer("chat")
+    coder._tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with serve(FakeServer()) as server:
+        run = evaluate(
+            model="m", engine="openai", base_url=server.url, tokenizer=str(tmp_path / "tokenizer"), task="passkey", lengths="2k",
+            depths="0,50,100", trials=2, retrieve="bm25:2", chat=chat, share="always", out=tmp_path / "run", tell=quiet,
+        )  # fmt: skip
+        sent = [request.prompt for request in server.requests]
+    assert [line["score"] for line in journal(run)] == [1] * 6
+    # Two passages, and some 200 characters around them.
+    assert max(map(len, sent)) < 2 * CHARACTERS + 400
+    assert all("What is the pass key?" in prompt for prompt in sent)
 
 
 def test_likelihood_is_rated_behind_the_passages(tmp_path: Path) -> None:
