@@ -145,7 +145,7 @@ def asked(run: StoredRun) -> dict[str, Any]:
         "trials": format_trials(manifest.grid.trials),
         "limit": manifest.limit,
         "retrieval": manifest.retrieve,
-        "passages": manifest.settings.get("passages"),
+        "passages": ", ".join(map(str, manifest.passages.values())) or "whole contexts",
         "seed": manifest.seed,
         "haystack": manifest.haystack,
         _TEXT: manifest.haystack_fingerprint,

@@ -201,7 +201,6 @@ class Builder:
     def _retrieval_notes(self) -> Iterator[str]:
         if self.retriever:
             yield from retrieval.told(self.label, self.retriever.name, list(self._retrieved.values()))
-            yield from self.retriever.notes
 
     def _texts(self) -> Iterator[tuple[str, TokenIds]]:
         for haystack in list(self._haystacks.values())[:1]:

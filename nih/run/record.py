@@ -23,6 +23,7 @@ def describe(job: Job) -> dict[str, Any]:
     if job.options.chat_date and not job.clock.told:
         notes.append("--chat-date changes nothing, because the chat template tells no date")
     notes += [note for task in job.tasks for note in task.prompts.notes] if job.samples else []
+    notes += job.retriever.notes if job.retriever else ()
     return {
         "options": asdict(job.options),
         "model": job.options.model,

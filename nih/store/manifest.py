@@ -177,6 +177,11 @@ class Manifest:
         return None if found is None else str(found)
 
     @property
+    def passages(self) -> Mapping[str, Any]:
+        """How contexts were cut, and the fingerprint of what found their passages; empty if whole contexts were read."""
+        return dict(self.settings.get("passages") or {})
+
+    @property
     def retrieval(self) -> Mapping[str, Any]:
         """What found the passages, and the seconds that it took; empty if whole contexts were read."""
         found = dict(self.values.get("retrieval") or {})

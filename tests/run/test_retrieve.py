@@ -189,6 +189,18 @@ def test_a_prompt_is_shown_as_it_was_read_or_not_at_all(
         show(read.path, max(journal(read), key=lambda each: each["actual_depth"])["id"])
 
 
+def test_a_run_does_not_go_on_with_other_passages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = {**GRID, "retrieve": "bm25:2", "out": tmp_path / "run", "tell": quiet}
+    run = evaluate(**few)
+    lines = (run.path / "samples.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "samples.jsonl").write_text("".join(lines[:-1]))
+    monkeypatch.setattr(
+        bm25.Bm25, "scores", lambda self, question, passages: -np.arange(len(passages), dtype=np.float32)
+    )
+    with pytest.raises(SettingsDiffer, match="answers to other passages"):
+        evaluate(**few)
+
+
 def test_other_rules_of_the_cut_or_another_model_are_not_shown(
     runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
