@@ -122,7 +122,7 @@ def markdown(read: pd.DataFrame, views: Sequence[RunView], compared: Sequence[Co
             [*row, _mebibytes(most[name, task])]
             for row, (name, task) in zip(rows, _named(whole), strict=True)
         ]
-    told = "Means per sample, over all lengths. Tokens are those of prompts, whether or not prefixes were shared."
+    told = "Means per sample, over all that each run answered; differences are over what both did. Tokens are those of prompts, whether or not prefixes were shared."
     return [
         "",
         "## Accuracy against what was read",
@@ -156,7 +156,8 @@ def _minus(difference: Difference | None) -> str:
     if difference is None or math.isnan(difference.value):
         return "–"
     star = "\\*" if difference.clear else ""
-    return f"{difference.value:+.2f}{star} [{difference.low:.2f}, {difference.high:.2f}]".replace("-", "−")
+    value = f"{difference.value:+.2f}" if abs(difference.value) >= 0.005 else "0"
+    return f"{value}{star} [{difference.low:.2f}, {difference.high:.2f}]".replace("-", "−")
 
 
 def _mebibytes(value: Any) -> str:
