@@ -44,7 +44,7 @@ function drawTasks({ tasks }, showTask) {
 }
 
 // Recall by task and length, with a column for each depth.
-function drawRetrieval({ runs, several }) {
+function drawRecall({ runs, several }) {
   const searched = runs.filter((run) => run.retrieval);
   if (!searched.length) return;
   const section = document.getElementById("retrieval");
@@ -99,7 +99,7 @@ function drawPage() {
   drawMaps(view, samples.showCell);
   drawDifferences(view, samples.showCell);
   drawTasks(view, samples.showTask);
-  drawRetrieval(view);
+  drawRecall(view);
   drawManifests(view);
   performance.mark("drawn");
   // The maps are seen before the curves are computed.
