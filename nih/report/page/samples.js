@@ -84,8 +84,10 @@ function sampleBody(s) {
 
 function passagesRead(s) {
   const found = s.needle_found ? "the needle is in them" : "the needle is not in them";
-  const share = s.needles_found === 1 || s.needles_found === 0 ? "" : `, ${Math.round(100 * s.needles_found)} % of the hidden sentences are`;
-  return `${s.passages_read} of ${s.passages} read (${s.context_tokens.toLocaleString("en")} tokens with all of them); ${found}${share}`;
+  const some = s.needles_found > 0 && s.needles_found < 1;
+  const share = some ? `, ${Math.round(100 * s.needles_found)} % of the hidden sentences are` : "";
+  const whole = s.context_tokens.toLocaleString("en");
+  return `${s.passages_read} of ${s.passages} read (${whole} tokens with all of them); ${found}${share}`;
 }
 
 // What a page of many samples says of those that it does not hold.
