@@ -2,7 +2,8 @@
 
 `nih run --certify` looks after each round, which is one trial at every depth of a length, and stops as soon as the interval of the
 length's accuracy lies on one side of the threshold. That interval is a confidence sequence: it holds at all looks together. An accuracy
-p is outside it once the scores have become much likelier under a mixture of accuracies, fixed beforehand, than they can be under p:
+p is outside it once the scores have become much likelier under a mixture of accuracies, fixed beforehand, than they can be under p (there
+is one mixture for each of the two bounds):
 
     mixture(scores) > max over r of likelihood(scores; p, r) / alpha
 
@@ -34,9 +35,9 @@ from nih.store.run import StoredRun
 
 CORRELATION = 0.05
 """The largest intra-cluster correlation for which certificates hold."""
-CERTIFIED_FALSELY = 0.03
+CERTIFIED_FALSELY = 0.025
 """Chance of certifying a length that is below the threshold. Lengths are tested in a fixed order, so each may have all of it."""
-BELOW_FALSELY = 0.02
+BELOW_FALSELY = 0.025
 """Chance of calling any length below that is not; the lengths share it, because one such error at any of them is one."""
 METHOD = "certified"
 """How tables name this interval."""
@@ -59,16 +60,13 @@ _R = np.linspace(0, CORRELATION, 5)
 """Intra-cluster correlations (R,) that a likelihood is maximized over."""
 
 
-def _weights() -> Floats:
-    """Return the logarithm of the mixture's weights (P, R).
-
-    More than half of it lies on "always right", so that three haystacks of 11 right answers certify 0.856; the rest is spread evenly from
-    0.9 to 1 and from 0 to 0.9, with the least and the largest correlation. Any weights hold; these cost the fewest tokens of those tried.
+def _weights(right: float, high: float, low: float) -> Floats:
+    """Return the logarithm of a mixture's weights (P, R): `right` on "always right", `high` evenly from 0.9 to 1, `low` below that; the
+    last two with the least and the largest correlation.
     """
     weights = np.zeros((len(_P), len(_R)))
-    weights[-1, 0] = 0.55
-    high, low = (_P >= 0.9) & (_P < 1), _P < 0.9
-    for part, share in ((high, 0.2), (low, 0.25)):
+    weights[-1, 0] = right
+    for part, share in (((_P >= 0.9) & (_P < 1), high), (_P < 0.9, low)):
         for column in (0, -1):
             weights[part, column] = share / 2 / part.sum()
     with np.errstate(divide="ignore"):
@@ -76,7 +74,10 @@ def _weights() -> Floats:
     return found
 
 
-_WEIGHTS = _weights()
+_AGAINST_LESS = _weights(0.65, 0.25, 0.1)
+_AGAINST_MORE = _weights(0.0, 0.05, 0.95)
+"""Mixtures that the lower and the upper bound rest on. Any would hold; these cost few tokens, because three haystacks of 11 right answers
+certify 0.856, and few wrong ones show that a length is below it."""
 
 
 class Round(NamedTuple):
@@ -130,10 +131,10 @@ def interval(sums: tuple[tuple[float, float], ...], lengths: int) -> tuple[float
     if not sums:
         return 0.0, 1.0
     likelihood = sum(_likelihood(right, n) for right, n in sums)
-    mixture = float(logsumexp(likelihood + _WEIGHTS))
+    less, more = (float(logsumexp(likelihood + weights)) for weights in (_AGAINST_LESS, _AGAINST_MORE))
     profile = likelihood.max(axis=1)
-    above = profile - mixture >= math.log(CERTIFIED_FALSELY)
-    below = profile - mixture >= math.log(BELOW_FALSELY / lengths)
+    above = profile - less >= math.log(CERTIFIED_FALSELY)
+    below = profile - more >= math.log(BELOW_FALSELY / lengths)
     # The edge lies between the first point that is inside and its neighbour, which is not.
     low = _P[max(int(np.argmax(above)) - 1, 0)]
     high = _P[min(_STEPS - int(np.argmax(below[::-1])) + 1, _STEPS)]
