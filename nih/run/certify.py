@@ -48,7 +48,16 @@ class CertifiedLoop(Loop):
     def _findings(self) -> Findings:
         """What verification found, in this sitting and in earlier ones."""
         kept = (self.directory.manifest.values.get("verification") or {}).get("samples", [])
-        return Findings(comparisons=[Comparison(**each) for each in kept])
+        try:
+            return Findings(comparisons=[Comparison(**each) for each in kept])
+        except TypeError:
+            # Of an engine, or of another version: lengths are verified anew.
+            return Findings()
+
+    @cached_property
+    def _verifying(self) -> bool:
+        """Whether sharing is to be verified, once the weights are loaded."""
+        return self._ready is not None and self._verifies(self._ready.chunk)
 
     @property
     def _is_finished(self) -> bool:
@@ -139,7 +148,7 @@ class CertifiedLoop(Loop):
         if self.sharing_failed:
             self._listen(Request(pending, "whole"), Findings())
             return
-        chosen = self._chosen(each, ready.chunk) if self._verifies(ready.chunk) and verify else ()
+        chosen = self._chosen(each, ready.chunk) if self._verifying and verify else ()
         again = [s for s in chosen if not self._is_open(s)]
         if not pending and not again:
             return
