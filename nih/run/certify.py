@@ -90,7 +90,7 @@ class CertifiedLoop(Loop):
         """Walk over the lengths, say what is decided of each, and write what was left out."""
         left_out = []
         for length, verdict in zip(self._rounds, self._walk(), strict=True):
-            if verdict is None:
+            if verdict is None or (self._halt == "budget" and not verdict.n):
                 left_out += [length] if self._rounds[length] else []
             elif verdict.n:
                 self.say(f"{format_length(length)}: {_told(verdict, self.job.options.threshold)}")
