@@ -94,6 +94,11 @@ class CertifiedLoop(Loop):
                 left_out += [length] if self._rounds[length] else []
             elif verdict.n:
                 self.say(f"{format_length(length)}: {_told(verdict, self.job.options.threshold)}")
+        if self._halt == "budget":
+            self.say(
+                f"the budget of {self.job.options.certify_budget:,} tokens has no room for another round; the same command with a larger "
+                "--certify-budget goes on"
+            )
         if left_out:
             why = (
                 "the budget is spent" if self._halt == "budget" else "two shorter lengths in a row are below"

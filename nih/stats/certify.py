@@ -130,7 +130,7 @@ def interval(sums: tuple[tuple[float, float], ...], lengths: int) -> tuple[float
     """Return the interval of the accuracy of one length, from the sum and the number of the scores of each haystack; (0, 1) of none."""
     if not sums:
         return 0.0, 1.0
-    likelihood = sum(_likelihood(right, n) for right, n in sums)
+    likelihood = np.sum([_likelihood(right, n) for right, n in sums], axis=0)
     less, more = (float(logsumexp(likelihood + weights)) for weights in (_AGAINST_LESS, _AGAINST_MORE))
     profile = likelihood.max(axis=1)
     above = profile - less >= math.log(CERTIFIED_FALSELY)

@@ -325,7 +325,7 @@ class _Pool:
         note = found.note
         if self.certificate is not None and not one_cell:
             note = certify.STOPPED if length is None else self.certificate.said_of(length)
-            if length in self.certificate.verdicts:
+            if length is not None and length in self.certificate.verdicts:
                 verdict = self.certificate.verdicts[length]
                 # Rows behind the decision, of a run that was asked on, can move the mean.
                 low, high = min(verdict.low, found.accuracy), max(verdict.high, found.accuracy)

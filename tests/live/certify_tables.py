@@ -152,63 +152,65 @@ def simulated_rows(draws: int) -> Iterator[list[str]]:
 
 
 class Model(NamedTuple):
-    """What is asked of a model, in full and certified."""
+    """What is asked of a model."""
 
     name: str
     lengths: str
     trials: int
+    part: str
+    """Lengths that are also asked in full, for what that takes and finds."""
     depths: str = "0-100:11"
 
 
 MODELS = (
-    Model("rwkv", "1k-128k", 10),
-    Model("mamba", "1k-128k", 10),
-    Model("transformer", "1k-8k", 10),
-    Model("smollm2", "512-2k", 5),
+    Model("rwkv", "1k-128k", 10, "1k-8k"),
+    Model("mamba", "1k-128k", 10, "1k-8k"),
+    Model("transformer", "1k-128k", 10, "1k-4k"),
+    Model("smollm2", "512-2k", 8, "512-2k", "0-100:5"),
 )
 
 
-def asked(model: Model, folder: Path, *more: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
-    """Run a model in a process of its own; return its CPU seconds without those of starting, run.json and statistics.json."""
+def asked(model: Model, lengths: str, folder: Path, *more: str) -> tuple[float, dict[str, Any], str]:
+    """Run a model in a process of its own; return its CPU seconds, run.json, and the effective length in words."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = (
         "--model",
         model.name,
-        "--lengths",
-        model.lengths,
         "--trials",
         str(model.trials),
         "--depths",
         model.depths,
+        "--lengths",
+        lengths,
     )
     command = [sys.executable, "-m", "nih", "run", *words, "--out", str(folder), *more]
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    files = (
+    manifest, numbers = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "statistics.json")
     )
-    return seconds, *files
+    found = numbers["tasks"]["passkey"]["effective_length"]
+    return seconds, manifest, _span([found[key] for key in ("length", "low", "high")])
 
 
 def real_row(model: Model, folder: Path) -> list[str]:
     """Return the line of a model."""
-    full, full_run, full_numbers = asked(model, folder / f"{model.name}-full")
-    part, run, numbers = asked(model, folder / f"{model.name}-certified", "--certify")
-    lengths = [
-        numbers["tasks"]["passkey"]["effective_length"][key]
-        for numbers in (full_numbers, numbers)
-        for key in ("length", "low", "high")
-    ]
-    tokens, planned = run["certify"]["tokens"]["asked"], full_run["planned_tokens"]
+    whole = asked(model, model.lengths, folder / f"{model.name}-certified", "--certify")
+    seconds = whole[0]
+    if model.part != model.lengths:
+        seconds, _, _ = asked(model, model.part, folder / f"{model.name}-part", "--certify")
+    full, _, length = asked(model, model.part, folder / f"{model.name}-full")
+    tokens, planned = (whole[1]["certify"]["tokens"][key] for key in ("asked", "planned"))
     return [
         f"`{model.name}`",
         f"{model.lengths} x {model.depths.partition(':')[2]} x {model.trials}",
         f"{planned:,}",
-        f"{tokens:,} ({tokens / planned:.0%})",
-        f"{part / full:.0%}",
-        _span(lengths[:3]),
-        _span(lengths[3:]),
+        f"{tokens:,} ({tokens / planned:.1%})",
+        whole[2],
+        model.part,
+        f"{seconds / full:.0%}",
+        length,
     ]
 
 

@@ -39,7 +39,7 @@ GRID: dict[str, Any] = {
     "model": "echo",
     "lengths": "512-4k",
     "depths": "0-100:5",
-    "trials": 8,
+    "trials": 6,
     "haystack": "prose",
     "threshold": 0.7,
 }

@@ -25,7 +25,7 @@ from nih.stats.certify import (
 from nih.stats.effective_length import certified_length
 from tests.live.certify_tables import DEPTHS, FURTHER, NOISE, SHAPES, TRIALS, simulate
 
-FEW, SHORT = 4, 6
+FEW, SHORT = 4, 5
 """Depths and rounds of which all outcomes can be counted."""
 COUNTS = st.lists(
     st.tuples(st.integers(0, 11), st.sampled_from(["a", "b", "c", "d"])), min_size=1, max_size=10
