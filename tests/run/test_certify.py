@@ -58,7 +58,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
             asked = {s.id: s for s in request.samples}
             for event in original(self, request):
                 if isinstance(event, Answer) and (found := rule(asked[event.sample_id])) is not True:
-                    status = found if isinstance(found, str) else "ok"
+                    status: Any = found if isinstance(found, str) else "ok"
                     yield replace(event, status=status, text="", error="" if status == "ok" else "it failed")
                 else:
                     yield event
@@ -347,7 +347,7 @@ def test_the_gate_and_the_history_refuse_it_and_compare_takes_what_both_have(
     tmp_path: Path, answered: Answered
 ) -> None:
     answered(unsteady(0.95))
-    small = {"lengths": "512,1k"}
+    small: dict[str, Any] = {"lengths": "512,1k"}
     part, full = go(tmp_path / "part", **small).path, go(tmp_path / "full", certify=False, **small).path
     for sides in ((part, full), (full, part)):
         with pytest.raises(UsageError, match="--certify"):
@@ -395,7 +395,7 @@ def test_too_few_trials_are_refused_with_the_number_that_helps(tmp_path: Path) -
 
 def test_an_engine_is_asked_round_by_round_and_not_again(tmp_path: Path) -> None:
     with serve(FakeServer()) as server:
-        through = {
+        through: dict[str, Any] = {
             "model": "m",
             "engine": "openai",
             "base_url": server.url,

@@ -51,12 +51,13 @@ def errors(chances: Sequence[Sequence[float]], threshold: float) -> tuple[float,
     return ends["at least"], ends["below"]
 
 
-def on_haystacks(p: float, correlation: float) -> list[float]:
+def on_haystacks(p: float, correlation: float) -> Sequence[float]:
     """Chances of 0 to FEW right answers on one haystack."""
+    counts = np.arange(FEW + 1)
     if not correlation:
-        return [float(x) for x in binom.pmf(range(FEW + 1), FEW, p)]
+        return list(map(float, np.asarray(binom.pmf(counts, FEW, p))))
     size = 1 / correlation - 1
-    return [float(x) for x in betabinom.pmf(range(FEW + 1), FEW, p * size, (1 - p) * size)]
+    return list(map(float, np.asarray(betabinom.pmf(counts, FEW, p * size, (1 - p) * size))))
 
 
 def by_depth(rates: Sequence[float]) -> list[float]:
