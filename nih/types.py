@@ -19,8 +19,8 @@ TokenIds = npt.NDArray[np.int32]
 Status = Literal["ok", "over_limit", "oom", "timeout", "error", "no_answer"]
 """`no_answer`: the model was asked, and what came is not an answer (a filter, a refusal, thinking that never ended)."""
 STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error", "no_answer")
-CellState = Literal["scored", "error", "no_answer", "over_limit", "missing"]
-"""What a cell of the grid shows: a score, else why it has none."""
+CellState = Literal["scored", "error", "no_answer", "over_limit", "not_asked", "missing"]
+"""What a cell of the grid shows: a score, else why it has none. `not_asked`: a certified run had no need of its length."""
 FAILURES: frozenset[str] = frozenset({"oom", "timeout", "error"})
 """Statuses that a resumed run tries again, and that make a run end with exit code 3."""
 UNANSWERED: frozenset[str] = FAILURES | {"no_answer"}

@@ -216,6 +216,9 @@ def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.da
     }
     end = chosen.model.get(_THINKING_END)
     ends = (end,) if end else ENDS
+    if options.certify:
+        # It decides what is left out.
+        settings["certify"] = {"threshold": options.threshold}
     if suite is None:
         return Job(options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock)
     suite.check({task.prompts.label: task.score for task in tasks}, len(tasks))
