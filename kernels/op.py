@@ -24,6 +24,8 @@ def register(
 ) -> Form:
     """Register `nih::<name>`: the chosen form on each device, shapes for tracing, and a refusal under autograd.
 
+    A form `fla` gets the form that would serve without it before the op's arguments; an op need not have one.
+
     Returns the function to call, with the op's arguments by position. `check` raises KernelError for arguments against the contract;
     it is not asked again about shapes, types and devices that it has seen. Results are always fresh tensors.
     """
@@ -33,7 +35,11 @@ def register(
 
     def run(*args: Any) -> tuple[Tensor, Tensor]:
         device = next(a for a in args if isinstance(a, Tensor)).device
-        return forms[backend.choose(device.type).form](*args)
+        form = backend.choose(device.type).form
+        if form == "fla":
+            own = forms[backend.beside_fla(device.type).form]
+            return forms["fla"](own, *args) if "fla" in forms else own(*args)
+        return forms[form](*args)
 
     def refuse(*args: Any) -> tuple[Tensor, Tensor]:
         _refuse_gradients(name, args)

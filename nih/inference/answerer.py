@@ -105,8 +105,10 @@ class LocalAnswerer:
             THREADS.reconsider()
 
     def report(self) -> Mapping[str, Mapping[str, Any]]:
-        """How many threads were used, and why."""
-        return {"threads": THREADS.report()} if THREADS.choices else {}
+        """How many threads were used, and why; and what was found of kernels that the model verifies, if it does."""
+        told: dict[str, Mapping[str, Any]] = {"threads": THREADS.report()} if THREADS.choices else {}
+        kernels = getattr(self.model, "report_kernels", dict)()
+        return told | ({"kernels": kernels} if kernels else {})
 
     def close(self) -> None:
         """The session ends with the process."""
