@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def register(
                 seen.clear()
             seen.add(signature)
         _refuse_gradients(name, args)
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd(), _seen_by_profilers(name):
             return run(*args)
 
     for device in _DEVICES:
@@ -67,6 +68,13 @@ def register(
     _LIBRARY.impl(name, refuse, "Autograd")  # type: ignore[no-untyped-call]  # torch.library has no annotations
     torch.library.register_fake(f"nih::{name}", fake, lib=_LIBRARY)
     return call
+
+
+def _seen_by_profilers(name: str) -> AbstractContextManager[Any]:
+    """Return what makes a call stand in torch's profiles, as it would if the dispatcher had seen it."""
+    if torch.autograd.profiler._is_profiler_enabled:
+        return torch.autograd.profiler.record_function(f"nih::{name}")  # type: ignore[no-untyped-call]
+    return nullcontext()
 
 
 def _is_plain(args: tuple[Any, ...]) -> bool:
