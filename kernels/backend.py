@@ -92,8 +92,9 @@ def _automatic(device_type: str) -> Choice:
 
 def _missing(form: Form) -> str:
     """Say why a form cannot be used here, and what to type; empty if it can."""
-    probes = {"cuda": cuda_loader.missing, "cpu": cpu_loader.missing, "fla": fla.missing}
-    return probes[form]()
+    if form == "fla":
+        return fla.missing()
+    return cuda_loader.missing() if form == "cuda" else cpu_loader.missing()
 
 
 def report() -> dict[str, Any]:

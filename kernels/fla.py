@@ -63,8 +63,17 @@ class _Call(NamedTuple):
 
     def part(self, start: int, stop: int, state: Tensor | None) -> _Call:
         """Return the steps [start, stop), which follow `state`."""
-        sequences = (None if x is None else x[:, start:stop] for x in self[:6])
-        return _Call(*sequences, self.u, state)  # type: ignore[arg-type]  # r, k, v and decay are always given
+        return self._with(lambda x: x[:, start:stop])._replace(state=state)
+
+    def within(self, live: Tensor) -> _Call:
+        """Return the call with tokens that change nothing where a row has ended; live (B, T)."""
+        return self._with(lambda x: x.masked_fill(~live[:, :, None, None], 0.0))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> _Call:
+        """Return the call with every sequence changed."""
+        a, b = (None if x is None else change(x) for x in (self.a, self.b))
+        r, k, v, decay = (change(x) for x in (self.r, self.k, self.v, self.decay))
+        return _Call(r, k, v, decay, a, b, self.u, self.state)
 
 
 _told: dict[tuple[Any, ...], str] = {}
@@ -120,7 +129,8 @@ def run(own: Own, *args: Tensor | None) -> Result:
     batch, steps = call.v.shape[:2]
     if name is None or steps < FEWEST or not batch:
         return own(*args)
-    call, live = _whole(call, lengths)
+    live = None if lengths is None else torch.arange(steps, device=lengths.device) < lengths[:, None]
+    call = call if live is None else call.within(live)
     key = (name, call.r.dtype, *call.v.shape[2:], call.k.shape[3], call.decay.shape[3], call.v.device)
     if key not in _told:
         _told[key] = _verify(own, name, call)
@@ -135,16 +145,6 @@ def function(a: Tensor | None, u: Tensor | None, decay: Tensor) -> str | None:
     if u is not None:
         return "chunk_rwkv6"
     return "chunk_simple_gla" if decay.shape[3] == 1 else None
-
-
-def _whole(call: _Call, lengths: Tensor | None) -> tuple[_Call, Tensor | None]:
-    """Return the call with tokens that change nothing after each row's end, and which ones are within (B, T)."""
-    if lengths is None:
-        return call, None
-    live = torch.arange(call.v.shape[1], device=lengths.device) < lengths[:, None]
-    outside = ~live[:, :, None, None]
-    sequences = (None if x is None else x.masked_fill(outside, 0.0) for x in call[:6])
-    return _Call(*sequences, call.u, call.state), live  # type: ignore[arg-type]  # r, k, v and decay are always given
 
 
 def _verify(own: Own, name: str, call: _Call) -> str:

@@ -73,7 +73,7 @@ def register(
 def _seen_by_profilers(name: str) -> AbstractContextManager[Any]:
     """Return what makes a call stand in torch's profiles, as it would if the dispatcher had seen it."""
     if torch.autograd.profiler._is_profiler_enabled:
-        return torch.autograd.profiler.record_function(f"nih::{name}")  # type: ignore[no-untyped-call]
+        return torch.autograd.profiler.record_function(f"nih::{name}")
     return nullcontext()
 
 

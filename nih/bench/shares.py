@@ -106,7 +106,7 @@ def _random(sizes: Mapping[str, tuple[int, ...]]) -> Tensors:
     generator = torch.Generator().manual_seed(0)
 
     def draw(size: tuple[int, ...]) -> Tensor:
-        return torch.randn(*size, generator=generator) / size[-1] ** 0.5
+        return torch.randn(*size, generator=generator) * float(size[-1] ** -0.5)
 
     return Tensors("random weights", {name: partial(draw, size) for name, size in sizes.items()})
 

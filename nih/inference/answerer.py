@@ -107,7 +107,7 @@ class LocalAnswerer:
     def report(self) -> Mapping[str, Mapping[str, Any]]:
         """How many threads were used, and why; and what was found of kernels that the model verifies, if it does."""
         told: dict[str, Mapping[str, Any]] = {"threads": THREADS.report()} if THREADS.choices else {}
-        kernels = getattr(self.model, "report_kernels", dict)()
+        kernels: Mapping[str, str] = getattr(self.model, "report_kernels", dict)()
         return told | ({"kernels": kernels} if kernels else {})
 
     def close(self) -> None:

@@ -191,11 +191,11 @@ def test_each_loaded_model_is_verified_again() -> None:
 def forced(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setenv(backend.VARIABLE, "fla")
     for cache in (backend._choose, fla.missing):
-        cache.cache_clear()  # type: ignore[attr-defined]
+        cache.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
     for cache in (backend._choose, fla.missing):
-        cache.cache_clear()  # type: ignore[attr-defined]
+        cache.cache_clear()
 
 
 def lacking(package: str) -> str:

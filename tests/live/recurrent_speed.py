@@ -1,10 +1,10 @@
 """Prefill of whole RWKV-7, RWKV-6 and Mamba-2 models of the 0.1B shape with random weights, beside the package `rwkv` and llama.cpp's server.
 
-    python -m tests.live.recurrent_speed [rwkv7|rwkv6|mamba2 ...] [--tokens N] [--out FILE.csv]
+    python -m tests.live.recurrent_speed [rwkv7|rwkv6|mamba2 ...] [--beside WHO] [--tokens N] [--out FILE.csv]
     python -m tests.live.recurrent_speed --memory
 
 All read the same float32 weights on one thread, each in a process of its own, in turn; the median of three, llama.cpp by its own clock. The
-shares of matrix products and of the op are those of our own time, in one more reading. `--memory`: what a prompt of 1M tokens takes more than
+shares of matrix products and of the op are those of our own time, of one more reading of half the prompt. `--memory`: what a prompt of 1M tokens takes more than
 one of 128k, with two layers of a third of the width. Exit 1 where a goal is missed, or another says another next token.
 """
 
@@ -74,17 +74,18 @@ session = adapter.open_model(sys.argv[1], "x", options).session()
 ids = np.load(sys.argv[2])
 session.extend([ids[:64]])
 session.reset()
-began = time.perf_counter()
-session.extend([ids])
-logits = session.logits()
-seconds = time.perf_counter() - began
-np.save(sys.argv[3], torch.log_softmax(torch.from_numpy(logits), 0).numpy())
-session.reset()
+if len(sys.argv) > 3:
+    began = time.perf_counter()
+    session.extend([ids])
+    logits = session.logits()
+    print("seconds", time.perf_counter() - began)
+    np.save(sys.argv[3], torch.log_softmax(torch.from_numpy(logits), 0).numpy())
+    sys.exit()
 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
     session.extend([ids])
 spent = {e.key: e.self_cpu_time_total for e in profile.key_averages()}
 products = sum(spent.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm"))
-print("seconds", seconds, products / sum(spent.values()), spent["nih::matrix_state"] / sum(spent.values()))
+print("shares", products / sum(spent.values()), spent["nih::matrix_state"] / sum(spent.values()))
 """
 MEMORY = """
 import resource, sys
@@ -107,9 +108,10 @@ print("grown", peaks[2] - peaks[1])
 
 @dataclass
 class Reader:
-    """Somebody who reads the prompt: each reading returns seconds, then further numbers."""
+    """Somebody who reads the prompt."""
 
-    read: Callable[[], list[float]]
+    read: Callable[[], float]
+    """Returns the seconds."""
     logprobs: Callable[[], dict[int, float]]
     """Of the likeliest next tokens after the last reading, the likeliest first."""
 
@@ -128,29 +130,34 @@ def _likeliest(path: Path, count: int = 50) -> dict[int, float]:
 
 
 def _program(code: str, weights: Path, ids: Path, out: Path, **switches: str) -> Reader:
-    read = partial(say, code, str(weights), str(ids), str(out), **switches)
+    def read() -> float:
+        [seconds] = say(code, str(weights), str(ids), str(out), **switches)
+        return seconds
+
     return Reader(read, partial(_likeliest, out))
 
 
 def _llama(url: str, ids: Path) -> Reader:
     last: dict[int, float] = {}
 
-    def read() -> list[float]:
+    def read() -> float:
         said = ask(url, np.load(ids).tolist())
         last.clear()
         last.update(said.logprobs)
-        return [said.seconds]
+        return said.seconds
 
     return Reader(read, lambda: last)
 
 
-def _readers(model: str, ids: Path, folder: Path, stack: ExitStack) -> dict[str, Reader]:
-    """Write the weights in all formats; return who reads them here, ourselves first."""
-    there = {who for who, package in NEEDS.items() if importlib.util.find_spec(package)}
-    for who in sorted(NEEDS.keys() - there):
+def _readers(
+    model: str, weights: Path, ids: Path, beside: Sequence[str], stack: ExitStack
+) -> dict[str, Reader]:
+    """Write the weights in all formats; return who of `beside` reads them here, and ourselves first."""
+    folder = weights.parent
+    there = {who for who in beside if importlib.util.find_spec(NEEDS[who])}
+    for who in sorted(set(beside) - there):
         print(f"{who} is left out, because `{NEEDS[who]}` is not installed; type `pip install {NEEDS[who]}`")
     gguf = folder / f"{model}.gguf"
-    weights = folder / ("mamba2" if model == "mamba2" else f"{model}.pth")
     if model == "mamba2":
         there.discard("package rwkv")
         stored = recurrent_gguf.made_mamba2(MAMBA2)
@@ -171,26 +178,32 @@ def _readers(model: str, ids: Path, folder: Path, stack: ExitStack) -> dict[str,
     return found
 
 
-def speed(model: str, tokens: int) -> list[dict[str, Any]]:
+def speed(model: str, tokens: int, beside: Sequence[str]) -> list[dict[str, Any]]:
     """Measure all in turn; a row for each that is beside us."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         ids = folder / "ids.npy"
         np.save(ids, np.random.default_rng(0).integers(1, 50000, tokens).astype(np.int32))
-        readers = _readers(model, ids, folder, stack)
-        readings: dict[str, list[list[float]]] = {who: [] for who in readers}
+        weights = folder / ("mamba2" if model == "mamba2" else f"{model}.pth")
+        readers = _readers(model, weights, ids, beside, stack)
+        readings: dict[str, list[float]] = {who: [] for who in readers}
         for _ in range(ROUNDS):
             for who, reader in readers.items():
                 readings[who].append(reader.read())
+                print(
+                    f"{model}: {who} {tokens / readings[who][-1]:.1f} tokens/s", file=sys.stderr, flush=True
+                )
         ours = readings.pop("ours")
         own = np.load(folder / "ours.npy")
+        np.save(ids, np.load(ids)[: tokens // 2])
+        shares = say(OURS, str(weights), str(ids))
         rows = []
         for who, found in readings.items():
-            fast, slow = (tokens / statistics.median(row[0] for row in these) for these in (ours, found))
+            fast, slow = (tokens / statistics.median(these) for these in (ours, found))
             said = readers[who].logprobs()
             row = (
                 model, tokens, who, round(fast, 1), round(slow, 1), round(fast / slow, 2), GOALS[who],
-                *(round(statistics.median(row[i] for row in ours), 3) for i in (1, 2)),
+                *(round(share, 3) for share in shares),
                 next(iter(said)) == int(own.argmax()),
                 f"{max(abs(own[i] - value) for i, value in said.items()):.2g}",
             )  # fmt: skip
@@ -212,12 +225,12 @@ def memory() -> bool:
 
 
 def _keep(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows in place of those of the same models."""
-    models = {row["model"] for row in rows}
+    """Write the rows in place of those of the same models beside the same."""
+    new = {(row["model"], row["beside"]) for row in rows}
     kept: list[dict[str, Any]] = []
     if out.is_file():
         with out.open(encoding="utf-8", newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["model"] not in models]
+            kept = [row for row in csv.DictReader(file) if (row["model"], row["beside"]) not in new]
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -229,6 +242,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", help=f"{', '.join((*SHAPES, 'mamba2'))}; all by default")
     parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--beside", action="append", choices=GOALS, help="may be repeated; all by default")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory", action="store_true")
     asked = parser.parse_args()
@@ -239,7 +253,7 @@ def main() -> int:
         return 0 if memory() else 1
     met = []
     for model in asked.models or known:
-        rows = speed(model, asked.tokens)
+        rows = speed(model, asked.tokens, asked.beside or tuple(GOALS))
         for row in rows:
             print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             met.append(row["times"] >= row["goal"] and row["same_next_token"])
