@@ -52,7 +52,7 @@ def test_llama_cpp_says_the_same(make: Callable[[Path], Pair], tmp_path: Path) -
     with served(pair.gguf, 2048) as url:
         for length in (1, 2, 63, 64, 65, 500, 1100):
             ids = prompt(length)
-            said = ask(url, ids)
+            said = ask(url, ids.tolist())
             session.reset()
             session.extend([ids])
             ours = torch.log_softmax(torch.from_numpy(session.logits()), 0).numpy()
