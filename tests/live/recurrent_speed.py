@@ -1,9 +1,9 @@
 """Prefill of whole RWKV-7, RWKV-6 and Mamba-2 models of the 0.1B shape with random weights, beside the package `rwkv` and llama.cpp's server.
 
-    python -m tests.live.recurrent_speed [rwkv7|rwkv6|mamba2 ...] [--beside WHO] [--tokens N] [--out FILE.csv]
+    python -m tests.live.recurrent_speed [rwkv7|rwkv6|mamba2 ...] [--beside WHO] [--tokens N] [--rounds N] [--out FILE.csv]
     python -m tests.live.recurrent_speed --memory
 
-All read the same float32 weights on one thread, each in a process of its own, in turn; the median of three, llama.cpp by its own clock. The
+All read the same float32 weights on one thread, each in a process of its own, in turn; the median of the rounds, llama.cpp by its own clock. The
 shares of matrix products and of the op are those of our own time, of one more reading of half the prompt. `--memory`: what a prompt of 1M tokens takes more than
 one of 128k, with two layers of a third of the width. Exit 1 where a goal is missed, or another says another next token.
 """
@@ -41,7 +41,6 @@ SHAPES = {
     "rwkv6": Size("6", heads=12, layers=12, rank=32, ratio=3.5, vocabulary=65536),
 }
 MAMBA2 = recurrent_gguf.mamba2_config(layers=24, width=768, vocabulary=50288)
-ROUNDS = 3
 NEEDS = {"package rwkv": "rwkv", "llama.cpp": "xllamacpp"}
 """Package that has it."""
 COLUMNS = (
@@ -178,7 +177,7 @@ def _readers(
     return found
 
 
-def speed(model: str, tokens: int, beside: Sequence[str]) -> list[dict[str, Any]]:
+def speed(model: str, tokens: int, rounds: int, beside: Sequence[str]) -> list[dict[str, Any]]:
     """Measure all in turn; a row for each that is beside us."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
@@ -187,7 +186,7 @@ def speed(model: str, tokens: int, beside: Sequence[str]) -> list[dict[str, Any]
         weights = folder / ("mamba2" if model == "mamba2" else f"{model}.pth")
         readers = _readers(model, weights, ids, beside, stack)
         readings: dict[str, list[float]] = {who: [] for who in readers}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for who, reader in readers.items():
                 readings[who].append(reader.read())
                 print(
@@ -242,6 +241,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", help=f"{', '.join((*SHAPES, 'mamba2'))}; all by default")
     parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beside", action="append", choices=GOALS, help="may be repeated; all by default")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory", action="store_true")
@@ -253,7 +253,7 @@ def main() -> int:
         return 0 if memory() else 1
     met = []
     for model in asked.models or known:
-        rows = speed(model, asked.tokens, asked.beside or tuple(GOALS))
+        rows = speed(model, asked.tokens, asked.rounds, asked.beside or tuple(GOALS))
         for row in rows:
             print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             met.append(row["times"] >= row["goal"] and row["same_next_token"])
