@@ -1,5 +1,5 @@
-// The recurrences of RWKV-4 and Mamba-1 with their backward, for training on a CPU: one thread, float32, sixteen channels at a time.
-// The truth are `wkv` and `SelectiveScan` in nets.py.
+// The recurrences of RWKV-4, Mamba-1 and RWKV-7 with their backward, for training on a CPU: one thread, float32, as many channels at a time as a register holds.
+// The truth are `wkv` and `SelectiveScan` in nets.py, and `matrix_state_torch` of the kernels.
 //
 // WKV, per channel, with decay d and e^u given, and e^k taken against the greatest key of row and channel:
 //
@@ -11,17 +11,29 @@
 //
 //   h_t = e^(dt_t A) h_(t-1) + dt_t x_t B_t,   y_t = C_t h_t,   from h = 0
 //
-// x, dt, y (T, B, C); A (N, C); B, C (T, B, N); starts (T / kSteps, B, C / 16, N, 16). C is a multiple of 16, N at most kStates.
-// The backward makes the states of kSteps steps again from the one before them, so what it needs stays in the cache.
+// x, dt, y (T, B, C); A (N, C); B, C (T, B, N); starts (T / kSteps, B, C / kLanes, N, kLanes). C is a multiple of kLanes, N at most kStates.
+//
+// The matrix state, per head, with a decay w in (0, 1] of its own for each key:
+//
+//   S_t = S_(t-1) diag(w_t) + (S_(t-1) a_t) b_t^T + v_t k_t^T,   y_t = S_t r_t,   from S = 0
+//
+// r, k, v, w, a, b, y (B, T, H, kKeys); starts (T / kSteps, B, H, kBlocks of values, kKeys keys, kLanes).
+// The backwards make the states of kSteps steps again from the one before them, so what they need stays in the cache.
 
 #include <cstdint>
 #include <cstring>
 
 namespace {
 
-constexpr int kLanes = 16, kSteps = 32, kStates = 16;
-typedef float Lanes __attribute__((vector_size(64)));
-typedef std::int32_t Bits __attribute__((vector_size(64)));
+// Compilers keep vectors that are wider than the processor's registers in memory, which is many times slower.
+#ifdef __AVX512F__
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+constexpr int kSteps = 32, kStates = 16, kKeys = 64, kBlocks = kKeys / kLanes;
+typedef float Lanes __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t Bits __attribute__((vector_size(4 * kLanes)));
 
 Lanes load(const float* from) {
   Lanes value;
@@ -32,17 +44,11 @@ Lanes load(const float* from) {
 void store(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
 
 float sum(Lanes v) {
-  typedef float Eight __attribute__((vector_size(32)));
   typedef float Four __attribute__((vector_size(16)));
-  Eight low, high;
-  std::memcpy(&low, &v, sizeof low);
-  std::memcpy(&high, (const char*)&v + sizeof low, sizeof high);
-  const Eight eight = low + high;
-  Four left, right;
-  std::memcpy(&left, &eight, sizeof left);
-  std::memcpy(&right, (const char*)&eight + sizeof left, sizeof right);
-  const Four four = left + right;
-  return (four[0] + four[1]) + (four[2] + four[3]);
+  Four parts[kLanes / 4];
+  std::memcpy(parts, &v, sizeof v);
+  for (int i = 1; i < kLanes / 4; i++) parts[0] += parts[i];
+  return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
 // e^x for x <= 0, relative error below 1e-6: 2^n e^r with |r| <= ln 2 / 2.
@@ -59,6 +65,14 @@ Lanes exp_negative(Lanes x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   return p * (Lanes)(((Bits)shifted << 23) + 0x3f800000);
+}
+
+// One token of a block of kLanes values: S [kKeys] before it -> after it; returns S a.
+Lanes turn(const Lanes* before, Lanes* after, const float* w, const float* a, const float* b, const float* k, Lanes v) {
+  Lanes found = {};
+  for (int i = 0; i < kKeys; i++) found += before[i] * a[i];
+  for (int i = 0; i < kKeys; i++) after[i] = before[i] * w[i] + found * b[i] + v * k[i];
+  return found;
 }
 
 }  // namespace
@@ -173,4 +187,63 @@ extern "C" void scan_backward(const float* x, const float* dt, const float* a, c
         store(to, load(to) + g_a[n]);
       }
     }
+}
+
+extern "C" int matrix_keys() { return kKeys; }
+
+extern "C" void matrix_forward(const float* r, const float* k, const float* v, const float* w, const float* a,
+                               const float* b, float* y, float* starts, long B, long T, long H) {
+  for (long row = 0; row < B; row++)
+    for (long head = 0; head < H; head++)
+      for (long block = 0; block < kBlocks; block++) {
+        Lanes S[kKeys] = {};
+        for (long t = 0; t < T; t++) {
+          if (t % kSteps == 0)
+            std::memcpy(starts + ((((t / kSteps) * B + row) * H + head) * kBlocks + block) * kKeys * kLanes, S, sizeof S);
+          const long at = ((row * T + t) * H + head) * kKeys, own = at + block * kLanes;
+          turn(S, S, w + at, a + at, b + at, k + at, load(v + own));
+          Lanes out = {};
+          for (int i = 0; i < kKeys; i++) out += S[i] * r[at + i];
+          store(y + own, out);
+        }
+      }
+}
+
+// All gradients but gv are added to.
+extern "C" void matrix_backward(const float* r, const float* k, const float* v, const float* w, const float* a,
+                                const float* b, const float* starts, const float* gy, float* gr, float* gk, float* gv,
+                                float* gw, float* ga, float* gb, long B, long T, long H) {
+  static thread_local Lanes S[kSteps + 1][kKeys], found[kSteps];
+  for (long row = 0; row < B; row++)
+    for (long head = 0; head < H; head++)
+      for (long block = 0; block < kBlocks; block++) {
+        Lanes g[kKeys] = {};
+        for (long chunk = (T - 1) / kSteps; chunk >= 0; chunk--) {
+          const long first = chunk * kSteps, steps = T - first < kSteps ? T - first : kSteps;
+          std::memcpy(S[0], starts + (((chunk * B + row) * H + head) * kBlocks + block) * kKeys * kLanes, sizeof S[0]);
+          for (long t = 0; t < steps; t++) {
+            const long at = ((row * T + first + t) * H + head) * kKeys;
+            found[t] = turn(S[t], S[t + 1], w + at, a + at, b + at, k + at, load(v + at + block * kLanes));
+          }
+          for (long t = steps - 1; t >= 0; t--) {
+            const long at = ((row * T + first + t) * H + head) * kKeys, own = at + block * kLanes;
+            const Lanes g_out = load(gy + own), value = load(v + own);
+            Lanes g_value = {}, g_found = {};
+            for (int i = 0; i < kKeys; i++) {
+              g[i] += g_out * r[at + i];
+              g_value += g[i] * k[at + i];
+              g_found += g[i] * b[at + i];
+            }
+            store(gv + own, g_value);
+            for (int i = 0; i < kKeys; i++) {
+              gr[at + i] += sum(g_out * S[t + 1][i]);
+              gk[at + i] += sum(g[i] * value);
+              gb[at + i] += sum(g[i] * found[t]);
+              gw[at + i] += sum(g[i] * S[t][i]);
+              ga[at + i] += sum(g_found * S[t][i]);
+              g[i] = g[i] * w[at + i] + g_found * a[at + i];
+            }
+          }
+        }
+      }
 }
