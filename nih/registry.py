@@ -20,6 +20,7 @@ from nih.errors import ModelError, UnknownName
 from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 
 _ADAPTERS = {
+    "aft": "aft",
     "rwkv": "rwkv",
     "rwkv5": "rwkv",
     "rwkv6": "rwkv",
@@ -28,6 +29,7 @@ _ADAPTERS = {
     "mamba": "mamba",
     "falcon_mamba": "mamba",
     "mamba2": "mamba2",
+    "s4d": "s4d",
 }
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 _STATE_SPACES = {"Mamba2": "mamba2"}
