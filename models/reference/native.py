@@ -113,7 +113,7 @@ class _MatrixState(torch.autograd.Function):
     def forward(ctx: Any, *read: Tensor) -> Tensor:
         batch, steps, heads, keys = read[0].shape
         y = torch.empty_like(read[0])
-        chunks = -(-steps // _library().scan_steps())
+        chunks = -(-steps // _library().matrix_turns())
         starts = y.new_empty(chunks, batch, heads, keys, keys)
         _call("matrix_forward", (*read, y, starts), (batch, steps, heads))
         ctx.save_for_backward(*read, starts)

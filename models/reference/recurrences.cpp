@@ -17,8 +17,8 @@
 //
 //   S_t = S_(t-1) diag(w_t) + (S_(t-1) a_t) b_t^T + v_t k_t^T,   y_t = S_t r_t,   from S = 0
 //
-// r, k, v, w, a, b, y (B, T, H, kKeys); starts (T / kSteps, B, H, kBlocks of values, kKeys keys, kLanes).
-// The backwards make the states of kSteps steps again from the one before them, so what they need stays in the cache.
+// r, k, v, w, a, b, y (B, T, H, kKeys); starts (T / kTurns, B, H, kKeys values, kKeys).
+// The backwards make the states of kSteps or kTurns steps again from the one before them, so what they need stays in the cache.
 
 #include <cstdint>
 #include <cstring>
@@ -31,7 +31,7 @@ constexpr int kLanes = 16;
 #else
 constexpr int kLanes = 8;
 #endif
-constexpr int kSteps = 32, kStates = 16, kKeys = 64, kBlocks = kKeys / kLanes;
+constexpr int kSteps = 32, kStates = 16, kKeys = 64, kWide = kKeys / kLanes, kTurns = 16;
 typedef float Lanes __attribute__((vector_size(4 * kLanes)));
 typedef std::int32_t Bits __attribute__((vector_size(4 * kLanes)));
 
@@ -67,13 +67,23 @@ Lanes exp_negative(Lanes x) {
   return p * (Lanes)(((Bits)shifted << 23) + 0x3f800000);
 }
 
-// One token of a block of kLanes values: S [kKeys] before it -> after it; returns S a.
-Lanes turn(const Lanes* before, Lanes* after, const float* w, const float* a, const float* b, const float* k, Lanes v) {
-  Lanes found = {};
-  for (int i = 0; i < kKeys; i++) found += before[i] * a[i];
-  for (int i = 0; i < kKeys; i++) after[i] = before[i] * w[i] + found * b[i] + v * k[i];
+float dot(const Lanes* x, const float* y) {
+  Lanes products = {};
+  for (int j = 0; j < kWide; j++) products += x[j] * load(y + j * kLanes);
+  return sum(products);
+}
+
+// One token of one value's row of the matrix: S before it -> after it; returns S a.
+float turn(const Lanes* before, Lanes* after, const float* w, const float* a, const float* b, const float* k, float v) {
+  const float found = dot(before, a);
+  for (int j = 0; j < kWide; j++) {
+    const int at = j * kLanes;
+    after[j] = before[j] * load(w + at) + found * load(b + at) + v * load(k + at);
+  }
   return found;
 }
+
+void add(float* to, Lanes value) { store(to, load(to) + value); }
 
 }  // namespace
 
@@ -190,60 +200,65 @@ extern "C" void scan_backward(const float* x, const float* dt, const float* a, c
 }
 
 extern "C" int matrix_keys() { return kKeys; }
+extern "C" int matrix_turns() { return kTurns; }
 
 extern "C" void matrix_forward(const float* r, const float* k, const float* v, const float* w, const float* a,
                                const float* b, float* y, float* starts, long B, long T, long H) {
+  static thread_local Lanes S[kKeys][kWide];
   for (long row = 0; row < B; row++)
-    for (long head = 0; head < H; head++)
-      for (long block = 0; block < kBlocks; block++) {
-        Lanes S[kKeys] = {};
-        for (long t = 0; t < T; t++) {
-          if (t % kSteps == 0)
-            std::memcpy(starts + ((((t / kSteps) * B + row) * H + head) * kBlocks + block) * kKeys * kLanes, S, sizeof S);
-          const long at = ((row * T + t) * H + head) * kKeys, own = at + block * kLanes;
-          turn(S, S, w + at, a + at, b + at, k + at, load(v + own));
-          Lanes out = {};
-          for (int i = 0; i < kKeys; i++) out += S[i] * r[at + i];
-          store(y + own, out);
-        }
+    for (long head = 0; head < H; head++) {
+      std::memset(S, 0, sizeof S);
+      for (long first = 0; first < T; first += kTurns) {
+        const long stop = T - first < kTurns ? T : first + kTurns;
+        std::memcpy(starts + (((first / kTurns) * B + row) * H + head) * kKeys * kKeys, S, sizeof S);
+        for (int value = 0; value < kKeys; value++)
+          for (long t = first; t < stop; t++) {
+            const long at = ((row * T + t) * H + head) * kKeys;
+            turn(S[value], S[value], w + at, a + at, b + at, k + at, v[at + value]);
+            y[at + value] = dot(S[value], r + at);
+          }
       }
+    }
 }
 
 // All gradients but gv are added to.
 extern "C" void matrix_backward(const float* r, const float* k, const float* v, const float* w, const float* a,
                                 const float* b, const float* starts, const float* gy, float* gr, float* gk, float* gv,
                                 float* gw, float* ga, float* gb, long B, long T, long H) {
-  static thread_local Lanes S[kSteps + 1][kKeys], found[kSteps];
+  static thread_local Lanes S[kTurns + 1][kWide], g[kKeys][kWide];
+  float found[kTurns];
   for (long row = 0; row < B; row++)
-    for (long head = 0; head < H; head++)
-      for (long block = 0; block < kBlocks; block++) {
-        Lanes g[kKeys] = {};
-        for (long chunk = (T - 1) / kSteps; chunk >= 0; chunk--) {
-          const long first = chunk * kSteps, steps = T - first < kSteps ? T - first : kSteps;
-          std::memcpy(S[0], starts + (((chunk * B + row) * H + head) * kBlocks + block) * kKeys * kLanes, sizeof S[0]);
+    for (long head = 0; head < H; head++) {
+      std::memset(g, 0, sizeof g);
+      for (long chunk = (T - 1) / kTurns; chunk >= 0; chunk--) {
+        const long first = chunk * kTurns, steps = T - first < kTurns ? T - first : kTurns;
+        const float* before = starts + ((chunk * B + row) * H + head) * kKeys * kKeys;
+        for (int value = 0; value < kKeys; value++) {
+          std::memcpy(S[0], before + value * kKeys, sizeof S[0]);
           for (long t = 0; t < steps; t++) {
             const long at = ((row * T + first + t) * H + head) * kKeys;
-            found[t] = turn(S[t], S[t + 1], w + at, a + at, b + at, k + at, load(v + at + block * kLanes));
+            found[t] = turn(S[t], S[t + 1], w + at, a + at, b + at, k + at, v[at + value]);
           }
+          Lanes later[kWide];
+          std::memcpy(later, g[value], sizeof later);
           for (long t = steps - 1; t >= 0; t--) {
-            const long at = ((row * T + first + t) * H + head) * kKeys, own = at + block * kLanes;
-            const Lanes g_out = load(gy + own), value = load(v + own);
-            Lanes g_value = {}, g_found = {};
-            for (int i = 0; i < kKeys; i++) {
-              g[i] += g_out * r[at + i];
-              g_value += g[i] * k[at + i];
-              g_found += g[i] * b[at + i];
-            }
-            store(gv + own, g_value);
-            for (int i = 0; i < kKeys; i++) {
-              gr[at + i] += sum(g_out * S[t + 1][i]);
-              gk[at + i] += sum(g[i] * value);
-              gb[at + i] += sum(g[i] * found[t]);
-              gw[at + i] += sum(g[i] * S[t][i]);
-              ga[at + i] += sum(g_found * S[t][i]);
-              g[i] = g[i] * w[at + i] + g_found * a[at + i];
+            const long at = ((row * T + first + t) * H + head) * kKeys;
+            const float g_out = gy[at + value], own = v[at + value];
+            for (int j = 0; j < kWide; j++) later[j] += g_out * load(r + at + j * kLanes);
+            gv[at + value] = dot(later, k + at);
+            const float g_found = dot(later, b + at);
+            for (int j = 0; j < kWide; j++) {
+              const long to = at + j * kLanes;
+              add(gr + to, g_out * S[t + 1][j]);
+              add(gk + to, own * later[j]);
+              add(gb + to, found[t] * later[j]);
+              add(gw + to, later[j] * S[t][j]);
+              add(ga + to, g_found * S[t][j]);
+              later[j] = later[j] * load(w + to) + g_found * load(a + to);
             }
           }
+          std::memcpy(g[value], later, sizeof later);
         }
       }
+    }
 }
