@@ -45,7 +45,9 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
         tensors = open_tensors(place.name, place.weight_files()).renamed(blinkdl_name)
         return RwkvNetwork(tensors, shape, device, dtype)
 
-    return open_recurrent(Checkpoint(place, shape, config.get("dtype"), place.weight_files, load), name, options)
+    return open_recurrent(
+        Checkpoint(place, shape, config.get("dtype"), place.weight_files, load), name, options
+    )
 
 
 def _shape(source: Source, config: Mapping[str, Any]) -> RwkvShape:

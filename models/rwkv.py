@@ -56,7 +56,9 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
         checkpoint = _blinkdl(source, path)
     else:
         checkpoint = _hugging_face(
-            reference(source) if is_reference(source, "rwkv") or source == "rwkv7" else locate(source, options.revision)
+            reference(source)
+            if is_reference(source, "rwkv") or source == "rwkv7"
+            else locate(source, options.revision)
         )
     return open_recurrent(checkpoint, name, options)
 

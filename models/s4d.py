@@ -48,7 +48,9 @@ def open_model(source: str, name: str, options: Options) -> RecurrentModel:
     def load(device: torch.device, dtype: torch.dtype) -> S4dNetwork:
         return S4dNetwork(open_tensors(place.name, place.weight_files()), shape, device, dtype)
 
-    return open_recurrent(Checkpoint(place, shape, config.get("dtype"), place.weight_files, load), name, options)
+    return open_recurrent(
+        Checkpoint(place, shape, config.get("dtype"), place.weight_files, load), name, options
+    )
 
 
 def _shape(source: Source, config: Mapping[str, Any]) -> MambaShape:

@@ -101,7 +101,11 @@ def _states(ax: Axes, rows: pd.DataFrame, rungs: list[Rung]) -> None:
         first, last = (float(own[length]) for length in _SIZES)
         ax.barh(i, last, color=rung.color, alpha=0.35 if last > first else 1, height=0.6)
         ax.barh(i, first, color=rung.color, height=0.6)
-        label = f"{_bytes(first)} at any length" if first == last else f"{_bytes(first)} at 1k, {_bytes(last)} at 128k"
+        label = (
+            f"{_bytes(first)} at any length"
+            if first == last
+            else f"{_bytes(first)} at 1k, {_bytes(last)} at 128k"
+        )
         ax.annotate(label, (1.1 * first, i), va="center", fontsize=8)
     ax.set_xscale("log")
     ax.set_yticks(range(len(rungs)), [rung.model for rung in rungs])

@@ -27,10 +27,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "aft-odd": _COMMON
     | {"model_type": "aft", "hidden_size": 40, "intermediate_size": 100, "num_hidden_layers": 2},
     "s4d": _COMMON
-    | {"model_type": "s4d", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "state_size": 16}
+    | {
+        "model_type": "s4d",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "state_size": 16,
+    }
     | {"conv_kernel": 4, "initializer_range": 0.1, "time_step_min": 0.001, "time_step_max": 0.1},
     "s4d-odd": _COMMON
-    | {"model_type": "s4d", "hidden_size": 40, "intermediate_size": 72, "num_hidden_layers": 2, "state_size": 5}
+    | {
+        "model_type": "s4d",
+        "hidden_size": 40,
+        "intermediate_size": 72,
+        "num_hidden_layers": 2,
+        "state_size": 5,
+    }
     | {"conv_kernel": 3, "initializer_range": 0.1, "time_step_min": 0.01, "time_step_max": 0.1},
 }
 """Name -> config of a model with random weights."""
