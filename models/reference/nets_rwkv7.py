@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nih.kernels.matrix_state import matrix_state_torch
+from nih.models._recurrent import per_head
 
 _FASTEST = -math.exp(-0.5)
 """The lowest logarithm of a decay."""
@@ -85,7 +86,7 @@ class TimeMix7(nn.Module):
         return self.output((normed + seen.flatten(2)) * gate), v if first is None else first
 
     def _per_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
+        return per_head(x, self.heads)
 
 
 def _low_rank(width: int, rank: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -94,7 +94,7 @@ def test_the_scan_of_s4d_is_its_convolution(steps: int, states: int, seed: int) 
     A = -8 * torch.rand(16, states, generator=make)
     B, C = torch.randn(2, states, generator=make)
     step = np.logaddexp(0, bias.double().numpy())
-    kernel = ladder.s4d_kernel(step, *(x.double().numpy() for x in (A, B, C)), steps)
+    kernel = ladder.s4d_kernel(step, A.double().numpy(), B.double().numpy(), C.double().numpy(), steps)
     expected = ladder.convolution(u[0].double().numpy(), kernel)
     arguments: tuple[Any, ...] = (
         *(u, torch.zeros(16).expand_as(u), None, A),
