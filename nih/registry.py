@@ -120,7 +120,8 @@ def _folders(kind: str) -> list[str]:
 def _reference_configs() -> dict[str, Path]:
     """Name -> config.json of the models in the box; those named like their adapter are its default weights."""
     folders = (Path(path) / "reference" for path in _folders("models"))
-    return {config.parent.name: config for folder in folders for config in folder.glob("*/config.json")}
+    weights = (path for folder in folders for path in folder.glob("*/model.safetensors"))
+    return {path.parent.name: path.with_name("config.json") for path in weights}
 
 
 def _module_of(kind: str, name: str) -> str:

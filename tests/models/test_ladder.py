@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from nih.errors import ModelError
 from nih.kernels.selective_scan import selective_scan, selective_scan_reference
 from nih.kernels.wkv4 import wkv4, wkv4_reference
-from nih.models import _recurrent
+from nih.models import _loading, _recurrent, aft, rwkv, s4d
 from nih.models._recurrent import Options, RecurrentModel
 from nih.registry import resolve_model
 from tests.support import ladder, recurrent
@@ -216,3 +216,18 @@ def test_weights_of_the_next_rung_are_refused(name: str, base: Path, tmp_path: P
     save_file({**stored, more: torch.zeros(64)}, path / "model.safetensors")
     with pytest.raises(ModelError, match="1 tensors that this architecture does not have"):
         open_(path).session()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_name_is_the_model_in_the_box(
+    name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter: Any = rwkv if name == "rwkv7" else aft if name == "aft" else s4d
+    monkeypatch.setattr(_loading, "REFERENCE", tmp_path)
+    with pytest.raises(ModelError, match=f"reference model `{name}` is not in this .* train it"):
+        adapter.open_model(name, name, Options(device="cpu"))
+    if name != "rwkv7":
+        shutil.copytree(ladder.random_folder(name, base), tmp_path / name)
+        session = adapter.open_model(name, name, Options(device="cpu")).session()
+        session.extend([prompt(19)])
+        assert session.position == 19
