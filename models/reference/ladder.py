@@ -33,9 +33,9 @@ class Rung(NamedTuple):
 
 RUNGS = (
     Rung("transformer", "attention (Transformer)", "#0173b2"),
-    Rung("aft", "AFT-simple: no pairs", "#de8f05"),
+    Rung("aft", "AFT-simple: no queries", "#de8f05"),
     Rung("rwkv", "RWKV-4: + decay", "#029e73"),
-    Rung("s4d", "S4D-Real: a fixed filter", "#d55e00"),
+    Rung("s4d", "S4D-Real: fixed filters", "#d55e00"),
     Rung("mamba", "Mamba: + selection", "#cc78bc"),
     Rung("rwkv7", "RWKV-7: + delta rule", "#ca9161"),
 )
@@ -92,7 +92,7 @@ def _accuracy(ax: Axes, rows: pd.DataFrame, rungs: list[Rung]) -> None:
     ax.set_ylim(-0.03, 1.03)
     ax.set_title("passkey found, of 55 samples per point, with 95 % intervals")
     ax.set_xlabel("length in bytes")
-    ax.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.95))
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def _states(ax: Axes, rows: pd.DataFrame, rungs: list[Rung]) -> None:
@@ -104,10 +104,11 @@ def _states(ax: Axes, rows: pd.DataFrame, rungs: list[Rung]) -> None:
         label = (
             f"{_bytes(first)} at any length"
             if first == last
-            else f"{_bytes(first)} at 1k, {_bytes(last)} at 128k"
+            else f"{_bytes(first)} at 1k,\n{_bytes(last)} at 128k"
         )
-        ax.annotate(label, (1.1 * first, i), va="center", fontsize=8)
+        ax.annotate(label, (1.3 * last, i), va="center", fontsize=8)
     ax.set_xscale("log")
+    ax.set_xlim(1e3, 3e10)
     ax.set_yticks(range(len(rungs)), [rung.model for rung in rungs])
     ax.invert_yaxis()
     ax.set_title("state after the prompt")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from nih.kernels.selective_scan import selective_scan, selective_scan_reference
 from nih.kernels.wkv4 import wkv4, wkv4_reference
 from nih.models import _loading, _recurrent, aft, rwkv, s4d
 from nih.models._recurrent import Options, RecurrentModel
+from nih.models.reference import ladder as drawing
 from nih.registry import resolve_model
 from tests.support import ladder, recurrent
 from tests.support.laws import LAWS, Subject
@@ -231,3 +233,20 @@ def test_a_name_is_the_model_in_the_box(
         session = adapter.open_model(name, name, Options(device="cpu")).session()
         session.extend([prompt(19)])
         assert session.position == 19
+
+
+def test_the_drawn_ladder_is_what_the_cells_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mamba", "transformer"):
+        shutil.copytree(recurrent.ROOT / f"results/examples/{name}-passkey", tmp_path / f"{name}-passkey")
+    drawing.main([str(tmp_path)])
+    assert "rwkv: no " in capsys.readouterr().err
+    rows = pd.read_csv(tmp_path / "ladder/ladder.csv")
+    asked = rows[rows["n"].notna()]
+    for name, own in asked.groupby("model"):
+        cells = pd.read_csv(tmp_path / f"{name}-passkey/cells.csv").groupby("length")[["n", "correct"]].sum()
+        assert (own.set_index("length")[["n", "correct"]].astype(int) == cells).all(axis=None)
+        assert own["accuracy"].between(own["ci_low"], own["ci_high"]).all()
+    states = rows.pivot_table(index="length", columns="model", values="state_bytes")
+    assert states.loc[131072, "mamba"] == states.loc[1024, "mamba"]
+    assert states.loc[131072, "transformer"] == 128 * states.loc[1024, "transformer"]
+    assert all((tmp_path / f"ladder/ladder.{kind}").stat().st_size for kind in ("png", "svg"))
