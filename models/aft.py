@@ -7,9 +7,9 @@ A token's attention is the average of all values so far, weighted by e^key, and 
 This is WKV4 with no decay (w = 0) and no bonus (u = 0), so the state is as small as RWKV-4's, and a token weighs the same from any distance.
 All else is RWKV-4's block, token shift and channel mixing included: what the two models remember differs by the decay alone. The paper's own
 model has no token shift; it learns the order of tokens from embeddings of their positions.
-AFT-full adds a learnt bias w_(t,s) per pair of positions to the exponent, AFT-local the same within a window: both are matrices of the training
-length's size, so they say nothing of a longer text, and their sums cannot be carried in a state. The WKV of RWKV is what becomes of them where
-the bias is a decay times the distance.
+AFT-full adds a learnt bias w_(t,s) per pair of positions to the exponent; AFT-local has one within a window and 0 beyond it. Both are indexed by
+position, so there is none for a text longer than those of the training, and AFT-full's sums cannot be carried in a state. RWKV's decay is
+what becomes of the bias where it depends on the distance alone, and in proportion to it.
 The files are RWKV-4's in the Hugging Face format without `time_decay` and `time_first`: those hold log(-w), which has no value at w = 0.
 Source: Zhai et al., An Attention Free Transformer (2021), equations 2 to 4.
 """
