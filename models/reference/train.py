@@ -5,7 +5,7 @@
 A batch is texts of one length: a prompt of `passkey` or `fact` as a sweep asks it, and its answer. The loss is the cross-entropy of the answer,
 plus that of words which the text says a second time (it teaches copying early), plus a little of the whole text's. The curriculum
 lets longer texts in once the longest so far are answered. Seeds begin at 10**6, far from those that sweeps use.
-On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes).
+On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes; RWKV-7 with --native).
 SIGTERM ends a run after its step and saves; at a constant rate (--decay 0) that is the run of so many --steps.
 """
 

@@ -38,7 +38,7 @@ TINY = {
     "transformer": {"hidden_size": 32, "head_dim": 8, "intermediate_size": 64, "num_hidden_layers": 1},
     "aft": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
     "s4d": {"hidden_size": 16, "intermediate_size": 32, "state_size": 4, "num_hidden_layers": 1},
-    "rwkv7": {"hidden_size": 32, "head_dim": 16, "intermediate_size": 64, "num_hidden_layers": 2}
+    "rwkv7": {"hidden_size": 64, "head_dim": 64, "intermediate_size": 64, "num_hidden_layers": 2}
     | {"low_rank_dim": 4, "gate_low_rank_dim": 4},
 }
 
@@ -50,7 +50,11 @@ def run(name: str, folder: Path, *more: str) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_arguments_give_equal_weights(name: str, tmp_path: Path) -> None:
-    short = ("--steps", "200", "--batch", "400", "--config", json.dumps(TINY[name]), "--facts", "0.2")
+    short = ["--steps", "200", "--batch", "400", "--config", json.dumps(TINY[name]), "--facts", "0.2"]
+    if name == "rwkv7":
+        if not shutil.which("g++"):
+            pytest.skip("the torch form is not the same in every last bit")
+        short += ["--native", "--steps", "60"]
     for folder in ("one", "two", "other"):
         run(name, tmp_path / folder, *short, "--seed", "1" if folder == "other" else "0")
     one, two, other = (load_file(tmp_path / f / "model.safetensors") for f in ("one", "two", "other"))
@@ -317,4 +321,4 @@ def test_a_grown_network_begins_as_the_saved_one(name: str, tmp_path: Path) -> N
             logits.append(head(body(ids)))
     torch.testing.assert_close(*logits)
     with pytest.raises(ValueError, match="--start"):
-        train._begin_with(net, {key: value for key, value in saved.items() if "embed" not in key})
+        train._begin_with(net, {key: value for key, value in saved.items() if "emb" not in key})
