@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 RUNS := results/runs
 
 .PHONY: architectures baselines bench bench-prefill check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help ladder \
-  llama-check ray-check test test-fast test-slow vllm-check wheel
+  llama-check ray-check test test-fast test-lowest test-slow vllm-check wheel
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
 	@echo "make demo-smollm2  the same for SmolLM2-135M on 512-2k tokens x 5 depths x 2 trials"
 	@echo "make test   install into $(VENV), run the tests"
-	@echo "make test-fast  the tests that are not on the list tests/slow.txt, in less than a minute"
+	@echo "make test-fast  the tests that are not on the list tests/slow.txt: some minutes"
 	@echo "make test-slow  the tests that are on that list"
+	@echo "make test-lowest  the fast tests with the lowest releases that pyproject.toml allows, in .venv-lowest (6 GB)"
 	@echo "make coverage  the fast tests, and which lines they run"
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make docs   write the help pages of docs/cli.md anew"
@@ -75,9 +76,18 @@ test-slow: $(VENV)/dev $(VENV)/smollm2
 	@echo "== pytest, the slow tests"
 	@$(BIN)/python -m pytest -q -n 2 -m slow --durations 25
 
+# uv because pip cannot take the lowest releases. The newest ones, which pip takes, are what all other targets run with.
+test-lowest: $(VENV)/dev
+	@$(BIN)/pip install --quiet uv
+	@[ -x .venv-lowest/bin/python ] || $(PYTHON) -m venv .venv-lowest
+	@$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	@.venv-lowest/bin/python -m tests.live.versions
+	@.venv-lowest/bin/python -m pytest -q -n 2 -m "not slow" --durations 15
+
 # Measuring doubles the time of Python code, so the slow tests, most of whose time is torch's and ray's, are left out.
 coverage: $(VENV)/dev
-	@echo "== pytest under coverage, without the slow tests"
+	@echo "== pytest under coverage, without the slow tests, with"
+	@$(BIN)/python -m tests.live.versions
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -q -n 2 -m "not slow" --durations 15
 	@$(BIN)/coverage combine --quiet
@@ -163,4 +173,4 @@ wheel: $(VENV)/dev
 	$(BIN)/python -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) .venv-vllm build dist *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-vllm build dist *.egg-info

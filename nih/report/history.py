@@ -300,14 +300,28 @@ def _look(looks: dict[str, dict[str, Any]], point: Point) -> dict[str, Any]:
 
 def _accuracy(ax: Axes, found: History, task: str, looks: dict[str, dict[str, Any]]) -> None:
     scored = [(point, total) for point in found.points if (total := point.results.by_task[task]).n]
-    ax.plot(
-        [_x(p) for p, _ in scored], [total.accuracy for _, total in scored], color=MARK, linewidth=1, zorder=1
-    )
+    _join(ax, [(point, total.accuracy) for point, total in scored])
     for point, total in scored:
         _bar(ax, point, _bounds(total), _look(looks, point))
     ax.set_ylim(-0.04, 1.04)
     ax.set_ylabel("accuracy")
     ax.set_title(sanitize(cut(task, 40), lines=False), loc="left", fontsize=10, parse_math=False)
+
+
+def _join(ax: Axes, places: Sequence[tuple[Point, float]]) -> None:
+    """Draw a line through the runs of each model; where each model ran once, as checkpoints do, one line through all."""
+    strands: dict[str, list[tuple[Point, float]]] = {}
+    for point, height in places:
+        strands.setdefault(point.run.model, []).append((point, height))
+    lines = list(strands.values()) if any(len(strand) > 1 for strand in strands.values()) else [list(places)]
+    for line in lines:
+        ax.plot(
+            [_x(point) for point, _ in line],
+            [height for _, height in line],
+            color=MARK,
+            linewidth=1,
+            zorder=1,
+        )
 
 
 def _bounds(total: Mean) -> tuple[float, float, float]:
@@ -324,13 +338,7 @@ def _effective(ax: Axes, found: History, task: str, looks: dict[str, dict[str, A
         return
     below = lengths[0] / 2
     ends = [(point, reach, _ends(reach, below)) for point, reach in scored]
-    ax.plot(
-        [_x(p) for p, _, _ in ends],
-        [middle for _, _, (_, middle, _) in ends],
-        color=MARK,
-        linewidth=1,
-        zorder=1,
-    )
+    _join(ax, [(point, middle) for point, _, (_, middle, _) in ends])
     for point, reach, bounds in ends:
         look = _look(looks, point)
         _bar(ax, point, bounds, look)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from nih.cli import app
 from nih.errors import SettingsDiffer, UsageError
 from nih.report.history import History, draw, files, history, markdown, open_history, table, terminal
+from nih.report.style import MARK
 from nih.report.tables import results_for
 from nih.store.journal import Row
 from tests.support.journal_rows import TASKS, grid, make_run, row
@@ -80,13 +81,21 @@ def test_the_picture_holds_the_points_of_the_table(three: list[Path]) -> None:
     upper, lower = draw(found).axes
     began = pd.to_datetime(lines["began"])
     for axes, column in ((upper, lines["accuracy"]), (lower, lines["effective_length"].replace(0, 512))):
-        line = max(axes.lines, key=lambda line: len(np.atleast_1d(line.get_xdata())))
-        times = [date2num(each) for each in (line.get_xdata(), began.to_numpy())]  # type: ignore[no-untyped-call]
-        assert np.allclose(*times)
-        assert np.allclose(np.asarray(line.get_ydata(), float), column.to_numpy(float))
+        joined = [line for line in axes.lines if line.get_color() == MARK]
+        assert len(joined) == 2  # one per model
+        for line, (_, own) in zip(joined, lines.groupby("model"), strict=True):
+            times = [date2num(each) for each in (line.get_xdata(), began[own.index].to_numpy())]  # type: ignore[no-untyped-call]
+            assert np.allclose(*times)
+            assert np.allclose(np.asarray(line.get_ydata(), float), column[own.index].to_numpy(float))
     figure = draw(found)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["echo", "other"]
+
+
+def test_one_line_joins_models_that_ran_once_each(three: list[Path]) -> None:
+    for axes in draw(open_history(three[:2])).axes:
+        (line,) = (line for line in axes.lines if line.get_color() == MARK)
+        assert len(np.atleast_1d(line.get_xdata())) == 2
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order(three: list[Path]) -> None:
