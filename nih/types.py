@@ -19,8 +19,8 @@ TokenIds = npt.NDArray[np.int32]
 Status = Literal["ok", "over_limit", "oom", "timeout", "error", "no_answer"]
 """`no_answer`: the model was asked, and what came is not an answer (a filter, a refusal, thinking that never ended)."""
 STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error", "no_answer")
-CellState = Literal["scored", "error", "no_answer", "over_limit", "missing"]
-"""What a cell of the grid shows: a score, else why it has none."""
+CellState = Literal["scored", "error", "no_answer", "over_limit", "not_asked", "missing"]
+"""What a cell of the grid shows: a score, else why it has none. `not_asked`: a certified run had no need of its length."""
 FAILURES: frozenset[str] = frozenset({"oom", "timeout", "error"})
 """Statuses that a resumed run tries again, and that make a run end with exit code 3."""
 UNANSWERED: frozenset[str] = FAILURES | {"no_answer"}
@@ -275,6 +275,26 @@ class Generation(NamedTuple):
 
     text: str
     ids: tuple[int, ...]
+
+
+class End(NamedTuple):
+    """How a continuation ended."""
+
+    tokens: int
+    """Its tokens before the last one."""
+    logits: npt.NDArray[np.float32]
+    """(V,), by which the last one was chosen."""
+
+
+class Together(NamedTuple):
+    """What one forward call per token has answered so far, for run.json."""
+
+    batches: int = 0
+    answers: int = 0
+    most: int = 0
+    """Answers of the largest batch."""
+    alone: int = 0
+    """Rows that were decoded again alone because of a near-tie."""
 
 
 class Likelihood(NamedTuple):

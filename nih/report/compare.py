@@ -294,6 +294,12 @@ def _notes(
         for view in (first, second)
         if view.results.run.stopping
     ]
+    notes += [
+        f"{view.name} is certified: its answers decided how many trials each length got, so only the {trials} samples that both have are "
+        "compared, and intervals of differences, which are made for fixed trials, can be too narrow."
+        for view in (first, second)
+        if view.results.certificate
+    ]
     return notes
 
 

@@ -254,6 +254,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         facts += [(name, words) for name, words in named_averages(results)]
     else:
         facts.append(("effective length", "".join(map(str, results.effective.values()))))
+    if found := results.certificate:
+        facts.append(("certificate", "; ".join(filter(None, (found.words, found.spent)))))
     for task in results.floors:
         name = f"{task}: " if len(results.by_task) > 1 else ""
         facts.append((f"{name}scored without finding it", results.floor_words(task).removeprefix("floor ")))

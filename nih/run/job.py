@@ -223,6 +223,9 @@ def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.da
         settings["passages"] = {"cut": PASSAGES, "retriever": retriever.fingerprint}
     end = chosen.model.get(_THINKING_END)
     ends = (end,) if end else ENDS
+    if options.certify:
+        # It decides what is left out.
+        settings["certify"] = {"threshold": options.threshold}
     if suite is None:
         return Job(
             options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock, retriever

@@ -9,12 +9,15 @@ from nih.inference.asked_twice import forecast
 from nih.inference.prefix_plan import PrefixPlan
 from nih.inference.shards import loss, split
 from nih.protocols import Engine, Model
+from nih.run import rounds
 from nih.run.job import Job
 
 
 def plan(job: Job) -> dict[str, Any]:
     """Count the cells, prompts and tokens of a run, and the bytes of the states that the walk holds."""
     plan_ = job.plan
+    if job.options.certify:
+        rounds.check(job)
     return {
         "model": job.options.model,
         **(_extents(job) if job.suite else {"task": job.tasks[0].prompts.label}),
@@ -30,6 +33,7 @@ def plan(job: Job) -> dict[str, Any]:
         **_memory(job.model, plan_),
         **_split(job),
         **_asked_twice(job),
+        **({"certify": rounds.forecast(job)} if job.options.certify else {}),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from nih.prompts.passages import RULES as PASSAGES
 from nih.run.job import Job, grid_settings
 from nih.scores import find, score_answer
+from nih.stats import certify
 from nih.store.journal import Row
 from nih.types import Answer, Retrieved, Sample
 
@@ -33,12 +34,24 @@ def describe(job: Job) -> dict[str, Any]:
         "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
         **({"suite": job.suite.as_values()} if job.suite else {}),
         **({"notes": notes} if notes else {}),
+        **({"certify": _certify(job)} if job.options.certify else {}),
         **({"retrieval": _retrieval(job)} if job.retriever else {}),
         "one_haystack": job.options.one_haystack,
         "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
         "training_length": job.model.training_length,
         "score_versions": {name: find(name).version for name in sorted(set(job.scores.values()))},
         "exit_state": "running",
+    }
+
+
+def _certify(job: Job) -> dict[str, Any]:
+    """Return what run.json keeps of `--certify`: its rule, which tells the run from a full one."""
+    return {
+        "threshold": job.options.threshold,
+        "budget": job.options.certify_budget,
+        "correlation": certify.CORRELATION,
+        "certified_falsely": certify.CERTIFIED_FALSELY,
+        "below_falsely": certify.BELOW_FALSELY,
     }
 
 

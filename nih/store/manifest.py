@@ -37,6 +37,16 @@ class Stopping:
     threshold: float
 
 
+class Certify(NamedTuple):
+    """What a run with `--certify` keeps of it."""
+
+    threshold: float
+    not_asked: frozenset[int]
+    """Lengths that were left out."""
+    tokens: tuple[int, int] | None
+    """Planned tokens of the rounds that were asked, and of all rounds; None until the run has ended."""
+
+
 class StoredTask(NamedTuple):
     """A task as the manifest describes it."""
 
@@ -202,6 +212,18 @@ class Manifest:
     def is_adaptive(self) -> bool:
         """Whether the run chose its numbers of trials by the answers."""
         return bool(self.options.get("adaptive")) or self.stopping is not None
+
+    @cached_property
+    def certify(self) -> Certify | None:
+        """What a run with `--certify` keeps of it; None for other runs."""
+        kept = self.values.get("certify")
+        if kept is None:
+            return None
+        threshold, tokens = float(kept["threshold"]), kept.get("tokens")
+        if not 0 < threshold <= 1:
+            raise ValueError("not an accuracy")
+        counts = None if tokens is None else (int(tokens["asked"]), int(tokens["planned"]))
+        return Certify(threshold, frozenset(int(length) for length in kept.get("not_asked", ())), counts)
 
     @property
     def seed(self) -> int | None:
