@@ -112,6 +112,11 @@ class Asked:
         "Put one needle per depth into one context and ask for all of them from one state",
         decides="unless default",
     )
+    retrieve: str | None = _option(
+        None,
+        "Read only the K passages found for the question: `bm25:K`, or `dense:FOLDER:K` with a local model's embeddings",
+        decides="unless default",
+    )
     one_haystack: bool = _option(False, "Share one haystack over all trials", decides=True)
     seed: int = _option(0, "Seed of the needles and haystacks", decides=True)
 
@@ -123,7 +128,7 @@ class Asked:
                     f"{name} does not go with --suite `{self.suite}`, which says it for each of its tasks; leave one of them out"
                 )
         elif self.task and imported_path(self.task) is not None:
-            for name in self._typed("haystack", "one_haystack", "packed", "question"):
+            for name in self._typed("haystack", "one_haystack", "packed", "question", "retrieve"):
                 raise UsageError(
                     f"{name} means nothing to `{self.task}`, whose prompts are used as they are; leave it out"
                 )
@@ -260,7 +265,7 @@ class Output:
             )
 
 
-_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out")
+_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out", "retrieve")
 """Options that may be paths."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from nih.report.page import average_words, named_averages
+from nih.report.page import average_words, named_averages, retrieval_words
 from nih.report.tables import Square, squares
 from nih.stats.results import Results
 from nih.text import STATE_WORDS, depth_label, length_label, sanitize
@@ -79,6 +79,8 @@ def headline(results: Results) -> list[str]:
         lines.append(f"{name}effective length {results.effective[task]}")
         if results.certificate is not None:
             lines.append("; ".join(filter(None, (results.certificate.words, results.certificate.spent))))
+        if task in results.retrieval:
+            lines.append(sanitize(f"{name}{retrieval_words(results, task)}", lines=False))
         if floor := results.floor_words(task):
             lines.append(sanitize(f"{name}{floor}", lines=False))
     named = [sanitize(f"{name}: {words}", lines=False) for name, words in named_averages(results)]

@@ -102,6 +102,8 @@ class Loop:
             self.say(
                 f"resuming {self.directory.path}: {planned - len(pending)} of {planned} samples are answered"
             )
+        if pending:
+            self._check_passages()
         if pending and self.directory.rows and (changed := self.directory.manifest.other_versions):
             self.say(
                 f"warning: earlier answers of {self.directory.path} were given under other versions ({'; '.join(changed)}), and "
@@ -130,6 +132,20 @@ class Loop:
                 f"warning: {len(stale)} answers in {self.directory.path} are to prompts that this run no longer asks, because the template, "
                 "the tokenizer, the text or nih has changed; they are left out, and their prompts are asked as they are now"
             )
+
+    def _check_passages(self) -> None:
+        """Refuse to go on where answers were given to other passages than are found now: ids do not tell, for they are those of contexts.
+
+        Raises SettingsDiffer.
+        """
+        for row in self.directory.rows.values():
+            sample = self.samples.get(row.id)
+            read = sample.retrieved.prompt_read if sample and sample.retrieved else ""
+            if row.prompt_read not in ("", read):
+                raise SettingsDiffer(
+                    f"`{self.directory.path}` holds answers to other passages than `--retrieve {self.job.options.retrieve}` finds now (first: "
+                    f"sample `{row.id}`); use the versions that run.json names, or type --fresh"
+                )
 
     def _answer(self, pending: list[Sample], ready: Ready) -> None:
         """Answer what is open and verify sharing, once per run; where that fails, read every prompt in one call."""

@@ -22,6 +22,7 @@ from nih.stats.effective_length import EffectiveLength, certified_length, effect
 from nih.stats.haystacks import haystack_of
 from nih.stats.intervals import CONFIDENCE
 from nih.stats.mean import Mean, average, mean
+from nih.stats.retrieval import Recall, recall, searched
 from nih.store.journal import Row
 from nih.store.run import StoredRun
 from nih.types import Cell, CellState
@@ -122,6 +123,13 @@ class Results:
         at = {n: average([self.scores_of(task, n) for task in tasks]).accuracy for n in lengths}
         return self._average_of(tasks), area(at)
 
+    @cached_property
+    def retrieval(self) -> Mapping[str, Recall]:
+        """What the retriever found in each task; empty for a run that read whole contexts."""
+        if not searched(self.run):
+            return {}
+        return {task: recall(self.run, self.run.rows_of(task)) for task in self.by_task}
+
     @property
     def floors(self) -> Mapping[str, Mapping[str, float]]:
         """What is scored in each task without finding what is asked for, by how; tasks of which it is not known are left out."""
@@ -184,6 +192,7 @@ class Results:
                         "measured": list(self.effective[task].measured),
                     },
                     **self._other_fields(task),
+                    **({"retrieval": self._retrieval_fields(task)} if self.retrieval else {}),
                 }
                 for task, total in self.by_task.items()
             },
@@ -219,6 +228,11 @@ class Results:
             for name, (total, under) in self.averages.items()
         }
         return {"averages": found} if found else {}
+
+    def _retrieval_fields(self, task: str) -> dict[str, Any]:
+        """Return what the retriever found in a task as statistics.json holds it, None for what is unknown."""
+        values = self.retrieval[task].fields()
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
     def _other_fields(self, task: str) -> dict[str, Any]:
         """Return the other accuracy of a task as statistics.json holds it; nothing where there is only one."""

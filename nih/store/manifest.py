@@ -181,6 +181,23 @@ class Manifest:
         return dict(self.values.get("options", {}))
 
     @property
+    def retrieve(self) -> str | None:
+        """What found the passages that were read, as it was typed; None if whole contexts were read."""
+        found = self.settings.get("retrieve")
+        return None if found is None else str(found)
+
+    @property
+    def passages(self) -> Mapping[str, Any]:
+        """How contexts were cut, and the fingerprint of what found their passages; empty if whole contexts were read."""
+        return dict(self.settings.get("passages") or {})
+
+    @property
+    def retrieval(self) -> Mapping[str, Any]:
+        """What found the passages, and the seconds that it took; empty if whole contexts were read."""
+        found = dict(self.values.get("retrieval") or {})
+        return {**found, "seconds": float(found["seconds"])} if "seconds" in found else found
+
+    @property
     def threshold(self) -> float:
         """Accuracy that counts for effective length; the default for runs that state none."""
         return float(self.options.get("threshold", THRESHOLD))
