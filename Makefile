@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: architectures baselines bench bench-prefill check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help ladder \
+.PHONY: architectures baselines bench bench-prefill bench-recurrent check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help ladder \
   llama-check ray-check test test-fast test-lowest test-slow vllm-check wheel
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
 	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
+	@echo "make bench-recurrent  RWKV-7, RWKV-6 and Mamba-2 of the 0.1B shape beside pip's rwkv and llama.cpp, into results/bench"
 	@echo "make architectures  what three small models recall, task by task and length by length, into results/examples/architectures"
 	@echo "make ladder  passkey on 1k-128k by every reference model from attention to RWKV-7, and the size of each state, into results/examples/ladder"
 	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
@@ -134,6 +135,11 @@ bench-prefill: $(VENV)/nih
 	$(BIN)/nih run --model mamba --lengths 1k-128k --cost --out $(RUNS)/mamba-cost
 	$(BIN)/nih run --model transformer --lengths 1k-8k --cost --out $(RUNS)/transformer-cost
 	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
+
+bench-recurrent: $(VENV)/dev
+	@$(BIN)/pip install --quiet --only-binary :all: xllamacpp==2026.10.11549 || echo "== xllamacpp cannot be installed here"
+	$(BIN)/python -m tests.live.recurrent_speed --out results/bench/recurrent-speed.csv
+	$(BIN)/python -m tests.live.recurrent_speed --memory
 
 architectures: $(VENV)/nih
 	for model in rwkv mamba transformer; do rm -rf $(RUNS)/architectures-$$model && \

@@ -10,9 +10,10 @@ is off as well: it prepares a plan for each length of the cache, that is for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -29,6 +30,16 @@ _HARMLESS = frozenset({"is_causal", "position_ids", "cache_position", "use_cache
 """Further arguments of an attention function that change nothing for one text without padding."""
 _WIDEST_HEAD = 256
 """Most channels per head that FlashAttention takes."""
+
+
+class Attends(Protocol):
+    """A layer of a cache of several rows."""
+
+    def attend(self, query: Tensor, scaling: float | None) -> Tensor:
+        """Attend from one token (R, H, 1, D) of each row."""
+
+
+_rows: ContextVar[Sequence[Attends] | None] = ContextVar("rows", default=None)
 _flash_on_cpu: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -47,9 +58,11 @@ def causal_attention(
     """
     assert attention_mask is None, "this attention was chosen because there are no masks"
     heads, groups, tokens, known = query.shape[1], key.shape[1], query.shape[2], key.shape[2]
-    if tokens == 1:
-        out = F.scaled_dot_product_attention(_packed(query, groups), key, value, scale=scaling)
-        out = out.reshape(query.shape)
+    if rows := _rows.get():
+        index: Any = module.layer_idx
+        out = rows[index].attend(query, scaling)
+    elif tokens == 1:
+        out = from_one_token(query, key, value, scaling)
     elif query.device.type == "cpu":
         # In float32 also what is stored in half precision, because two rounded parts would be rounded again where they meet.
         out = _in_two_parts(query.float(), key.float(), value.float(), scaling).to(query.dtype)
@@ -59,6 +72,22 @@ def causal_attention(
             query, key, value, attn_mask=bias, scale=scaling, enable_gqa=heads != groups
         )
     return out.transpose(1, 2).contiguous(), None
+
+
+def from_one_token(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Attend from one token (1, H, 1, D) to keys and values (1, G, kv, D), its own among them. Returns (1, H, 1, D)."""
+    out = F.scaled_dot_product_attention(_packed(query, key.shape[1]), key, value, scale=scaling)
+    return out.reshape(query.shape)
+
+
+@contextmanager
+def of_rows(layers: Sequence[Attends]) -> Iterator[None]:
+    """Let the cache's layers attend, each for its own row's tokens: a forward call inside reads one token of each of R rows."""
+    token = _rows.set(layers)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
 
 
 def _packed(query: Tensor, groups: int) -> Tensor:

@@ -68,6 +68,31 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transforme
         if self.is_initialized:
             self._show(self.get_seq_length() - abs(tokens_to_remove))
 
+    def roomy(self, room: int) -> GrowingLayer:
+        """Return a copy whose buffers have room for `room` more tokens."""
+        copy = GrowingLayer()  # type: ignore[no-untyped-call]  # transformers does not annotate it
+        copy.lazy_initialization(self.keys, self.values)
+        length = self.get_seq_length()
+        copy._key_buffer, copy._value_buffer = (
+            _grown(x, length, length + room) for x in (self.keys, self.values)
+        )
+        copy._show(length)
+        return copy
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the buffers, their room included."""
+        return self._key_buffer.nbytes + self._value_buffer.nbytes
+
+    def put(self, at: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write the key and value (B, H, 1, D) of a token that `update` has not shown yet, within the buffers' room."""
+        self._key_buffer[..., at : at + 1, :] = key
+        self._value_buffer[..., at : at + 1, :] = value
+
+    def first(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (B, H, tokens, D), also of what was `put`."""
+        return self._key_buffer[..., :tokens, :], self._value_buffer[..., :tokens, :]
+
     def _show(self, length: int) -> None:
         self.keys = self._key_buffer[..., :length, :]
         self.values = self._value_buffer[..., :length, :]
@@ -76,7 +101,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transforme
 def _with_room(buffer: torch.Tensor, filled: int, needed: int) -> torch.Tensor:
     if needed <= buffer.shape[-2]:
         return buffer
-    room = max(needed, filled + filled // _GROWTH)
+    return _grown(buffer, filled, max(needed, filled + filled // _GROWTH))
+
+
+def _grown(buffer: torch.Tensor, filled: int, room: int) -> torch.Tensor:
     grown = buffer.new_empty((*buffer.shape[:-2], room, buffer.shape[-1]))
     grown[..., :filled, :] = buffer[..., :filled, :]
     return grown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from nih.errors import KernelError, ModelError
 SMALL_BYTES = 64 << 20
 """Weight files of at most this size that are stored as float32 stay float32 on a GPU too: the models in the box do."""
 
+_KEPT = {-3: 32 << 20, -1: 256 << 20}
+"""Values of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD for mallopt(3); the first is the most that every glibc takes."""
+_MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
 _STICKY_WORDS = ("cuda error", "device-side assert", "illegal memory access", "unspecified launch failure")
 """How torch and the CUDA driver name errors after which every further call of the process fails, in lower case."""
 
@@ -23,6 +29,8 @@ def pick_device(asked: str) -> torch.device:
     device = _picked(asked)
     if device.type == "cuda":
         _prepare_allocator()
+    elif device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
@@ -52,6 +60,18 @@ def _prepare_allocator() -> None:
     """
     if "PYTORCH_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc's malloc keep what forward calls free. Returns whether it does; other libraries and the user's own settings are left alone.
+
+    Else every activation of some megabytes is mapped anew and its pages are made zero again, which takes a tenth to a third of a prefill's time
+    on a CPU. Blocks of 32 MiB and more, and what lies unused beyond 256 MiB, still go back to the system.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt is None or any(name in os.environ for name in _MALLOC_SETTINGS):
+        return False
+    return all(mallopt(parameter, size) == 1 for parameter, size in _KEPT.items())
 
 
 def pick_dtype(

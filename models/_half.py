@@ -17,6 +17,10 @@ from torch.nn import functional as F
 
 _FEWEST_ROWS = 8
 """Rows from which on widening a matrix costs less than the product gains."""
+_MANY_ROWS = 64
+"""Rows from which on the product takes so long that it does not matter where the widened matrix lies."""
+_TILE = 1 << 18
+"""Elements that are widened at once for fewer rows: they stay in a processor's cache until they are multiplied."""
 _INSTRUCTIONS = {
     torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
     torch.float16: ("_is_amx_fp16_supported",),
@@ -28,7 +32,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute F.linear: x (..., K), weight (N, K), bias (N) -> (..., N), in float32 inside where the processor is slow at the type."""
     if x.device.type != "cpu" or not is_slow(x.dtype) or x.numel() < _FEWEST_ROWS * x.shape[-1]:
         return F.linear(x, weight, bias)
-    return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    wide, shift = x.float(), None if bias is None else bias.float()
+    if x.numel() >= _MANY_ROWS * x.shape[-1] or weight.numel() <= _TILE:
+        return F.linear(wide, weight.float(), shift).to(x.dtype)
+    out = x.new_empty(*x.shape[:-1], len(weight))
+    height = max(_TILE // weight.shape[1], 1)
+    for top in range(0, len(weight), height):
+        part = slice(top, top + height)
+        out[..., part] = F.linear(wide, weight[part].float(), None if shift is None else shift[part])
+    return out
 
 
 @functools.cache

@@ -6,7 +6,7 @@ Letters: B batch, T tokens of one call, C width of the model, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.errors import ModelError
-from nih.kernels import backend
+from nih.kernels import backend, fla
 from nih.models._device import pick_device, pick_dtype
 from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
@@ -225,9 +225,14 @@ class RecurrentModel:
         session.end_texts = self._turn.end_texts
         return session
 
+    def report_kernels(self) -> Mapping[str, str]:
+        """Return what verification found of flash-linear-attention, for the manifest; {} where it does not serve."""
+        return fla.told()
+
     @cached_property
     def _network(self) -> Network:
         backend.choose(self._device.type)
+        fla.begin()
         try:
             return self._checkpoint.load(self._device, self._dtype)
         except torch.OutOfMemoryError as error:
@@ -276,7 +281,7 @@ class RecurrentSession(RowSession):
         logits, self._state = self._network(ids[None], self._state, keep)
         return logits[0]
 
-    def _forward_rows(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+    def _forward_rows(self, ids: Tensor, state: State, live: Collection[int]) -> tuple[Tensor, State]:
         logits, after = self._network(ids, state, 1)
         return logits[:, -1], after
 

@@ -9,7 +9,7 @@ import copy
 import inspect
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.fx.experimental import _config as _torch_config
 
-from nih.errors import ModelError, reason
-from nih.models._attention import prefer_causal, without_cudnn
+from nih.errors import ModelError, OutOfMemory, reason
+from nih.models._attention import NAME, of_rows, prefer_causal, without_cudnn
 from nih.models._cache import (
     CacheMark,
     Footprint,
+    GrowingLayer,
     Sharing,
     copied,
     footprints,
@@ -53,9 +55,11 @@ from nih.models._hf_config import (
 )
 from nih.models._hf_kernels import MOST_PER_CALL, answering, counts_in_32_bits
 from nih.models._hf_load import find_tokenizer, load, weight_files
+from nih.models._kv_rows import COPIES, PER_LAYER, KeyRows, held
 from nih.models._loading import fingerprint, is_reference, reference
 from nih.models._rope import ChangingRope, Factors, changing_rope, even_calls
-from nih.models._session import JUDGED_CHUNK, ForwardSession
+from nih.models._rows import MOST_BYTES, RowSession, tie_of
+from nih.models._session import JUDGED_CHUNK, Mark
 from nih.protocols import Tokenizer
 from nih.types import NO_TURN, TokenIds, Turn
 
@@ -214,6 +218,8 @@ class TransformerModel:
         ends = self._eos | self._turn.end_ids
         session = CachedSession(model, self._tokenizer, self._device, ends, chunk)
         session.end_texts = self._turn.end_texts
+        if model is vars(self).get("_loaded") and self._tie is not None:
+            session.tie, session.most_held = self._tie, self._most_held
         return session
 
     @cached_property
@@ -235,6 +241,29 @@ class TransformerModel:
             layers = self._text.num_hidden_layers
             prefer_causal(model, layers, lambda tokens: session.extend([np.zeros(tokens, np.int32)]))
         return model
+
+    @cached_property
+    def _tie(self) -> float | None:
+        """Which near-ties of rows are decoded again alone; None where a probe shows that the model cannot decode rows."""
+        if self._loaded.config._attn_implementation != NAME or self._rope:
+            return None
+        session = CachedSession(self._loaded, self._tokenizer, self._device, frozenset(), self._chunk)
+        try:
+            tie = session.probe_rows(self._dtype)
+            why = "several together say something else than each alone"
+        # Whatever a model's own code raises when it is given several rows.
+        except Exception as error:
+            tie, why = None, reason(error)
+        if tie is None:
+            log.warning("%s decodes one answer after the other (%s)", self._name, why)
+        return tie
+
+    @cached_property
+    def _most_held(self) -> int:
+        """Bytes of KV caches that may wait to be decoded together: on a GPU a quarter of what is free."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self._device)[0]) // 4
+        return MOST_BYTES
 
     @property
     def _rope(self) -> ChangingRope | None:
@@ -313,10 +342,18 @@ class _State(NamedTuple):
     """State that is kept in the model's modules."""
     factors: Factors | None
     """RoPE's, of what is cached."""
+    held: Any
+    """The cache itself, where it is a row's own; None where it is the session's."""
 
 
-class CachedSession(ForwardSession):
+class CachedSession(RowSession):
     """A Session over a model of transformers and its cache."""
+
+    tells_ends = True
+    sizes = (16,)
+    """All batches are computed alike: rows that are not there cost little, because only those that are hold keys and values."""
+    most_held = 0
+    """Bytes of caches that may wait to be decoded together; 0 where the model decodes one answer after the other."""
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, device: torch.device, eos: frozenset[int], chunk: int
@@ -337,6 +374,11 @@ class CachedSession(ForwardSession):
         self._returns_cache = True
         self._stateful = [m for m in model.modules() if _MODULE_STATES & vars(m).keys()]
         self._cache: Any = None
+        self._held: Any = None
+        """The row whose cache is the present one; None where that is the session's."""
+        self._own: Any = None
+        """The session's cache while a row's is the present one."""
+        self._weight_bytes = sum(p.nbytes for p in model.parameters())
         self._rope = changing_rope(model.config.get_text_config(decoder=True))
         self._factors: Factors | None = None
         """RoPE's, of all that is cached."""
@@ -471,13 +513,14 @@ class CachedSession(ForwardSession):
         self._told = True
 
     def _snapshot(self) -> _State:
-        return _State(snapshot(self._cache), copied(self.module_states), self._factors)
+        return _State(snapshot(self._cache), copied(self.module_states), self._factors, self._held)
 
     def _snapshot_at(self, tokens: int) -> _State:
-        return _State(snapshot_at(self._cache, tokens), [], self._factors)
+        return _State(snapshot_at(self._cache, tokens), [], self._factors, self._held)
 
     def _restore(self, state: _State) -> None:
-        mark, states, factors = state
+        mark, states, factors, row = state
+        self._change_cache(row)
         if factors != self._factors and not self.crops:
             # Some layers are the mark's and some are cropped: what they hold was turned by different factors.
             self._factors = None
@@ -485,10 +528,103 @@ class CachedSession(ForwardSession):
         for module, values in zip(self._stateful, copied(states), strict=True):
             vars(module).update(values)
 
+    def _change_cache(self, row: Any) -> None:
+        """Make a row's own cache the present one, or with None the session's."""
+        if self._held is None and row is not None:
+            self._own = self._cache
+        if row is not None:
+            self._cache = row
+        elif self._held is not None:
+            self._cache, self._own = self._own, None
+        self._held = row
+
+    def waits(self, new_tokens: int) -> bool:
+        """Return whether decoding `new_tokens` with others saves more than a copy of the cache costs, and there is memory for two.
+
+        A step alone reads all weights; a step of many rows reads them once.
+        """
+        if not self.crops or not self.most_held:
+            return False
+        saved = (new_tokens - 1) * (self._weight_bytes + PER_LAYER * len(self._cache.layers))
+        bytes_held = self._bytes_at(self.position + new_tokens)
+        return 2 * bytes_held <= self.most_held and saved > COPIES * bytes_held
+
+    def hold(self, new_tokens: int) -> Mark:
+        """Return a mark with a copy of the cache and room for `new_tokens`. Raises OutOfMemory, and then nothing waits any more."""
+        try:
+            cache = self._guarded(lambda: held(self._cache, new_tokens))
+        except OutOfMemory:
+            self.most_held = 0
+            raise
+        return Mark(self.position, self._logits, _State(snapshot(cache), [], None, cache))
+
+    def fits(self, marks: Sequence[Mark], new_tokens: int) -> bool:
+        """Return whether the present state may be held too, beside these marks, for one call of `generate_rows`."""
+        held = sum(_buffered(mark.state.held) for mark in marks)
+        more = self._bytes_at(self.position + new_tokens)
+        return len(marks) < self.sizes[-1] and held + more <= self.most_held
+
+    def _bytes_at(self, tokens: int) -> int:
+        return tokens * sum(held_bytes(layer) for layer in self._cache.layers) // max(self.position, 1)
+
+    def _gathered(self, marks: Sequence[Mark], size: int) -> KeyRows:
+        return KeyRows([mark.state.held for mark in marks], size)
+
+    def _forward_rows(
+        self, ids: torch.Tensor, state: KeyRows, live: Collection[int]
+    ) -> tuple[torch.Tensor, KeyRows]:
+        arguments = {"input_ids": ids, "use_cache": True, self._cache_name: state.cache}
+        if self._takes_positions:
+            arguments["position_ids"] = state.positions(ids.device)
+        state.begin(live)
+        with without_cudnn(), of_rows(state.layers):
+            output = self._model(**arguments)
+        state.end()
+        return output.logits[:, -1], state
+
+    def probe_rows(self, dtype: torch.dtype) -> float | None:
+        """Decode rows of two lengths; forgets what was read. Returns None if they say something else than each alone, else `tie`.
+
+        In half precision only equal logits tie where a row's bits do not depend on its place and company: rounding may then
+        exchange what lies close, but it always does so alike.
+        """
+        size, marks = self.sizes[-1], []
+        for length in (5, 3):
+            self.reset()
+            self.extend([np.arange(1, length + 1, dtype=np.int32) % self._vocabulary])
+            marks.append(self.hold(1))
+        said = self._step_of(marks, [0, 1])
+        moved = self._step_of([marks[1]] * (size - 1) + [marks[0]], [1] * (size - 1) + [0])
+        tie = tie_of(dtype)
+        for token, mark in enumerate(marks):
+            self.rewind(mark)
+            self.extend([np.array([token], np.int32)])
+            alone = self.logits()
+            if not np.abs(said[token] - alone).max() <= tie * np.abs(alone).max():
+                return None
+        self.reset()
+        is_alike = np.array_equal(said[0], moved[-1]) and np.array_equal(said[1], moved[0])
+        return 0.0 if is_alike and dtype != torch.float32 else tie
+
+    def _step_of(self, marks: Sequence[Mark], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the logits (R, V) of rows that have each read one more token."""
+        size = self.sizes[-1]
+        ids = torch.tensor([*tokens, *[0] * (size - len(tokens))], device=self._device)[:, None]
+        rows = range(len(marks))
+        logits, _ = self._guarded(lambda: self._forward_rows(ids, self._gathered(marks, size), rows))
+        found: npt.NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
     def _clear(self) -> None:
-        self._cache = self._factors = None
+        self._cache = self._factors = self._held = self._own = None
         for module in self._stateful:
             vars(module).update(dict.fromkeys(_MODULE_STATES & vars(module).keys()))
+
+
+def _buffered(cache: Any) -> int:
+    """Return the bytes of a held cache, its room included."""
+    layers: Sequence[GrowingLayer] = cache.layers
+    return sum(layer.buffered for layer in layers)
 
 
 class StateShape(NamedTuple):

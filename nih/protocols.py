@@ -13,6 +13,7 @@ from nih.types import (
     Answer,
     Asking,
     ChatText,
+    End,
     Generation,
     Likelihood,
     Needle,
@@ -282,16 +283,29 @@ class Rereads(Protocol):
 class Rows(Protocol):
     """A session that can decode several of its marks together. What it generates is what `Session.generate` would."""
 
-    def most_rows(self, mark: Any) -> int:
-        """Return how many marks as large as this one fit into one call of `generate_rows`."""
+    def waits(self, new_tokens: int) -> bool:
+        """Return whether an answer of at most `new_tokens` tokens should wait at the present state to be decoded with others."""
+
+    def hold(self, new_tokens: int) -> Any:
+        """Return a mark of the present state that all later work leaves valid, also a rewind to earlier marks.
+
+        `new_tokens`: most that it will be continued by. Raises OutOfMemory; after that `reset` is the only legal call, and such an answer waits no more.
+        """
+
+    def fits(self, marks: Sequence[Any], new_tokens: int) -> bool:
+        """Return whether the present state may be held too, beside these marks (one at least), for one call of `generate_rows`."""
 
     def generate_rows(
         self, marks: Sequence[Any], new_tokens: Sequence[int], stops: Sequence[Sequence[str] | Over]
     ) -> list[Generation]:
-        """Continue each mark greedily for at most `new_tokens` tokens of its own, or to its stop strings, or until it is `Over`.
+        """Continue each mark that was held greedily for at most `new_tokens` tokens of its own, or to its stop strings, or until it is `Over`.
 
-        The marks stay valid. Raises OutOfMemory, after which `reset` is the only legal call but to rewind to a mark.
+        The marks stay valid. Raises OutOfMemory, after which `reset` is the only legal call but to rewind to a held mark.
         """
+
+    @property
+    def ends(self) -> Sequence[End | None]:
+        """Return how each continuation of the last `generate_rows` ended, for verification; None where that says nothing."""
 
 
 @runtime_checkable
@@ -377,3 +391,29 @@ class OwnHaystack(Protocol):
 
     def source(self) -> Any:
         """Return a nih.prompts.haystack.HaystackSource of the records."""
+
+
+class Retriever(Protocol):
+    """Finds in a context the passages that answer a question: what `--retrieve` names."""
+
+    @property
+    def count(self) -> int:
+        """Passages that are read."""
+
+    @property
+    def name(self) -> str:
+        """As it was typed."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the scores: a resumed run must agree in it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the passages that were scored so far."""
+
+    def described(self) -> Mapping[str, str]:
+        """Return what run.json says of it."""
+
+    def scores(self, question: str, passages: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return a score (P,) for each of the P passages, the greater the better."""

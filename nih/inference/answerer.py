@@ -15,7 +15,7 @@ from nih.inference.verify import Verifier
 from nih.inference.walk import Walk
 from nih.protocols import Model, Oracle, Session
 from nih.threads import THREADS
-from nih.types import Sample
+from nih.types import Sample, Together
 
 PrefillMode = Literal["shared", "chunks", "whole"]
 """How prompts are read: along the prefix tree, each alone in chunks, or each alone in one forward call."""
@@ -105,8 +105,14 @@ class LocalAnswerer:
             THREADS.reconsider()
 
     def report(self) -> Mapping[str, Mapping[str, Any]]:
-        """How many threads were used, and why."""
-        return {"threads": THREADS.report()} if THREADS.choices else {}
+        """How many threads were used, and why; how many answers were decoded together; what a model found of kernels that it verifies."""
+        together: Together = getattr(self.session, "together", Together())
+        kernels: Mapping[str, str] = getattr(self.model, "report_kernels", dict)()
+        return {
+            **({"threads": THREADS.report()} if THREADS.choices else {}),
+            **({"rows": together._asdict()} if together.batches else {}),
+            **({"kernels": kernels} if kernels else {}),
+        }
 
     def close(self) -> None:
         """The session ends with the process."""

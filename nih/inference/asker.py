@@ -62,6 +62,11 @@ class Asker:
             return None
         return self.session
 
+    def waits(self, rows: Rows, sample: Sample) -> int:
+        """Return how many tokens a sample may say if it should wait to be answered with others, else 0."""
+        most = self._following(sample).most
+        return most if rows.waits(most) else 0
+
     def ask_together(
         self, rows: Rows, samples: Sequence[Sample], marks: Sequence[Any]
     ) -> list[tuple[Answer, TokenIds]]:

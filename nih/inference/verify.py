@@ -26,7 +26,7 @@ from nih.inference.asker import Asker
 from nih.inference.events import Comparison, Progress
 from nih.inference.prefix_plan import Extend, Mark, PrefixPlan, Rewind
 from nih.protocols import Rereads, Session
-from nih.types import Answer, Sample, TokenIds
+from nih.types import Answer, End, Sample, TokenIds
 
 FACTOR = {"float32": 30.0, "float16": 5.0, "bfloat16": 5.0}
 """How many times the measured noise passes for rounding. In float32 a wrong state moves the logits thousands of times as much;
@@ -137,6 +137,8 @@ class Kept(NamedTuple):
     """(T,), of the answer or of the rated continuation."""
     logits: Logits
     """Before the answer."""
+    end: End | None = None
+    """How the answer ended, where it was decoded from a cache of its own, in which what is wrong shows only there."""
 
 
 @dataclass
@@ -192,7 +194,13 @@ class Verifier:
                 # No number on either way: nothing to compare.
                 return Comparison(sample.id, len(ids), None, 0.0, None, self.dtype)
             difference = _stored(_apart(from_scratch, kept.logits))
-            behind = teacher_forced(session, kept.ids, kept.answer.greedy is not False)
+            best, read = kept.answer.greedy is not False, 0
+            behind = []
+            if kept.end is not None:
+                read = kept.end.tokens
+                behind = teacher_forced(session, kept.ids[:read], best)
+                difference = max(difference, _stored(_apart(session.logits(), kept.end.logits)))
+            behind += teacher_forced(session, kept.ids[read:], best)
             if isinstance(session, Rereads) and session.rereads(len(ids), len(ids) + len(kept.ids)):
                 difference = max(difference, _stored(_apart_at_the_end(session, ids, kept.ids)))
             behind = [_stored(b) for b in behind]

@@ -7,7 +7,7 @@ stack of marks, and copes with a model that runs out of memory or time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from nih.inference.asker import Asker, answerless, failed
 from nih.inference.events import Event, Progress
 from nih.inference.prefix_plan import Ask, Edge, Extend, Mark, PrefixPlan, Rewind, Step, build_plan, fuse
 from nih.inference.verify import Kept, Logits, Verifier
-from nih.protocols import Waits
+from nih.protocols import Rows, Waits
 from nih.types import Answer, Sample
 
 
@@ -74,8 +74,11 @@ class Walk:
         yield Progress("generate", 0, len(sample.prompt), seconds)
         yield replace(answer, seconds=prefill_seconds + seconds)
 
-    def ask_together(self, waiting: Sequence[Waiting]) -> Iterator[Progress | Answer]:
-        """Answer samples whose marks were taken; where that fails together, one after the other, so that each fails for itself."""
+    def ask_together(self, waiting: Sequence[Waiting]) -> Generator[Progress | Answer, None, bool]:
+        """Answer samples whose marks were taken; where that fails together, one after the other, so that each fails for itself.
+
+        Returns whether they were answered together.
+        """
         rows = self.asker.rows
         assert rows is not None, "only a session that decodes rows lets samples wait"
         start = time.perf_counter()
@@ -86,13 +89,16 @@ class Walk:
             for sample, mark, prefill_seconds, _ in waiting:
                 self.asker.session.rewind(mark)
                 yield from self.ask(sample, prefill_seconds)
-            return
+            return False
         seconds = (time.perf_counter() - start) / len(waiting)
-        for (sample, _, prefill_seconds, logits), (answer, ids) in zip(waiting, answered, strict=True):
+        for (sample, _, prefill_seconds, logits), (answer, ids), end in zip(
+            waiting, answered, rows.ends, strict=True
+        ):
             if self.verifier is not None and logits is not None:
-                self.verifier.keep(sample, Kept(answer, ids, logits))
+                self.verifier.keep(sample, Kept(answer, ids, logits, end))
             yield Progress("generate", 0, len(sample.prompt), seconds)
             yield replace(answer, seconds=prefill_seconds + seconds)
+        return True
 
     def verifies(self, sample: Sample) -> bool:
         """Whether the logits at this answer are needed."""
@@ -218,7 +224,10 @@ class _Pass:
                 own = seconds * edge.tokens / tokens
                 self.own_seconds[edge.sample] = self.own_seconds.get(edge.sample, 0.0) + own
         yield Progress("prefill", tokens, (step.start + step.stop) // 2, seconds)
-        if error is not None:
+        if isinstance(error, OutOfMemory) and self.waiting:
+            # As in `_ask`: without those that wait there is more memory, so this is read again once they are answered.
+            self.spoiled = True
+        elif error is not None:
             blamed = self._to_blame(step.edges, error)
             self.dead.update(blamed.below)
             self.spoiled = not isinstance(error, AnswerTimeout)
@@ -232,19 +241,38 @@ class _Pass:
 
     def _ask(self, step: Ask) -> Iterator[Progress | Answer]:
         sample, seconds = self.plan.samples[step.sample], self.own_seconds.get(step.sample, 0.0)
-        session, rows = self.walk.asker.session, self.walk.asker.rows
-        if rows is not None:
-            # Nothing is left to read behind an answer, so its state can wait as a mark.
-            mark, logits = session.mark(), session.logits() if self.walk.verifies(sample) else None
-            self.waiting.append(Waiting(sample, mark, seconds, logits))
-            if len(self.waiting) >= rows.most_rows(mark):
-                yield from self._answer_waiting()
+        rows = self.walk.asker.rows
+        if rows is not None and (most := self.walk.asker.waits(rows, sample)):
+            yield from self._wait(rows, sample, most, seconds)
             return
         for event in self.walk.ask(sample, seconds):
-            self.spoiled |= isinstance(event, Answer) and event.status in ("oom", "error")
-            yield event
+            status = event.status if isinstance(event, Answer) else "ok"
+            self.spoiled |= status in ("oom", "error")
+            if status != "oom" or not self.waiting:
+                yield event
+
+    def _wait(self, rows: Rows, sample: Sample, most: int, seconds: float) -> Iterator[Progress | Answer]:
+        """Let a sample wait for others: nothing is left to read behind its answer, so its state can be held."""
+        session = self.walk.asker.session
+        if self.waiting and not rows.fits([w.mark for w in self.waiting], most):
+            here = session.mark()
+            yield from self._answer_waiting()
+            if self.spoiled:
+                return
+            session.rewind(here)
+        logits = session.logits() if self.walk.verifies(sample) else None
+        try:
+            mark = rows.hold(most)
+        except OutOfMemory:
+            # The sample is still to be answered: when all is read again, it waits no more.
+            self.spoiled = True
+            return
+        self.waiting.append(Waiting(sample, mark, seconds, logits))
 
     def _answer_waiting(self) -> Iterator[Progress | Answer]:
         waiting, self.waiting = self.waiting, []
         if waiting:
-            yield from self.walk.ask_together(waiting)
+            # A mark that is a length says nothing once memory has run out and all was forgotten.
+            crops = self.walk.asker.session.crops
+            together = yield from self.walk.ask_together(waiting)
+            self.spoiled |= crops and not together

@@ -28,15 +28,19 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("tile", [_half._TILE, 300])
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 70), inner=st.integers(1, 90), outer=st.integers(1, 40), bias=st.booleans())
 def test_a_product_is_the_exact_one_rounded_once(
-    dtype: torch.dtype, rows: int, inner: int, outer: int, bias: bool
+    dtype: torch.dtype, tile: int, rows: int, inner: int, outer: int, bias: bool
 ) -> None:
+    """Also where the matrix is widened tile by tile, the last one being smaller than the others."""
     x, weight, shift = drawn(1, 2, rows, inner), drawn(2, outer, inner), drawn(3, outer)
     x, weight, shift = x.to(dtype), weight.to(dtype), shift.to(dtype)
     exact = x.double() @ weight.double().t() + (shift.double() if bias else 0.0)
-    found = linear(x, weight, shift if bias else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_half, "_TILE", tile)
+        found = linear(x, weight, shift if bias else None)
     assert found.dtype == dtype
     # Half a unit of the type from the one rounding, and of float32's sums what they may lose.
     scale = x.double().abs() @ weight.double().abs().t() + shift.double().abs()

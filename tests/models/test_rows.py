@@ -105,7 +105,7 @@ def test_a_near_tie_is_decoded_alone() -> None:
     session.tie = float("inf")
     asked = marks(session, 4)
     made = session.generate_rows(asked, [6] * 4, [()] * 4)
-    assert session.decoded_alone == 4
+    assert session.together.alone == 4
     session.tie = 0.0
     assert session.generate_rows(asked, [6] * 4, [()] * 4) == made
 

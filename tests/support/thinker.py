@@ -160,7 +160,7 @@ class ThinkingRows(RowSession):
         row = read[0, :after].tolist()
         return torch.stack([self._script.logits(row[:end]) for end in range(after - keep + 1, after + 1)])
 
-    def _forward_rows(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def _forward_rows(self, ids: Tensor, state: Any, live: Any) -> tuple[Tensor, Any]:
         ((read, count),) = state
         read, count = read.clone(), count + 1
         read[torch.arange(len(read)), count - 1] = ids[:, 0]

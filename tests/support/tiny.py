@@ -33,10 +33,11 @@ def model(name: str) -> Any:
     return random_model(name, 0)
 
 
-def random_model(name: str, seed: int) -> Any:
-    """A fresh tiny model: random, with large matrices, slow decays, and nothing constant."""
+def random_model(name: Any, seed: int) -> Any:
+    """A fresh tiny model by name or config: random, with large matrices, slow decays, and nothing constant."""
     torch.manual_seed(seed)
-    made = auto_class(config(name)).from_config(config(name), dtype=torch.float32).eval()
+    shape = config(name) if isinstance(name, str) else name
+    made = auto_class(shape).from_config(shape, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter_name, parameter in made.named_parameters():
             _let_matter(parameter_name, parameter)
