@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := results/runs
 
-.PHONY: architectures baselines bench bench-prefill check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help llama-check \
-  ray-check test test-fast test-lowest test-slow vllm-check wheel
+.PHONY: architectures baselines bench bench-prefill bench-recurrent check clean coverage crash demo demo-smollm2 docs fuzz gate gpu-check help ladder \
+  llama-check ray-check test test-fast test-lowest test-slow vllm-check wheel
 
 help:
 	@echo "make demo   install into $(VENV), run the reference RWKV on 1k-128k tokens x 11 depths x 5 trials, draw its heatmap"
@@ -21,7 +21,9 @@ help:
 	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
 	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
 	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
+	@echo "make bench-recurrent  RWKV-7, RWKV-6 and Mamba-2 of the 0.1B shape beside pip's rwkv and llama.cpp, into results/bench"
 	@echo "make architectures  what three small models recall, task by task and length by length, into results/examples/architectures"
+	@echo "make ladder  passkey on 1k-128k by every reference model from attention to RWKV-7, and the size of each state, into results/examples/ladder"
 	@echo "make vllm-check  a real vLLM in .venv-vllm (3 GB) against sessions: SmolLM2 on 512-2k, offline and behind vllm serve"
 	@echo "make llama-check  llama.cpp's own server (xllamacpp) against sessions: SmolLM2 on 512, completions and chat"
 	@echo "make ray-check  two Ray nodes on this machine against one process: RWKV on 1k-16k; a worker killed, a run resumed"
@@ -134,12 +136,25 @@ bench-prefill: $(VENV)/nih
 	$(BIN)/nih run --model transformer --lengths 1k-8k --cost --out $(RUNS)/transformer-cost
 	$(BIN)/nih bench accuracy $(RUNS)/rwkv-cost $(RUNS)/mamba-cost $(RUNS)/transformer-cost --ratios --out results/bench/accuracy-cost.png
 
+bench-recurrent: $(VENV)/dev
+	@$(BIN)/pip install --quiet --only-binary :all: xllamacpp==2026.10.11549 || echo "== xllamacpp cannot be installed here"
+	$(BIN)/python -m tests.live.recurrent_speed --out results/bench/recurrent-speed.csv
+	$(BIN)/python -m tests.live.recurrent_speed --memory
+
 architectures: $(VENV)/nih
 	for model in rwkv mamba transformer; do rm -rf $(RUNS)/architectures-$$model && \
 	  $(BIN)/nih run --model $$model-mix --suite architectures --trials 10 --out $(RUNS)/architectures-$$model || exit 1; done
 	$(BIN)/nih compare $(RUNS)/architectures-rwkv $(RUNS)/architectures-mamba $(RUNS)/architectures-transformer --out $(RUNS)/architectures
 	mkdir -p results/examples/architectures
 	cp $(RUNS)/architectures/tasks.png $(RUNS)/architectures/tasks.svg $(RUNS)/architectures/tasks.csv $(RUNS)/architectures/tasks.md results/examples/architectures/
+
+# Of the rungs that ship; attention finds nothing beyond 4k, and its time grows with the square.
+LADDER := $(filter $(patsubst models/reference/%/model.safetensors,%,$(wildcard models/reference/*/model.safetensors)),transformer aft rwkv s4d mamba rwkv7)
+ladder: $(VENV)/nih
+	for model in $(LADDER); do lengths=1k-128k; test $$model = transformer && lengths=1k-8k; folder=$(RUNS)/ladder-$$model && rm -rf $$folder && \
+	  $(BIN)/nih run --model $$model --lengths $$lengths --out $$folder && mkdir -p results/examples/$$model-passkey && \
+	  cp $$folder/cells.csv $$folder/heatmap.png $$folder/heatmap.svg results/examples/$$model-passkey/ || exit 1; done
+	$(BIN)/python -m nih.models.reference.ladder results/examples
 
 # MODEL=transformer is the small one, which CI runs. Where vLLM cannot be installed, this says so and ends without an error.
 vllm-check: MODEL ?= smollm2

@@ -1,7 +1,8 @@
 """Choose which form of the kernels runs on which device: probed once, forced with `NIH_KERNELS`, reported by `nih doctor` and in run.json.
 
 `cuda`: CUDA kernels, parallel over channels and time or states, compiled at the first use. `cpu`: C++ with SIMD. `torch`: vectorised pure
-torch, on every device. `reference`: the sequential loop in float64.
+torch, on every device. `reference`: the sequential loop in float64. `fla`: flash-linear-attention for the matrix state, verified at the
+first chunk, and the form that would serve without it for all else; only where it is asked for.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from nih.errors import KernelError
-from nih.kernels import cpu_loader, cuda_loader
+from nih.kernels import cpu_loader, cuda_loader, fla
 
-Form = Literal["cuda", "cpu", "torch", "reference"]
-FORMS: tuple[Form, ...] = ("cuda", "cpu", "torch", "reference")
+Form = Literal["cuda", "cpu", "torch", "reference", "fla"]
+FORMS: tuple[Form, ...] = ("cuda", "cpu", "torch", "reference", "fla")
 VARIABLE = "NIH_KERNELS"
 
 
@@ -55,16 +56,25 @@ def _choose(device_type: str, word: str, simd: str) -> Choice:
         return Choice("torch", f"forced with `{VARIABLE}`")
     if word == "reference":
         return Choice("reference", f"forced with `{VARIABLE}`")
-    form: Form = "cuda" if word == "cuda" else "cpu"
+    form: Form = "cpu" if word == "cpu" else "fla" if word == "fla" else "cuda"
     missing = _missing(form)
     if missing:
         raise KernelError(f"`{VARIABLE}={word}` forces kernels that cannot be used: {missing}")
-    if form != device_type:
+    device = "cuda" if form == "fla" else form
+    if device != device_type:
         raise KernelError(
             f"`{VARIABLE}={word}` forces kernels that cannot read tensors on `{device_type}`; "
-            f"run on `--device {word}`, or set `{VARIABLE}=auto`"
+            f"run on `--device {device}`, or set `{VARIABLE}=auto`"
         )
+    if form == "fla":
+        other, why = beside_fla(device_type)
+        return Choice("fla", f"{fla.describe()}, else {other} ({why})")
     return Choice(form, f"forced with `{VARIABLE}`")
+
+
+def beside_fla(device_type: str) -> Choice:
+    """Return the form for what flash-linear-attention does not compute, and against which it is verified."""
+    return _choose(device_type, "auto", os.environ.get(cpu_loader.SIMD_VARIABLE, ""))
 
 
 def _automatic(device_type: str) -> Choice:
@@ -82,8 +92,9 @@ def _automatic(device_type: str) -> Choice:
 
 def _missing(form: Form) -> str:
     """Say why a form cannot be used here, and what to type; empty if it can."""
-    probe = cuda_loader.missing if form == "cuda" else cpu_loader.missing
-    return probe()
+    if form == "fla":
+        return fla.missing()
+    return cuda_loader.missing() if form == "cuda" else cpu_loader.missing()
 
 
 def report() -> dict[str, Any]:
@@ -94,7 +105,7 @@ def report() -> dict[str, Any]:
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return {
         "requested": requested(),
-        "forms": {form: _missing(form) or "available" for form in ("cuda", "cpu")},
+        "forms": {form: _missing(form) or "available" for form in ("cuda", "cpu", "fla")},
         "simd": cpu_loader.describe() if not cpu_loader.missing() else None,
         "threads": torch.get_num_threads(),
         "devices": {device: _serving(device) for device in devices},

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nih.errors import KernelError
-from nih.kernels import backend, cpu_loader, cuda_loader, op
+from nih.kernels import backend, cpu_loader, cuda_loader, fla, op
 from nih.kernels.layout import DTYPES, Call, MatrixArgs
 
 CHUNK = 64
@@ -358,7 +358,7 @@ def _power_of_two(count: int) -> int:
 
 def refuse_keys(keys: int, device_type: str) -> None:
     """Raise KernelError if the form that serves a device cannot take so many keys per head: to know before weights are loaded."""
-    if keys > CUDA_KEYS and backend.choose(device_type).form == "cuda":
+    if keys > CUDA_KEYS and backend.choose(device_type).form in ("cuda", "fla"):
         raise KernelError(
             f"the CUDA form of `matrix_state` takes at most {CUDA_KEYS} keys per head, but this model has {keys}; "
             "set `NIH_KERNELS=torch`"
@@ -373,7 +373,7 @@ def _fake(r: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> tuple[Tens
 _op = op.register(
     "matrix_state",
     "(Tensor r, Tensor k, Tensor v, Tensor decay, Tensor? a, Tensor? b, Tensor? u, Tensor? state, Tensor? lengths) -> (Tensor, Tensor)",
-    {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference},
+    {"cuda": _run_cuda, "cpu": _run_cpu, "torch": _run_torch, "reference": _run_reference, "fla": fla.run},
     _fake,
     _check,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ def register(
 ) -> Form:
     """Register `nih::<name>`: the chosen form on each device, shapes for tracing, and a refusal under autograd.
 
+    A form `fla` gets the form that would serve without it before the op's arguments; an op need not have one.
+
     Returns the function to call, with the op's arguments by position. `check` raises KernelError for arguments against the contract;
     it is not asked again about shapes, types and devices that it has seen. Results are always fresh tensors.
     """
@@ -33,7 +36,11 @@ def register(
 
     def run(*args: Any) -> tuple[Tensor, Tensor]:
         device = next(a for a in args if isinstance(a, Tensor)).device
-        return forms[backend.choose(device.type).form](*args)
+        form = backend.choose(device.type).form
+        if form == "fla":
+            own = forms[backend.beside_fla(device.type).form]
+            return forms["fla"](own, *args) if "fla" in forms else own(*args)
+        return forms[form](*args)
 
     def refuse(*args: Any) -> tuple[Tensor, Tensor]:
         _refuse_gradients(name, args)
@@ -53,7 +60,7 @@ def register(
                 seen.clear()
             seen.add(signature)
         _refuse_gradients(name, args)
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd(), _seen_by_profilers(name):
             return run(*args)
 
     for device in _DEVICES:
@@ -61,6 +68,13 @@ def register(
     _LIBRARY.impl(name, refuse, "Autograd")  # type: ignore[no-untyped-call]  # torch.library has no annotations
     torch.library.register_fake(f"nih::{name}", fake, lib=_LIBRARY)
     return call
+
+
+def _seen_by_profilers(name: str) -> AbstractContextManager[Any]:
+    """Return what makes a call stand in torch's profiles, as it would if the dispatcher had seen it."""
+    if torch.autograd.profiler._is_profiler_enabled:
+        return torch.autograd.profiler.record_function(f"nih::{name}")
+    return nullcontext()
 
 
 def _is_plain(args: tuple[Any, ...]) -> bool:

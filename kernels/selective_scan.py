@@ -281,7 +281,7 @@ def _run_cuda(u: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def refuse_states(states: int, device_type: str) -> None:
     """Raise KernelError if the form that serves a device cannot take so many states per channel: to know before weights are loaded."""
-    if states > CUDA_STATES and backend.choose(device_type).form == "cuda":
+    if states > CUDA_STATES and backend.choose(device_type).form in ("cuda", "fla"):
         raise KernelError(
             f"the CUDA form of `selective_scan` takes at most {CUDA_STATES} states per channel, but this model has {states}; "
             "set `NIH_KERNELS=torch`"

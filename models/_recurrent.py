@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.errors import ModelError
-from nih.kernels import backend
+from nih.kernels import backend, fla
 from nih.models._device import pick_device, pick_dtype
 from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
@@ -225,9 +225,14 @@ class RecurrentModel:
         session.end_texts = self._turn.end_texts
         return session
 
+    def report_kernels(self) -> Mapping[str, str]:
+        """Return what verification found of flash-linear-attention, for the manifest; {} where it does not serve."""
+        return fla.told()
+
     @cached_property
     def _network(self) -> Network:
         backend.choose(self._device.type)
+        fla.begin()
         try:
             return self._checkpoint.load(self._device, self._dtype)
         except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""RWKV-4 on our own WKV kernel.
+"""RWKV-4 on our own WKV kernel, and AFT-simple, which is the same without decay and bonus.
 
 A block adds two readings of the residual stream h to it; x' is the token before x (token shift), m a mix per channel:
 
@@ -6,7 +6,7 @@ A block adds two readings of the residual stream h to it; x' is the token before
     channel mixing   x = ln2(h);  k, r = K, R [m x + (1 - m) x'];        h <- h + sigmoid(r) V relu(k)^2
 
 As in transformers, h is halved after every `rescale_every` layers, and O and V are divided by as much: it keeps float16 in
-range, and moves the layer norms' epsilon.
+range, and moves the layer norms' epsilon. AFT has w = 0 and u = 0: wkv is then the average of all values so far, weighted by e^k.
 Letters: B batch, T tokens, C width, A width of the time mixing, V vocabulary.
 Source: Peng et al., RWKV: Reinventing RNNs for the Transformer Era (2023).
 """
@@ -43,6 +43,8 @@ class RwkvShape:
     training_length: int | None
     eos: frozenset[int]
     model_type: str = "rwkv"
+    decays: bool = True
+    """Whether the files hold decay and bonus; without them both are 0."""
 
     def state_bytes(self, dtype: torch.dtype) -> int:
         """Return the bytes of two shifted tokens in `dtype` and three float32 planes per layer."""
@@ -59,7 +61,7 @@ class _Layer(NamedTuple):
     receptance: Tensor
     output: Tensor
     decay: Tensor
-    """(A), float32: what a token adds to the exponent of all before it, < 0."""
+    """(A), float32: what a token adds to the exponent of all before it, <= 0."""
     first: Tensor
     """(A), float32: bonus of the present token."""
     ffn_mix: Tensor
@@ -164,6 +166,10 @@ def _layer(tensors: Tensors, shape: RwkvShape, i: int, device: torch.device, dty
     def rescaled(weight: Tensor) -> Tensor:
         return weight / 2 ** (i // every) if every > 0 and i >= every else weight
 
+    decay = first = torch.zeros(A, device=device)
+    if shape.decays:
+        decay = -torch.exp(take("att.time_decay", A, dtype=torch.float32))
+        first = take("att.time_first", A, dtype=torch.float32)
     return _Layer(
         ln1=norm("ln1"),
         ln2=norm("ln2"),
@@ -172,8 +178,8 @@ def _layer(tensors: Tensors, shape: RwkvShape, i: int, device: torch.device, dty
         value=take("att.value.weight", A, C),
         receptance=take("att.receptance.weight", A, C),
         output=rescaled(take("att.output.weight", C, A)),
-        decay=-torch.exp(take("att.time_decay", A, dtype=torch.float32)),
-        first=take("att.time_first", A, dtype=torch.float32),
+        decay=decay,
+        first=first,
         ffn_mix=mixes("ffn", "kr"),
         ffn_key=take("ffn.key.weight", inner, C),
         ffn_receptance=take("ffn.receptance.weight", C, C),

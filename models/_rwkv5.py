@@ -72,7 +72,7 @@ class Rwkv5Layer:
         y, matrix = matrix_state(r, k, v, decay, u=self._bonus, state=matrix, lengths=lengths)
         said = norm_per_head(y, self._group).to(x.dtype)
         if self._gate is not None:
-            said.mul_(F.silu(linear(streams["g"], self._gate)))
+            said.mul_(F.silu(linear(streams["g"], self._gate), inplace=True))
         h.add_(linear(said, self._output))
         return last, matrix
 
@@ -90,7 +90,7 @@ class _Mixes(Protocol):
     """How a layer's streams come from a token and the one before it."""
 
     def streams(self, x: Tensor, before: Tensor) -> dict[str, Tensor]:
-        """Return what receptances, keys, values, gate and decays are made of, by letter, each (B, T, C)."""
+        """Return what receptances, keys, values, gate and decays are made of, by letter, each (B, T, C). May write into `before`."""
 
     def decay(self, streams: dict[str, Tensor]) -> Tensor:
         """Return the logarithm of w (B, T, H, K), or (B, T, H, 1) where a head has one, float32."""
@@ -129,16 +129,18 @@ class _Moving:
         self._decay = part.small("att.time_decay", keys)
 
     def streams(self, x: Tensor, before: Tensor) -> dict[str, Tensor]:
-        difference = before - x
         inner = linear(torch.lerp(x, before, self._share), self._down).tanh_().chunk(len(_STREAMS_OF_6), -1)
-        return {
-            letter: torch.addcmul(x, difference, linear(part, up).add_(self._shares[letter]))
+        # Memory that is written for the first time costs more than the arithmetic, so each stream takes the place of its shares.
+        difference = before.sub_(x)
+        shares = {
+            letter: linear(part, up).add_(self._shares[letter])
             for letter, part, up in zip(_STREAMS_OF_6, inner, self._up, strict=True)
         }
+        return {letter: torch.addcmul(x, difference, share, out=share) for letter, share in shares.items()}
 
     def decay(self, streams: dict[str, Tensor]) -> Tensor:
         moved = linear(linear(streams["w"], self._decay_down).tanh_(), self._decay_up)
-        return per_head((self._decay + moved).exp_().neg_(), self._heads)
+        return per_head(moved.float().add_(self._decay).exp_().neg_(), self._heads)
 
 
 def _share(part: Part, mixing: str, letter: str, shape: MatrixShape) -> Tensor:

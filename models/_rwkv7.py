@@ -51,7 +51,7 @@ class LowRank(NamedTuple):
         if function:
             inner = getattr(torch, function)(inner)
         product = linear(inner, self.up)
-        return product if self.bias is None else product + self.bias
+        return product if self.bias is None else product.float().add_(self.bias)
 
 
 class Rwkv7Layer:
@@ -121,10 +121,11 @@ class Rwkv7Layer:
         """Return the keys, and the two vectors by which the matrix is turned, each (B, T, H, K)."""
         k = linear(x, self._key)
         rate = self._rate(rated).sigmoid_()
-        along = F.normalize(self._per_head(k * self._turn), dim=-1, eps=_SHORTEST)
-        grown = k * torch.addcmul(1 - self._growth, rate, self._growth)
+        along = self._per_head(k * self._turn)
+        along.div_(along.norm(dim=-1, keepdim=True).clamp_min_(_SHORTEST))
         back = along * self._per_head(rate)
-        return self._per_head(grown.to(k.dtype)), along.neg().to(k.dtype), back.to(k.dtype)
+        grown = torch.addcmul(1 - self._growth, rate, self._growth, out=rate).mul_(k)
+        return self._per_head(grown.to(k.dtype)), along.neg_().to(k.dtype), back.to(k.dtype)
 
     def _channel_mix(self, h: Tensor, last: Tensor, call: Call) -> Tensor:
         """Add to h in place; return the last token seen."""

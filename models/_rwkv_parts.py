@@ -110,7 +110,7 @@ def norm_of(part: Part, name: str, size: int, epsilon: float) -> Norm:
 def norm_per_head(y: Tensor, weights: Norm) -> Tensor:
     """Return outputs (B, T, H, V), each head's brought to mean 0 and variance 1, times weight plus bias: (B, T, H V), float32."""
     normed = F.layer_norm(y.float(), y.shape[-1:], None, None, weights.epsilon).flatten(-2)
-    return torch.addcmul(weights.bias, normed, weights.weight)
+    return torch.addcmul(weights.bias, normed, weights.weight, out=normed)
 
 
 class Call(NamedTuple):

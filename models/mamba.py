@@ -40,7 +40,7 @@ from nih.models._recurrent import (
     tiles,
 )
 
-__all__ = ["MambaNetwork", "Options", "open_model"]
+__all__ = ["Layer", "MambaNetwork", "MambaShape", "Options", "open_model"]
 
 _SILU = ("silu", "swish")
 
@@ -163,7 +163,9 @@ def _rank(value: int | str, width: int) -> int:
     return math.ceil(width / 16) if value == "auto" else int(value)
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
+    """Weights of one block."""
+
     norm: tuple[Tensor, Tensor | None]
     into: tuple[Tensor, Tensor | None]
     """(2 D, C) and bias: of the convolution's input and of the gate."""
@@ -171,9 +173,9 @@ class _Layer(NamedTuple):
     """(D, K), float32."""
     tap_bias: Tensor | None
     selection: Tensor
-    """(R + 2 N, D): of dt, B and C."""
+    """(R + 2 N, D): of dt, B and C. S4D has (2, N), B and C themselves, float32."""
     step: Tensor
-    """(D, R)."""
+    """(D, R), what makes dt of R numbers. S4D has (D), zeros: its step is that of `step_bias`."""
     step_bias: Tensor
     """(D), float32."""
     decay: Tensor
@@ -218,17 +220,29 @@ class MambaNetwork:
 
     def _mix(
         self,
-        layer: _Layer,
+        layer: Layer,
         h: Tensor,
         convolution: Tensor | None,
         scan: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Add to h in place; return the states of convolution and scan."""
-        shape, tokens = self._shape, h.shape[1]
+        tokens = h.shape[1]
 
         def project(tile: slice) -> tuple[Tensor, ...]:
             return (linear(self._normed(h[:, tile], layer.norm), *layer.into),)
+
+        x, z = tiled(tokens, project)[0].chunk(2, -1)
+        u, convolution = self._convolve(layer, x, convolution, lengths)
+        step, B, C = self._select(layer, u)
+        y, scan = selective_scan(u, step, z, layer.decay, B, C, layer.skip, layer.step_bias, scan, lengths)
+        for tile in tiles(tokens):
+            h[:, tile].add_(linear(y[:, tile], *layer.out))
+        return convolution, scan
+
+    def _select(self, layer: Layer, u: Tensor) -> tuple[Tensor, ...]:
+        """Return step (B, T, D), before bias and softplus, and input and output weights (B, T, N) that the scan reads u (B, T, D) with."""
+        shape = self._shape
 
         def select(tile: slice) -> tuple[Tensor, ...]:
             sizes = [shape.rank, shape.states, shape.states]
@@ -237,16 +251,10 @@ class MambaNetwork:
                 dt, B, C = (F.rms_norm(p, p.shape[-1:], None, shape.inner_epsilon) for p in (dt, B, C))
             return linear(dt, layer.step), B, C
 
-        x, z = tiled(tokens, project)[0].chunk(2, -1)
-        u, convolution = self._convolve(layer, x, convolution, lengths)
-        step, B, C = tiled(tokens, select)
-        y, scan = selective_scan(u, step, z, layer.decay, B, C, layer.skip, layer.step_bias, scan, lengths)
-        for tile in tiles(tokens):
-            h[:, tile].add_(linear(y[:, tile], *layer.out))
-        return convolution, scan
+        return tiled(u.shape[1], select)
 
     def _convolve(
-        self, layer: _Layer, x: Tensor, state: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, x: Tensor, state: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         if self._activation is None:
             return causal_conv1d(x, layer.taps, layer.tap_bias, state, lengths)
@@ -280,8 +288,8 @@ class MambaNetwork:
 
         return take("weight"), take("bias") if self._shape.norm == "layer" else None
 
-    def _layer(self, tensors: Tensors, name: str, device: torch.device) -> _Layer:
-        C, D, N, R = self._shape.width, self._shape.channels, self._shape.states, self._shape.rank
+    def _layer(self, tensors: Tensors, name: str, device: torch.device) -> Layer:
+        C, D, N = self._shape.width, self._shape.channels, self._shape.states
 
         def take(part: str, *sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return tensors.take(f"{name}.mixer.{part}", *sizes, device=device, dtype=dtype)
@@ -293,18 +301,25 @@ class MambaNetwork:
             bias = take(f"{part}.bias", rows, dtype=self._dtype) if self._shape.bias else None
             return matrix(part, rows, columns), bias
 
-        return _Layer(
+        return Layer(
             norm=self._norm_weights(tensors, f"{name}.norm", device),
             into=outer("in_proj", 2 * D, C),
             taps=take("conv1d.weight", D, 1, self._shape.taps)[:, 0],
             tap_bias=take("conv1d.bias", D) if self._shape.convolution_bias else None,
-            selection=matrix("x_proj", R + 2 * N, D),
-            step=matrix("dt_proj", D, R),
-            step_bias=take("dt_proj.bias", D),
+            **self._selection(take),
             decay=-torch.exp(take("A_log", D, N)),
             skip=take("D", D),
             out=outer("out_proj", C, D),
         )
+
+    def _selection(self, take: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """Return what `_select` needs, by the names of Layer; `take` reads a tensor of the mixer. Raises ModelError."""
+        D, N, R = self._shape.channels, self._shape.states, self._shape.rank
+        return {
+            "selection": take("x_proj.weight", R + 2 * N, D, dtype=self._dtype),
+            "step": take("dt_proj.weight", D, R, dtype=self._dtype),
+            "step_bias": take("dt_proj.bias", D),
+        }
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor] | None:

@@ -37,6 +37,8 @@ def docstring(kind: str, name: str) -> str:
     module = module_name(kind, name)
     if kind == "models" and module.startswith("nih.models.") and module != f"nih.models.{name}":
         adapter = module.rpartition(".")[2]
+        if not name.endswith("-mix"):
+            return f"The reference model {name} of `{adapter}`: trained on `--task passkey`."
         return f"The reference model of `{adapter}` for `--suite architectures`: trained on all of its tasks."
     try:
         spec = find_spec(module)

@@ -112,6 +112,11 @@ class Asked:
         "Put one needle per depth into one context and ask for all of them from one state",
         decides="unless default",
     )
+    retrieve: str | None = _option(
+        None,
+        "Read only the K passages found for the question: `bm25:K`, or `dense:FOLDER:K` with a local model's embeddings",
+        decides="unless default",
+    )
     one_haystack: bool = _option(False, "Share one haystack over all trials", decides=True)
     seed: int = _option(0, "Seed of the needles and haystacks", decides=True)
 
@@ -123,7 +128,7 @@ class Asked:
                     f"{name} does not go with --suite `{self.suite}`, which says it for each of its tasks; leave one of them out"
                 )
         elif self.task and imported_path(self.task) is not None:
-            for name in self._typed("haystack", "one_haystack", "packed", "question"):
+            for name in self._typed("haystack", "one_haystack", "packed", "question", "retrieve"):
                 raise UsageError(
                     f"{name} means nothing to `{self.task}`, whose prompts are used as they are; leave it out"
                 )
@@ -219,6 +224,13 @@ class Execution:
         "Ask again, when resuming, what had this status: no_answer (failures are tried again in any case)",
     )
     cost: bool = _option(False, "Also measure the seconds and memory of each length: cost.csv, cost.png")
+    certify: bool = _option(
+        False,
+        "Ask lengths from short to long, each only until it is certain whether it reaches --threshold; stop after two below",
+    )
+    certify_budget: Count | None = _option(
+        None, "With --certify, the most planned tokens to read; default: the whole grid's"
+    )
 
     @property
     def spread(self) -> bool:
@@ -231,6 +243,8 @@ class Execution:
             raise UsageError(
                 f"--cost measures one process; run without {flag} for it, into the same folder if you like"
             )
+        if self.certify_budget is not None and not self.certify:
+            raise UsageError("--certify-budget belongs to --certify; type both, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -251,7 +265,7 @@ class Output:
             )
 
 
-_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out")
+_NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out", "retrieve")
 """Options that may be paths."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""
@@ -282,6 +296,28 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
             )
         if self.spread:
             self._check_spread("--workers" if self.workers is not None else "--ray")
+        if self.certify:
+            self._check_certify()
+
+    def _check_certify(self) -> None:
+        """Raise UsageError for what has no one grid of lengths whose rounds can be asked one after the other."""
+        if self.suite is not None:
+            raise UsageError(
+                f"--certify asks the lengths of one task, and --suite `{self.suite}` has several; certify them one by one with --task"
+            )
+        if self.task and imported_path(self.task) is not None:
+            raise UsageError(
+                f"--certify asks whole rounds of a grid, and `{self.task}` has the lengths that its rows have; leave --certify out"
+            )
+        if self.limit is not None:
+            raise UsageError(
+                "--limit does not go with --certify, which asks as few samples as it can; type --certify-budget for a limit in tokens"
+            )
+        if self.spread:
+            raise UsageError(
+                "--certify asks one round of prompts, which share their prefixes, and looks at the answers before it asks the next, so "
+                f"several workers would wait; leave out {'--workers' if self.workers is not None else '--ray'} or --certify"
+            )
 
     def _check_spread(self, flag: str) -> None:
         if self.engine:

@@ -391,3 +391,29 @@ class OwnHaystack(Protocol):
 
     def source(self) -> Any:
         """Return a nih.prompts.haystack.HaystackSource of the records."""
+
+
+class Retriever(Protocol):
+    """Finds in a context the passages that answer a question: what `--retrieve` names."""
+
+    @property
+    def count(self) -> int:
+        """Passages that are read."""
+
+    @property
+    def name(self) -> str:
+        """As it was typed."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the scores: a resumed run must agree in it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the passages that were scored so far."""
+
+    def described(self) -> Mapping[str, str]:
+        """Return what run.json says of it."""
+
+    def scores(self, question: str, passages: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return a score (P,) for each of the P passages, the greater the better."""

@@ -20,6 +20,7 @@ from nih.errors import ModelError, UnknownName
 from nih.reading import MOST_BYTES_OF_CONFIG, parse_json, read_bytes
 
 _ADAPTERS = {
+    "aft": "aft",
     "rwkv": "rwkv",
     "rwkv5": "rwkv",
     "rwkv6": "rwkv",
@@ -28,6 +29,7 @@ _ADAPTERS = {
     "mamba": "mamba",
     "falcon_mamba": "mamba",
     "mamba2": "mamba2",
+    "s4d": "s4d",
 }
 """config.json's model_type -> adapter; every other type goes to `transformer`."""
 _STATE_SPACES = {"Mamba2": "mamba2"}
@@ -118,7 +120,8 @@ def _folders(kind: str) -> list[str]:
 def _reference_configs() -> dict[str, Path]:
     """Name -> config.json of the models in the box; those named like their adapter are its default weights."""
     folders = (Path(path) / "reference" for path in _folders("models"))
-    return {config.parent.name: config for folder in folders for config in folder.glob("*/config.json")}
+    weights = (path for folder in folders for path in folder.glob("*/model.safetensors"))
+    return {path.parent.name: path.with_name("config.json") for path in weights}
 
 
 def _module_of(kind: str, name: str) -> str:

@@ -81,6 +81,7 @@ STATE_WORDS: dict[CellState, str] = {
     "error": "failed samples",
     "no_answer": "no answer",
     "over_limit": "over the model's limit",
+    "not_asked": "not asked: two shorter lengths are below, or the budget is spent",
 }
 """Why a cell has no score."""
 

@@ -19,8 +19,8 @@ TokenIds = npt.NDArray[np.int32]
 Status = Literal["ok", "over_limit", "oom", "timeout", "error", "no_answer"]
 """`no_answer`: the model was asked, and what came is not an answer (a filter, a refusal, thinking that never ended)."""
 STATUSES: tuple[Status, ...] = ("ok", "over_limit", "oom", "timeout", "error", "no_answer")
-CellState = Literal["scored", "error", "no_answer", "over_limit", "missing"]
-"""What a cell of the grid shows: a score, else why it has none."""
+CellState = Literal["scored", "error", "no_answer", "over_limit", "not_asked", "missing"]
+"""What a cell of the grid shows: a score, else why it has none. `not_asked`: a certified run had no need of its length."""
 FAILURES: frozenset[str] = frozenset({"oom", "timeout", "error"})
 """Statuses that a resumed run tries again, and that make a run end with exit code 3."""
 UNANSWERED: frozenset[str] = FAILURES | {"no_answer"}
@@ -152,17 +152,36 @@ class Placed(NamedTuple):
     """Its depth in percent of the haystack's tokens."""
 
 
+class Retrieved(NamedTuple):
+    """What of a context was read where passages are retrieved for the question."""
+
+    tokens: int
+    """Tokens of the prompt that is read."""
+    context_tokens: int
+    """Tokens of the prompt with the whole context."""
+    passages: int
+    """Passages of the context."""
+    passages_read: int
+    needle_found: bool
+    """Whether the whole needle that is asked for is in the passages that are read."""
+    needles_found: float
+    """The share of the hidden sentences that are in them: of the needle and the task's others, without distractors."""
+    prompt_read: str
+    """Hash of the tokens of the prompt that is read, which the sample's id does not tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one haystack, ready to be answered."""
 
     id: str
-    """Hash of everything that decides the prompt and the generation, but not of the score."""
+    """Hash of everything that decides the prompt and the generation, but not of the score. With retrieval that of the prompt with the whole
+    context, so that runs pair."""
     task: str
     cell: Cell
     trial: int
     prompt: Prompt
-    """Everything before the answer; `len(prompt) + room == cell.length`."""
+    """Everything before the answer; `len(prompt) + room == cell.length`, unless passages are retrieved."""
     room: int
     """Tokens reserved for the answer: the most that are generated."""
     stop: tuple[str, ...]
@@ -171,7 +190,7 @@ class Sample:
     """The depth at which the needle really stands, in percent of the haystack's tokens."""
     needle: str
     needle_at: int
-    """Position of the needle's first token in the prompt."""
+    """Position of the needle's first token in the prompt, with retrieval in that with the whole context."""
     around: str
     """Up to 200 characters on each side of the needle, with the needle."""
     question: str
@@ -192,6 +211,8 @@ class Sample:
 
     messages: tuple[Mapping[str, str], ...] = ()
     """The conversation (`role` and `content`) that `prompt` is, for a server that takes messages; () for any other prompt."""
+    retrieved: Retrieved | None = None
+    """What `prompt` has of the context; None if that is all of it."""
 
     @property
     def continuation(self) -> str:

@@ -99,6 +99,34 @@ class _Wkv(torch.autograd.Function):
         return made
 
 
+def native_matrix_state(r: Tensor, k: Tensor, v: Tensor, decay: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`matrix_state` of nets_rwkv7.py by recurrences.cpp: the same arguments and result, heads of 64 channels. Raises KernelError."""
+    if r.shape[-1] != (keys := _library().matrix_keys()):
+        raise KernelError(f"`--native` takes heads of {keys} channels, not {r.shape[-1]}")
+    parts = (x.float().contiguous() for x in (r, k, v, decay.exp(), a, b))
+    out: Tensor = _MatrixState.apply(*parts)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _MatrixState(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *read: Tensor) -> Tensor:
+        batch, steps, heads, keys = read[0].shape
+        y = torch.empty_like(read[0])
+        chunks = -(-steps // _library().matrix_turns())
+        starts = y.new_empty(chunks, batch, heads, keys, keys)
+        _call("matrix_forward", (*read, y, starts), (batch, steps, heads))
+        ctx.save_for_backward(*read, starts)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        r, *_ = ctx.saved_tensors
+        made = tuple(torch.zeros_like(r) for _ in range(6))
+        _call("matrix_backward", (*ctx.saved_tensors, grads[0].contiguous(), *made), r.shape[:3])
+        return made
+
+
 def _call(name: str, tensors: tuple[Tensor, ...], sizes: Sequence[int]) -> None:
     assert all(t.is_contiguous() and t.dtype == torch.float32 for t in tensors)
     pointers = (ctypes.c_void_p(t.data_ptr()) for t in tensors)

@@ -1,10 +1,13 @@
-"""RWKV-4 and Mamba-1 as they are trained: transformers' parameter names, and recurrences that autograd goes through fast on a CPU.
+"""RWKV-4, AFT, Mamba-1 and S4D as they are trained: parameter names, and recurrences that autograd goes through fast on a CPU.
 
 The adapters in nih.models read these models with inference kernels. Training needs gradients, and at these small widths a token-by-token
 loop of PyTorch ops costs only overhead, so here the whole sequence goes through a few large matrix products (WKV), or through a scan whose
 backward is written by hand (Mamba).
+RWKV-4 and Mamba-1 have transformers' names. AFT is RWKV-4 without decay and bonus, S4D is Mamba-1 without selection: so two models tell what one
+part buys, and nothing else differs.
 Letters: B batch, T time, C channels, L steps of a chunk, N states a channel.
-Sources: Peng et al., RWKV: Reinventing RNNs for the Transformer Era (2023); Gu and Dao, Mamba (2023).
+Sources: Peng et al., RWKV: Reinventing RNNs for the Transformer Era (2023); Zhai et al., An Attention Free Transformer (2021); Gu and Dao,
+Mamba (2023); Gu et al., On the Parameterization and Initialization of Diagonal State Space Models (2022).
 """
 
 from __future__ import annotations
@@ -83,18 +86,24 @@ def causal_attention(
 
 
 class TimeMix(nn.Module):
-    """Attention of RWKV-4. `wkv` can be exchanged for a faster form."""
+    """Attention of RWKV-4, or of AFT-simple, where nothing decays. `wkv` can be exchanged for a faster form."""
 
     wkv: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = staticmethod(wkv)
+    time_decay: Tensor
+    time_first: Tensor
 
-    def __init__(self, width: int, layer: int, layers: int) -> None:
+    def __init__(self, width: int, layer: int, layers: int, decays: bool) -> None:
         super().__init__()
         late, early = layer / max(layers - 1, 1), 1 - layer / layers
         place = torch.arange(width) / width
-        speed = torch.arange(width) / (width - 1)
-        zigzag = ((torch.arange(width) + 1) % 3 - 1) * 0.5
-        self.time_decay = nn.Parameter(-5 + 8 * speed ** (0.7 + 1.3 * late))
-        self.time_first = nn.Parameter(math.log(0.3) + zigzag)
+        if decays:
+            speed = torch.arange(width) / (width - 1)
+            zigzag = ((torch.arange(width) + 1) % 3 - 1) * 0.5
+            self.time_decay = nn.Parameter(-5 + 8 * speed ** (0.7 + 1.3 * late))
+            self.time_first = nn.Parameter(math.log(0.3) + zigzag)
+        else:
+            self.register_buffer("time_decay", torch.full((width,), -math.inf), persistent=False)
+            self.register_buffer("time_first", torch.zeros(width), persistent=False)
         self.time_mix_key = nn.Parameter((place**early)[None, None])
         self.time_mix_value = nn.Parameter((place**early + 0.3 * late)[None, None])
         self.time_mix_receptance = nn.Parameter((place ** (0.5 * early))[None, None])
@@ -132,12 +141,12 @@ class ChannelMix(nn.Module):
 
 
 class RwkvBlock(nn.Module):
-    def __init__(self, width: int, inner: int, layer: int, layers: int, eps: float) -> None:
+    def __init__(self, width: int, inner: int, layer: int, layers: int, eps: float, decays: bool) -> None:
         super().__init__()
         if layer == 0:
             self.pre_ln = nn.LayerNorm(width, eps=eps)
         self.ln1, self.ln2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
-        self.attention = TimeMix(width, layer, layers)
+        self.attention = TimeMix(width, layer, layers, decays)
         self.feed_forward = ChannelMix(width, inner, layer, layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,8 +162,9 @@ class RwkvModel(nn.Module):
         super().__init__()
         width, layers, eps = config["hidden_size"], config["num_hidden_layers"], config["layer_norm_epsilon"]
         self.embeddings = nn.Embedding(config["vocab_size"], width)
+        decays = config["model_type"] != "aft"
         self.blocks = nn.ModuleList(
-            RwkvBlock(width, config["intermediate_size"], i, layers, eps) for i in range(layers)
+            RwkvBlock(width, config["intermediate_size"], i, layers, eps, decays) for i in range(layers)
         )
         self.ln_out = nn.LayerNorm(width)
 
@@ -167,7 +177,10 @@ class RwkvModel(nn.Module):
 
 
 class Rwkv(nn.Module):
-    """RWKV-4 with the state dict of RwkvForCausalLM. `forward` gives the last layer's output (B, T, C); `head` makes logits of it."""
+    """RWKV-4 with the state dict of RwkvForCausalLM, or AFT without `time_decay` and `time_first`.
+
+    `forward` gives the last layer's output (B, T, C); `head` makes logits of it.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -268,39 +281,55 @@ def _states(start: Tensor, dt: Tensor, dtx: Tensor, a: Tensor, b: Tensor) -> tup
 
 
 class MambaMixer(nn.Module):
-    """Mamba's block without its norm. `scan` can be exchanged for a faster form."""
+    """Mamba's block without its norm, or that of S4D, whose step, B and C are the same for all tokens. `scan` can be exchanged for a faster form."""
 
     scan: type[torch.autograd.Function] = SelectiveScan
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         width, inner, states = config["hidden_size"], config["intermediate_size"], config["state_size"]
-        self.rank, self.states, self.taps = config["time_step_rank"], states, config["conv_kernel"]
+        self.fixed = config["model_type"] == "s4d"
+        self.states, self.taps = states, config["conv_kernel"]
         self.conv1d = nn.Conv1d(inner, inner, self.taps, groups=inner)
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.x_proj = nn.Linear(inner, self.rank + 2 * states, bias=False)
-        self.dt_proj = nn.Linear(self.rank, inner)
+        if not self.fixed:
+            self.rank = config["time_step_rank"]
+            self.x_proj = nn.Linear(inner, self.rank + 2 * states, bias=False)
+            self.dt_proj = nn.Linear(self.rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
         low, high = math.log(config["time_step_min"]), math.log(config["time_step_max"])
         dt = torch.exp(low + torch.rand(inner) * (high - low))
-        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        before_softplus = dt + torch.log(-torch.expm1(-dt))
         assert self.conv1d.bias is not None
         nn.init.zeros_(self.conv1d.bias)
+        if self.fixed:
+            self.dt_bias = nn.Parameter(before_softplus)
+            self.B, self.C = nn.Parameter(torch.ones(states)), nn.Parameter(torch.randn(states))
+            return
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.dt_proj.bias.copy_(before_softplus)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden and result are (T, B, width): time first, as the scan reads it."""
         x, gate = self.in_proj(hidden).float().chunk(2, -1)
         x = F.silu(self._convolved(x))
-        low, b, c = self.x_proj(x).float().split((self.rank, self.states, self.states), -1)
-        dt = F.softplus(F.linear(low.float(), self.dt_proj.weight, None).float() + self.dt_proj.bias)
+        dt, b, c = self._selected(x)
         a = -self.A_log.float().exp().T.contiguous()
         y = self.scan.apply(x.contiguous(), dt.contiguous(), a, b.contiguous(), c.contiguous())  # type: ignore[no-untyped-call]
         out: Tensor = self.out_proj((y + x * self.D) * F.silu(gate))
         return out
+
+    def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return step (T, B, C), input weights and output weights (T, B, N) of the scan's input."""
+        if self.fixed:
+            step = F.softplus(self.dt_bias).expand_as(x)
+            return step, self.B.expand(*x.shape[:2], -1), self.C.expand(*x.shape[:2], -1)
+        low, b, c = self.x_proj(x).float().split((self.rank, self.states, self.states), -1)
+        dt = F.linear(low.float(), self.dt_proj.weight, None).float() + self.dt_proj.bias
+        return F.softplus(dt), b, c
 
     def _convolved(self, x: Tensor) -> Tensor:
         """The causal depthwise convolution as a sum of shifted products: faster on a CPU than its grouped convolution."""
@@ -339,7 +368,7 @@ class MambaModel(nn.Module):
 
 
 class Mamba(nn.Module):
-    """Mamba-1 with the state dict of MambaForCausalLM. `forward` gives the last layer's output (B, T, C); `lm_head` makes logits of it."""
+    """Mamba-1 with the state dict of MambaForCausalLM, or S4D. `forward` gives the last layer's output (B, T, C); `lm_head` makes logits of it."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

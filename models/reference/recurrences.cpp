@@ -1,5 +1,5 @@
-// The recurrences of RWKV-4 and Mamba-1 with their backward, for training on a CPU: one thread, float32, sixteen channels at a time.
-// The truth are `wkv` and `SelectiveScan` in nets.py.
+// The recurrences of RWKV-4, Mamba-1 and RWKV-7 with their backward, for training on a CPU: one thread, float32, as many channels at a time as a register holds.
+// The truth are `wkv` and `SelectiveScan` in nets.py, and `matrix_state_torch` of the kernels.
 //
 // WKV, per channel, with decay d and e^u given, and e^k taken against the greatest key of row and channel:
 //
@@ -11,17 +11,29 @@
 //
 //   h_t = e^(dt_t A) h_(t-1) + dt_t x_t B_t,   y_t = C_t h_t,   from h = 0
 //
-// x, dt, y (T, B, C); A (N, C); B, C (T, B, N); starts (T / kSteps, B, C / 16, N, 16). C is a multiple of 16, N at most kStates.
-// The backward makes the states of kSteps steps again from the one before them, so what it needs stays in the cache.
+// x, dt, y (T, B, C); A (N, C); B, C (T, B, N); starts (T / kSteps, B, C / kLanes, N, kLanes). C is a multiple of kLanes, N at most kStates.
+//
+// The matrix state, per head, with a decay w in (0, 1] of its own for each key:
+//
+//   S_t = S_(t-1) diag(w_t) + (S_(t-1) a_t) b_t^T + v_t k_t^T,   y_t = S_t r_t,   from S = 0
+//
+// r, k, v, w, a, b, y (B, T, H, kKeys); starts (T / kTurns, B, H, kKeys values, kKeys).
+// The backwards make the states of kSteps or kTurns steps again from the one before them, so what they need stays in the cache.
 
 #include <cstdint>
 #include <cstring>
 
 namespace {
 
-constexpr int kLanes = 16, kSteps = 32, kStates = 16;
-typedef float Lanes __attribute__((vector_size(64)));
-typedef std::int32_t Bits __attribute__((vector_size(64)));
+// Compilers keep vectors that are wider than the processor's registers in memory, which is many times slower.
+#ifdef __AVX512F__
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+constexpr int kSteps = 32, kStates = 16, kKeys = 64, kWide = kKeys / kLanes, kTurns = 16;
+typedef float Lanes __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t Bits __attribute__((vector_size(4 * kLanes)));
 
 Lanes load(const float* from) {
   Lanes value;
@@ -32,17 +44,11 @@ Lanes load(const float* from) {
 void store(float* to, Lanes value) { std::memcpy(to, &value, sizeof value); }
 
 float sum(Lanes v) {
-  typedef float Eight __attribute__((vector_size(32)));
   typedef float Four __attribute__((vector_size(16)));
-  Eight low, high;
-  std::memcpy(&low, &v, sizeof low);
-  std::memcpy(&high, (const char*)&v + sizeof low, sizeof high);
-  const Eight eight = low + high;
-  Four left, right;
-  std::memcpy(&left, &eight, sizeof left);
-  std::memcpy(&right, (const char*)&eight + sizeof left, sizeof right);
-  const Four four = left + right;
-  return (four[0] + four[1]) + (four[2] + four[3]);
+  Four parts[kLanes / 4];
+  std::memcpy(parts, &v, sizeof v);
+  for (int i = 1; i < kLanes / 4; i++) parts[0] += parts[i];
+  return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
 // e^x for x <= 0, relative error below 1e-6: 2^n e^r with |r| <= ln 2 / 2.
@@ -60,6 +66,24 @@ Lanes exp_negative(Lanes x) {
   p = p * r * r + r + 1.0f;
   return p * (Lanes)(((Bits)shifted << 23) + 0x3f800000);
 }
+
+float dot(const Lanes* x, const float* y) {
+  Lanes products = {};
+  for (int j = 0; j < kWide; j++) products += x[j] * load(y + j * kLanes);
+  return sum(products);
+}
+
+// One token of one value's row of the matrix: S before it -> after it; returns S a.
+float turn(const Lanes* before, Lanes* after, const float* w, const float* a, const float* b, const float* k, float v) {
+  const float found = dot(before, a);
+  for (int j = 0; j < kWide; j++) {
+    const int at = j * kLanes;
+    after[j] = before[j] * load(w + at) + found * load(b + at) + v * load(k + at);
+  }
+  return found;
+}
+
+void add(float* to, Lanes value) { store(to, load(to) + value); }
 
 }  // namespace
 
@@ -171,6 +195,70 @@ extern "C" void scan_backward(const float* x, const float* dt, const float* a, c
       for (long n = 0; n < N; n++) {
         float* to = ga + n * C + block * kLanes;
         store(to, load(to) + g_a[n]);
+      }
+    }
+}
+
+extern "C" int matrix_keys() { return kKeys; }
+extern "C" int matrix_turns() { return kTurns; }
+
+extern "C" void matrix_forward(const float* r, const float* k, const float* v, const float* w, const float* a,
+                               const float* b, float* y, float* starts, long B, long T, long H) {
+  static thread_local Lanes S[kKeys][kWide];
+  for (long row = 0; row < B; row++)
+    for (long head = 0; head < H; head++) {
+      std::memset(S, 0, sizeof S);
+      for (long first = 0; first < T; first += kTurns) {
+        const long stop = T - first < kTurns ? T : first + kTurns;
+        std::memcpy(starts + (((first / kTurns) * B + row) * H + head) * kKeys * kKeys, S, sizeof S);
+        for (int value = 0; value < kKeys; value++)
+          for (long t = first; t < stop; t++) {
+            const long at = ((row * T + t) * H + head) * kKeys;
+            turn(S[value], S[value], w + at, a + at, b + at, k + at, v[at + value]);
+            y[at + value] = dot(S[value], r + at);
+          }
+      }
+    }
+}
+
+// All gradients but gv are added to.
+extern "C" void matrix_backward(const float* r, const float* k, const float* v, const float* w, const float* a,
+                                const float* b, const float* starts, const float* gy, float* gr, float* gk, float* gv,
+                                float* gw, float* ga, float* gb, long B, long T, long H) {
+  static thread_local Lanes S[kTurns + 1][kWide], g[kKeys][kWide];
+  float found[kTurns];
+  for (long row = 0; row < B; row++)
+    for (long head = 0; head < H; head++) {
+      std::memset(g, 0, sizeof g);
+      for (long chunk = (T - 1) / kTurns; chunk >= 0; chunk--) {
+        const long first = chunk * kTurns, steps = T - first < kTurns ? T - first : kTurns;
+        const float* before = starts + ((chunk * B + row) * H + head) * kKeys * kKeys;
+        for (int value = 0; value < kKeys; value++) {
+          std::memcpy(S[0], before + value * kKeys, sizeof S[0]);
+          for (long t = 0; t < steps; t++) {
+            const long at = ((row * T + first + t) * H + head) * kKeys;
+            found[t] = turn(S[t], S[t + 1], w + at, a + at, b + at, k + at, v[at + value]);
+          }
+          Lanes later[kWide];
+          std::memcpy(later, g[value], sizeof later);
+          for (long t = steps - 1; t >= 0; t--) {
+            const long at = ((row * T + first + t) * H + head) * kKeys;
+            const float g_out = gy[at + value], own = v[at + value];
+            for (int j = 0; j < kWide; j++) later[j] += g_out * load(r + at + j * kLanes);
+            gv[at + value] = dot(later, k + at);
+            const float g_found = dot(later, b + at);
+            for (int j = 0; j < kWide; j++) {
+              const long to = at + j * kLanes;
+              add(gr + to, g_out * S[t + 1][j]);
+              add(gk + to, own * later[j]);
+              add(gb + to, found[t] * later[j]);
+              add(gw + to, later[j] * S[t][j]);
+              add(ga + to, g_found * S[t][j]);
+              later[j] = later[j] * load(w + to) + g_found * load(a + to);
+            }
+          }
+          std::memcpy(g[value], later, sizeof later);
+        }
       }
     }
 }

@@ -5,7 +5,7 @@
 A batch is texts of one length: a prompt of `passkey` or `fact` as a sweep asks it, and its answer. The loss is the cross-entropy of the answer,
 plus that of words which the text says a second time (it teaches copying early), plus a little of the whole text's. The curriculum
 lets longer texts in once the longest so far are answered. Seeds begin at 10**6, far from those that sweeps use.
-On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes).
+On one machine and one thread, equal arguments give equal weights (as long as --steps ends the run, and not --minutes; RWKV-7 with --native).
 SIGTERM ends a run after its step and saves; at a constant rate (--decay 0) that is the run of so many --steps.
 """
 
@@ -34,8 +34,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nih.models.reference.mixture import RECIPES, Mixture
-from nih.models.reference.native import NativeScan, native_wkv
+from nih.models.reference.native import NativeScan, native_matrix_state, native_wkv
 from nih.models.reference.nets import Mamba, MambaMixer, Rwkv, TimeMix, causal_attention
+from nih.models.reference.nets_rwkv7 import Rwkv7, TimeMix7
 from nih.models.reference.texts import (
     AGAIN,
     ANSWER,
@@ -64,10 +65,13 @@ def config_of(name: str) -> dict[str, Any]:
 
 def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor], nn.Module]:
     """The network, its body (ids (B, T) to features (B, T, C)) and its head (features to logits)."""
-    if config["model_type"] == "rwkv":
+    if config["model_type"] in ("rwkv", "aft"):
         rwkv = Rwkv(config)
         return rwkv, rwkv, rwkv.head
-    if config["model_type"] == "mamba":
+    if config["model_type"] == "rwkv7":
+        rwkv7 = Rwkv7(config)
+        return rwkv7, rwkv7, rwkv7.head
+    if config["model_type"] in ("mamba", "s4d"):
         mamba = Mamba(config)
         return mamba, mamba, mamba.lm_head
     from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
@@ -241,8 +245,12 @@ def _use_native(net: nn.Module) -> None:
             module.scan = NativeScan
         if isinstance(module, TimeMix):
             module.wkv = native_wkv
+        if isinstance(module, TimeMix7):
+            module.recurrence = native_matrix_state
 
 
+_UNDECAYED = ("aft", "rwkv", "rwkv7")
+"""Models whose matrices have no weight decay."""
 _OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj.weight", "output.weight", "value.weight")
 """Ends of the names of the matrices through which a block adds to what passes it by."""
 
@@ -270,7 +278,7 @@ def train(args: argparse.Namespace) -> float:
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     config = config_of(args.model) | json.loads(args.config) | {"nih_training_length": args.length}
-    if args.model == "rwkv":
+    if "context_length" in config:
         config["context_length"] = args.length
     net, body, head = network(config)
     if args.native:
@@ -278,7 +286,7 @@ def train(args: argparse.Namespace) -> float:
     if args.start:
         _begin_with(net, load_file(Path(args.start) / "model.safetensors"))
     rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
-    optimizer = optimizer_of(net, rate, 0.0 if args.model == "rwkv" else 0.01)
+    optimizer = optimizer_of(net, rate, 0.0 if args.model in _UNDECAYED else 0.01)
     begin, top, least = (LEVELS.index(length) for length in (args.begin, args.length, args.shortest))
     curriculum: Curriculum | Mixture = Curriculum(
         args.seed,
@@ -363,7 +371,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train a reference model, or evaluate one with --evaluate LENGTHS."
     )
     add = partial(made.add_argument)
-    add("model", choices=("rwkv", "mamba", "transformer"))
+    add("model", choices=("rwkv", "mamba", "transformer", "aft", "s4d", "rwkv7"))
     add("--steps", type=int, default=4000)
     add("--minutes", type=float, default=math.inf, help="stop earlier after this time")
     add("--seed", type=int, default=0)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from nih.bench.kernel_ops import OPS, Case, Inputs, Way
+from nih.bench.shares import shares
 from nih.errors import KernelError
 from nih.kernels import backend
 
@@ -157,6 +158,8 @@ def measure(
     show(f"  {'way':34} {'ms':>10} {'of ideal':>9} {'of copy':>8} {'x ours':>9} {'x transformers':>15}")
     for row in rows:
         show(_line(row))
+    if device == "cpu" and (parts := shares(case)):
+        show(f"  a forward pass of its layers: {parts}")
     return rows
 
 

@@ -144,6 +144,8 @@ def asked(run: StoredRun) -> dict[str, Any]:
         "depths": manifest.grid.depths,
         "trials": format_trials(manifest.grid.trials),
         "limit": manifest.limit,
+        "retrieval": manifest.retrieve,
+        "passages": ", ".join(map(str, manifest.passages.values())) or "whole contexts",
         "seed": manifest.seed,
         "haystack": manifest.haystack,
         _TEXT: manifest.haystack_fingerprint,

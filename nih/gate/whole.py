@@ -21,11 +21,16 @@ _Place = tuple[str, Cell, int]
 
 
 def check_whole(run: StoredRun) -> None:
-    """Raise UsageError for an adaptive run, StoreError for a run that lacks samples of its plan or holds others."""
+    """Raise UsageError for an adaptive or certified run, StoreError for a run that lacks samples of its plan or holds others."""
     if run.is_adaptive:
         raise UsageError(
             f"`{run.path}` was made with --adaptive, which nih no longer has: its answers decided how often a cell was asked; "
             "run it again with `--trials`"
+        )
+    if run.manifest.certify is not None:
+        raise UsageError(
+            f"`{run.path}` was made with --certify, so its answers decided how often each length was asked, and tests of a drop are made "
+            "for fixed trials; run it again without --certify"
         )
     planned, found = _promised(run), len(run.rows)
     absent, strange = _differences(run)

@@ -105,11 +105,13 @@ class LocalAnswerer:
             THREADS.reconsider()
 
     def report(self) -> Mapping[str, Mapping[str, Any]]:
-        """How many threads were used, and why; and how many answers were decoded together."""
+        """How many threads were used, and why; how many answers were decoded together; what a model found of kernels that it verifies."""
         together: Together = getattr(self.session, "together", Together())
+        kernels: Mapping[str, str] = getattr(self.model, "report_kernels", dict)()
         return {
             **({"threads": THREADS.report()} if THREADS.choices else {}),
             **({"rows": together._asdict()} if together.batches else {}),
+            **({"kernels": kernels} if kernels else {}),
         }
 
     def close(self) -> None:

@@ -12,11 +12,14 @@ sentence edge nearest to their depth.
 
 Packed, one context holds a needle for each depth of the grid. The prompts of all depths are equal up to the question, but
 for the few tokens of haystack that make up for questions of different lengths.
+
+With a retriever, the passages that it finds for the question stand in place of the haystack, and the rest of the prompt as it was.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,14 +31,15 @@ import numpy as np
 
 from nih.errors import PromptError, UsageError
 from nih.options import Question
+from nih.prompts import passages as retrieval
 from nih.prompts.grid import format_length, places
 from nih.prompts.haystack import Haystack, HaystackSource, build, stream_number
 from nih.prompts.placement import Placement, parse_placement
 from nih.prompts.source import AROUND, Frame, Text
 from nih.prompts.survival import Survival
 from nih.prompts.turns import REPLY, in_turns, templated
-from nih.protocols import Packs, Quotes, Settles, SharedDraws, Task, Tokenizer
-from nih.types import Cell, Grid, Needle, Placed, Prompt, Sample, TokenIds
+from nih.protocols import Packs, Quotes, Retriever, Settles, SharedDraws, Task, Tokenizer
+from nih.types import Cell, Grid, Needle, Placed, Prompt, Retrieved, Sample, TokenIds
 
 _REDRAWS = 1000
 _STEP = 10.0
@@ -104,12 +108,18 @@ class Builder:
     """Hash of the file that the task comes from; None for a task that goes by its name."""
     thinking: int = 0
     """As in Sample."""
+    retriever: Retriever | None = None
+    """What finds the passages that are read; None if the whole context is."""
     _haystacks: dict[tuple[int, int], Haystack] = field(default_factory=dict, repr=False)
     _packs: dict[tuple[int, int], _Group] = field(default_factory=dict, repr=False)
     _strays: dict[tuple[Cell, int], float] = field(default_factory=dict, repr=False)
     """How far the needle of each sample that was built stands from the depth that was asked, in points."""
     _read: dict[str, TokenIds] = field(default_factory=dict, repr=False)
     """Tokens of the needles and questions that were asked last, by what they are."""
+    _retrieved: dict[tuple[Cell, int], Retrieved] = field(default_factory=dict, repr=False)
+    """What was read of the context of each sample that was built."""
+    _seconds: list[float] = field(default_factory=list, repr=False)
+    """Seconds that it took to find the passages of each."""
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
@@ -129,12 +139,25 @@ class Builder:
                 f"task `{self.task.name}` asks in tokens and not in words; leave out --question and --chat"
             )
         self._placement()
+        if self.retriever and (why := self._irretrievable()):
+            raise UsageError(
+                f"task `{self.task.name}` {why}, so no passages of it can be retrieved; leave out --retrieve"
+            )
         if self.task.needle(Random(0)).turns:
             if self.question != "end":
                 raise UsageError(
                     f"task `{self.task.name}` asks in the last turn of a conversation; leave out --question"
                 )
             object.__setattr__(self, "tokenizer", in_turns(self.tokenizer, self.frame))
+
+    def _irretrievable(self) -> str:
+        """Return why there is nothing to retrieve for the task's question; "" if there is."""
+        needle = self.task.needle(Random(0))
+        if needle.bare or self.source.grain == "token":
+            return "asks in tokens and not in words"
+        if needle.turns:
+            return "is a conversation, whose turns belong together"
+        return "asks about the whole text" if getattr(self.task, "one_row", False) else ""
 
     @property
     def label(self) -> str:
@@ -163,7 +186,21 @@ class Builder:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the prompts that were built so far: where the text or the tokenizer did not allow what was asked."""
-        return (*self._stray_note(), *self._turns_note(), *self._survival.notes(self._texts()))
+        return (
+            *self._stray_note(),
+            *self._turns_note(),
+            *self._survival.notes(self._texts()),
+            *self._retrieval_notes(),
+        )
+
+    @property
+    def retrieval_seconds(self) -> float:
+        """Seconds that it took to find the passages of the samples that were built so far."""
+        return sum(self._seconds)
+
+    def _retrieval_notes(self) -> Iterator[str]:
+        if self.retriever:
+            yield from retrieval.told(self.label, self.retriever.name, list(self._retrieved.values()))
 
     def _texts(self) -> Iterator[tuple[str, TokenIds]]:
         for haystack in list(self._haystacks.values())[:1]:
@@ -373,13 +410,8 @@ class Builder:
             )
         pieces, starts = _interleave(haystack, inserts, last, body)
         ahead = sum(map(len, outside.ahead))
-        prompt = Prompt(
-            tuple(
-                p
-                for p in (*outside.ahead, *pieces, self._rest(haystack, body, left), *outside.behind)
-                if len(p)
-            )
-        )
+        rest = self._rest(haystack, body, left)
+        prompt = _prompt(*outside.ahead, *pieces, rest, *outside.behind)
         placed = [
             Placed(insert.text, ahead + start, 100 * insert.edge / body if body else 0.0)
             for insert, start in zip(inserts, starts, strict=True)
@@ -387,7 +419,7 @@ class Builder:
         expected = self._sayable(_in_order(needle, starts) if needle.in_order else needle.expected)
         self._strays[cell, trial] = abs(placed[asked].depth - cell.depth)
         edge = inserts[asked].edge
-        return Sample(
+        sample = Sample(
             id=sample_id(self._versioned, cell, trial, prompt, room, self.task.stop, expected, self.thinking),
             task=self.label,
             cell=cell,
@@ -407,6 +439,53 @@ class Builder:
             turns=needle.turns and self.frame.spoken and not templated(self.frame),
             thinking=self.thinking,
         )
+        if self.retriever is None:
+            return sample
+        order = sorted(range(len(inserts)), key=lambda i: (starts[i], i != last))
+        hidden = [
+            retrieval.Hidden(edge, ids, needle.lead + text) for edge, ids, text in (inserts[i] for i in order)
+        ]
+        sentences = self._cutter.sentences(haystack, hidden, body)
+        needles = [(starts[i], len(inserts[i].ids)) for i in self._needed(group, asked)]
+        context = _prompt(*pieces, rest)
+        return self._read_in_passages(sample, context, retrieval.cut(sentences, len(rest)), outside, needles)
+
+    def _needed(self, group: _Group, asked: int) -> list[int]:
+        """Return the places among the inserts of what is asked for, which comes first, and of the task's further needles."""
+        others = len(group.needles) + len(group.distractors)
+        return [asked, *range(others, others + len(group.others))]
+
+    def _read_in_passages(
+        self,
+        sample: Sample,
+        context: Prompt,
+        passages: Sequence[retrieval.Passage],
+        outside: _Outside,
+        needles: Sequence[tuple[int, int]],
+    ) -> Sample:
+        """Return the sample with the passages that are found in place of its context. `needles`: where each begins there, and its tokens."""
+        assert self.retriever is not None
+        began = time.perf_counter()
+        chosen = retrieval.choose(self.retriever, sample.question, passages, sample.id)
+        self._seconds.append(time.perf_counter() - began)
+        taken = retrieval.take(context, passages, chosen)
+        prompt = _prompt(*outside.ahead, *taken, *outside.behind)
+        found = [retrieval.found(passages, chosen, *needle) for needle in needles]
+        retrieved = Retrieved(
+            len(prompt),
+            len(sample.prompt),
+            len(passages),
+            len(chosen),
+            found[0],
+            sum(found) / len(found),
+            digest_of(prompt),
+        )
+        self._retrieved[sample.cell, sample.trial] = retrieved
+        return replace(sample, prompt=prompt, retrieved=retrieved)
+
+    @cached_property
+    def _cutter(self) -> retrieval.Cutter:
+        return retrieval.Cutter(self.tokenizer)
 
     def _sayable(self, expected: tuple[str, ...]) -> tuple[str, ...]:
         """Return the expected answers as the tokenizer writes them. Raises PromptError for one that it cannot write."""
@@ -480,6 +559,16 @@ class Builder:
         before = self.tokenizer.decode(haystack.ids[max(edge - AROUND, 0) : edge])[-AROUND:]
         after = self.tokenizer.decode(haystack.ids[edge : min(edge + AROUND, left)])[:AROUND]
         return f"{before}{needle}{after}"
+
+
+def _prompt(*pieces: TokenIds) -> Prompt:
+    """Return the pieces as one prompt, without empty ones."""
+    return Prompt(tuple(piece for piece in pieces if len(piece)))
+
+
+def digest_of(prompt: Prompt) -> str:
+    """Return a hash of a prompt's tokens."""
+    return hashlib.blake2b(prompt.ids().astype("<i4").tobytes(), digest_size=8).hexdigest()
 
 
 def _worded(needles: tuple[Needle, ...]) -> Iterator[Needle]:

@@ -67,6 +67,7 @@ class BuiltTask:
             name=setup.name or "",
             fingerprint=fingerprint,
             thinking=run.thinking or 0,
+            retriever=setup.retriever,
         )
 
 

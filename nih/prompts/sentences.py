@@ -56,6 +56,13 @@ def split_sentences(paragraph: str, marked: bool = True) -> list[str]:
     return pieces
 
 
+def sentence_ends(text: str) -> list[int]:
+    """Return the places inside a text at which a sentence ends, by the marks of Latin, Chinese or Japanese, or a line."""
+    stripped = text.rstrip()
+    ends = {match.end() for pattern in (_MARKED, _LINE) for match in pattern.finditer(text)}
+    return sorted(end for end in ends if text[:end].strip() and end < len(stripped))
+
+
 def _long(piece: str, marked: bool) -> bool:
     return len(piece) > LONGEST if marked else len(piece.encode("utf-8", "replace")) > SHORT
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from nih.options import Resolved
-from nih.protocols import Tokenizer
+from nih.protocols import Retriever, Tokenizer
 from nih.types import Cell, ChatText, Grid, Sample, TokenIds
 
 AROUND = 200
@@ -67,6 +67,8 @@ class Setup(NamedTuple):
     """What a suite calls the task."""
     template: Mapping[str, Any]
     """Variables of the chat template."""
+    retriever: Retriever | None = None
+    """What finds the passages that are read; None if the whole context is."""
 
 
 class TaskPrompts(Protocol):

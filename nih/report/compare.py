@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nih.errors import UsageError
-from nih.report import tasks
+from nih.report import reading, tasks
 from nih.report.heatmap import MOST_ANNOTATED, accuracy_map, draw_cells
 from nih.report.page import ComparisonView, RunView, render
 from nih.report.style import MARK, PAPER, panels, png, svg
@@ -56,7 +56,8 @@ def compare(
     """Compare the runs at `paths` with the first of them, into the folder `out`.
 
     Writes report.html, comparison.md, lengths.csv, cells.csv, and heatmaps and differences as .png and .svg, each replaced in one step;
-    of runs that share several tasks also tasks.csv, .md, .png and .svg: task x run.
+    of runs that share several tasks also tasks.csv, .md, .png and .svg: task x run; where a run read passages alone, also reading.csv, .png
+    and .svg: accuracy against what was read.
     Default folder: `results/comparisons/<the runs' folders>-<8 hex of their paths>`. Returns the folder and the sentences that say
     what was compared with what. Raises UsageError if the runs cannot be compared, StoreError.
     """
@@ -79,24 +80,43 @@ def files(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> dict[
     found = tasks.task_comparison(views)
     made = {
         "report.html": render(views, compared, tasks.comparison_table(found) if found else None),
-        "comparison.md": markdown(views, compared, lengths).encode(),
+        "comparison.md": (markdown(views, compared, lengths) + _read_text(views, compared)).encode(),
         "cells.csv": rounded_csv(cells),
         "lengths.csv": rounded_csv(lengths),
     }
     made |= _maps("heatmaps", heatmaps(views), views) | _maps(
         "differences", difference_maps(views, compared), views
     )
+    if reading.is_told(views):
+        made |= {"reading.csv": rounded_csv(reading.table(views)), **reading.files(views)}
     return made | (tasks.comparison_files(found) if found else {})
 
 
+def _read_text(views: Sequence[RunView], compared: Sequence[ComparisonView]) -> str:
+    """Return what comparison.md says of the tokens that were read; "" if all runs read whole contexts."""
+    if not reading.is_told(views):
+        return ""
+    return "\n".join([*reading.markdown(reading.table(views), views, compared), ""])
+
+
 def labels(runs: Sequence[StoredRun]) -> list[str]:
-    """Return what tells the runs apart: the last part of the model's name, else the whole name, else the folder, else a number too."""
+    """Return what tells the runs apart: the last part of the model's name, else the whole name, else what found their passages, else the
+    folder, else a number too."""
     models = [run.model for run in runs]
     folders = [run.path.resolve().name for run in runs]
-    for names in ([Path(model).name or model for model in models], models, folders):
+    read = [f"{Path(run.model).name or run.model}{_retrieved(run.manifest.retrieve)}" for run in runs]
+    for names in ([Path(model).name or model for model in models], models, read, folders):
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({place})" for place, name in enumerate(models, start=1)]
+
+
+def _retrieved(how: str | None) -> str:
+    """Return what found a run's passages, the model by the last part of its path; "" for whole contexts."""
+    if how is None:
+        return ""
+    kind, _, rest = how.partition(":")
+    return f" ({kind}:{rest.rpartition('/')[2]})"
 
 
 def default_folder(paths: Sequence[Path]) -> Path:
@@ -273,6 +293,12 @@ def _notes(
         "trials, so they can be too narrow."
         for view in (first, second)
         if view.results.run.stopping
+    ]
+    notes += [
+        f"{view.name} is certified: its answers decided how many trials each length got, so only the {trials} samples that both have are "
+        "compared, and intervals of differences, which are made for fixed trials, can be too narrow."
+        for view in (first, second)
+        if view.results.certificate
     ]
     return notes
 

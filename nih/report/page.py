@@ -22,9 +22,10 @@ import jinja2
 import pandas as pd
 
 from nih.errors import StoreError
-from nih.report.tables import PUBLISHED, by_axis
+from nih.report.tables import PUBLISHED, READ_COLUMNS, by_axis
 from nih.stats.difference import Difference
 from nih.stats.results import Results
+from nih.stats.retrieval import lines
 from nih.store.journal import Row
 from nih.store.manifest import Manifest
 from nih.text import sanitize
@@ -167,8 +168,9 @@ def _title(views: Sequence[RunView]) -> str:
 def _data(
     views: Sequence[RunView], compared: Sequence[ComparisonView], tasks: TaskTable | None
 ) -> dict[str, Any]:
+    read = any(view.results.retrieval for view in views)
     data = {
-        "runs": [_run(view, MOST_SAMPLES // len(views)) for view in views],
+        "runs": [_run(view, MOST_SAMPLES // len(views), read) for view in views],
         "compared": [_compared(each) for each in compared],
     }
     return data | ({"tasks": _tasks(tasks)} if tasks else {})
@@ -182,10 +184,16 @@ def _tasks(tasks: TaskTable) -> dict[str, Any]:
     }
 
 
-def _run(view: RunView, most: int) -> dict[str, Any]:
+def _run(view: RunView, most: int, read: bool) -> dict[str, Any]:
+    """Return the data of a run; `read`: also how many tokens were read for each sample, on average by length."""
     results = view.results
     shown = samples_shown(results.rows, most)
+    columns = (*_SAMPLE, *READ_COLUMNS) if results.retrieval else _SAMPLE
     lengths = by_axis(results.lengths, "length").assign(seconds=results.lengths["seconds"])
+    if read:
+        tokens = _tokens_read(results)
+        parts = zip(lengths["task"], lengths["length"], strict=True)
+        lengths["tokens"] = [tokens.get(part, math.nan) for part in parts]
     return {
         "name": view.name,
         "facts": _facts(results),
@@ -197,8 +205,8 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
         "lengths": lengths.drop(columns="model").to_dict("records"),
         "distances": by_axis(results.distances, "from", "below").drop(columns="model").to_dict("records"),
         "samples": {
-            "columns": [*_SAMPLE, *_AROUND],
-            "rows": [_sample(row) for row in shown],
+            "columns": [*columns, *_AROUND],
+            "rows": [_sample(row, columns) for row in shown],
             **({"left_out": len(results.rows) - len(shown)} if len(shown) < len(results.rows) else {}),
         },
         **(
@@ -206,9 +214,32 @@ def _run(view: RunView, most: int) -> dict[str, Any]:
             if (floors := results.floors)
             else {}
         ),
-        "cost": _cost(results.run.path / COST),
+        **({"retrieval": _retrieval(results)} if results.retrieval else {}),
+        "cost": cost_of(results.run.path),
         "manifest": results.run.manifest.values,
     }
+
+
+def _tokens_read(results: Results) -> dict[tuple[str, int], float]:
+    """Return the mean tokens of the prompts that were scored, by task and length."""
+    tokens: dict[tuple[str, int], list[int]] = {}
+    for row in results.rows:
+        if results.run.score_of(row) is not None:
+            tokens.setdefault((row.task, row.length), []).append(row.tokens)
+    return {part: sum(own) / len(own) for part, own in tokens.items()}
+
+
+def _retrieval(results: Results) -> list[dict[str, Any]]:
+    """Return what the retriever found by task and length, each with its depths; a line without a length is all of them."""
+    found = lines(results.run, results.rows)
+    depths: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for line in found:
+        if line["depth"] is not None:
+            own = {name: line[name] for name in ("depth", "n", "recall")}
+            depths.setdefault((line["task"], line["length"]), []).append(own)
+    return [
+        {**line, "depths": depths[line["task"], line["length"]]} for line in found if line["depth"] is None
+    ]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -223,9 +254,14 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         facts += [(name, words) for name, words in named_averages(results)]
     else:
         facts.append(("effective length", "".join(map(str, results.effective.values()))))
+    if found := results.certificate:
+        facts.append(("certificate", "; ".join(filter(None, (found.words, found.spent)))))
     for task in results.floors:
         name = f"{task}: " if len(results.by_task) > 1 else ""
         facts.append((f"{name}scored without finding it", results.floor_words(task).removeprefix("floor ")))
+    for task in results.retrieval:
+        name = f"{task}: " if len(results.by_task) > 1 else ""
+        facts.append((f"{name}retrieval", retrieval_words(results, task)))
     return [*facts, *_cache(results.run.manifest), ("score", results.run.score_name)]
 
 
@@ -236,6 +272,18 @@ def _cache(manifest: Manifest) -> list[tuple[str, str]]:
         [("engine's cache", state)]
         if state in ("verified", "failed", "not possible") and manifest.prefill == "engine"
         else []
+    )
+
+
+def retrieval_words(results: Results, task: str) -> str:
+    """Return what the retriever found in a task, and how much was read, in words."""
+    found = results.retrieval[task]
+    if not found.n:
+        return "nothing was searched"
+    whole = f"; {found.whole} contexts were read whole" if found.whole else ""
+    return (
+        f"{results.run.manifest.retrieve}: needle found {found.recall}; {found.tokens:,.0f} of {found.context_tokens:,.0f} tokens read "
+        f"per sample{whole}"
     )
 
 
@@ -270,8 +318,8 @@ def samples_shown(rows: Sequence[Row], most: int) -> list[Row]:
     return [row for place, row in enumerate(rows) if place in kept]
 
 
-def _sample(row: Row) -> list[Any]:
-    return [*(getattr(row, name) for name in _SAMPLE), *_parted(row)]
+def _sample(row: Row, columns: Sequence[str]) -> list[Any]:
+    return [*(getattr(row, name) for name in columns), *_parted(row)]
 
 
 def _parted(row: Row) -> tuple[str, str, str]:
@@ -280,8 +328,9 @@ def _parted(row: Row) -> tuple[str, str, str]:
     return before, needle or row.needle, after
 
 
-def _cost(path: Path) -> list[dict[str, Any]] | None:
-    """Return what each length cost, as numbers where they are numbers; None if it was not measured."""
+def cost_of(folder: Path) -> list[dict[str, Any]] | None:
+    """Return what each length cost, as numbers where they are numbers; None if it was not measured. Raises StoreError."""
+    path = folder / COST
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

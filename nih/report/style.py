@@ -23,6 +23,7 @@ _GROUND: dict[CellState, dict[str, Any]] = {
     "error": {"facecolor": "#f4c7c3", "edgecolor": MARK, "linewidth": 0},
     "no_answer": {"facecolor": "#cfe0f5", "edgecolor": MARK, "linewidth": 0},
     "over_limit": {"facecolor": "#e0e0e0", "edgecolor": MARK, "linewidth": 0, "hatch": "----"},
+    "not_asked": {"facecolor": PAPER, "edgecolor": MARK, "linewidth": 0, "hatch": ".."},
 }
 SIGNS: dict[CellState, str] = {"error": "×", "no_answer": "?"}
 """What stands beside the number of samples without a score."""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nih.stats.results import Results, results_of
+from nih.stats.retrieval import lines
 from nih.store.run import StoredRun, read
 from nih.text import sanitize
 from nih.types import Cell, CellState
@@ -34,6 +35,12 @@ CELL_COLUMNS = (
 SAMPLE_COLUMNS = (
     "id", "task", "length", "depth", "actual_depth", "trial", "tokens", "expected", "answer", "score", "score_name", "status",
     "error", "nll", "greedy", "prefill_tokens", "seconds",
+)  # fmt: skip
+READ_COLUMNS = ("context_tokens", "passages", "passages_read", "needle_found", "needles_found")
+"""Further columns of samples.csv where passages of the contexts were read."""
+RETRIEVAL_COLUMNS = (
+    "model", "task", "length", "depth", "n", "found", "recall", "ci_low", "ci_high", "method", "needles", "accuracy_found",
+    "accuracy_missed", "tokens", "context_tokens", "read_whole",
 )  # fmt: skip
 _DECIMALS = defaultdict(lambda: 6, accuracy=4, ci_low=4, ci_high=4, correct=4, score=4, nll=4, seconds=3)
 PUBLISHED = {"run": "model", "low": "ci_low", "high": "ci_high"}
@@ -75,11 +82,23 @@ def samples(run: RunLike, score: str | None = None) -> pd.DataFrame:
     rows = results_for(run, score).rows
     # A file's rows are numbered, built prompts are not.
     numbered = ("row_number",) if any(row.row_number is not None for row in rows) else ()
+    read = READ_COLUMNS if any(row.needle_found is not None for row in rows) else ()
     table: dict[str, Any] = {
-        name: [getattr(row, name) for row in rows] for name in (*SAMPLE_COLUMNS, *numbered)
+        name: [getattr(row, name) for row in rows] for name in (*SAMPLE_COLUMNS, *numbered, *read)
     }
-    table |= {name: pd.array(table[name], dtype="Int64") for name in numbered}
+    whole = (*numbered, *(name for name in read if name in ("context_tokens", "passages", "passages_read")))
+    table |= {name: pd.array(table[name], dtype="Int64") for name in whole}
     return pd.DataFrame(table | {"expected": [list(row.expected) for row in rows]})
+
+
+def retrieval(run: RunLike, score: str | None = None) -> pd.DataFrame:
+    """Return what the retriever found: a row per cell, then per length, per depth and per task, where what a row pools is empty.
+
+    A run that read whole contexts has none. Raises as `cells`.
+    """
+    results = results_for(run, score)
+    table = pd.DataFrame(lines(results.run, results.rows), columns=RETRIEVAL_COLUMNS)
+    return table.assign(model=results.run.model).astype({"length": "Int64", "depth": float})
 
 
 def by_axis(table: pd.DataFrame, *axis: str) -> pd.DataFrame:
@@ -125,6 +144,7 @@ def squares(table: pd.DataFrame) -> Mapping[Cell, Square]:
 def files(results: Results) -> dict[str, bytes]:
     """Return the tables of a run and statistics.json, by name."""
     statistics = json.dumps(results.summary(), indent=2, allow_nan=False)
+    found = {"retrieval.csv": csv(retrieval(results))} if results.retrieval else {}
     return {
         "samples.csv": csv(samples(results)),
         "cells.csv": csv(cells(results)),
@@ -132,6 +152,7 @@ def files(results: Results) -> dict[str, bytes]:
         "depths.csv": csv(by_axis(results.depths, "depth")),
         "distance.csv": csv(by_axis(results.distances, "from", "below")),
         "statistics.json": statistics.encode() + b"\n",
+        **found,
     }
 
 

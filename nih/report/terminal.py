@@ -10,14 +10,26 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from nih.report.page import average_words, named_averages
+from nih.report.page import average_words, named_averages, retrieval_words
 from nih.report.tables import Square, squares
 from nih.stats.results import Results
 from nih.text import STATE_WORDS, depth_label, length_label, sanitize
 from nih.types import Cell, CellState
 
-_UNICODE: Mapping[CellState, str] = {"missing": "·", "error": "×", "no_answer": "?", "over_limit": "–"}
-_ASCII: Mapping[CellState, str] = {"missing": ".", "error": "x", "no_answer": "?", "over_limit": "-"}
+_UNICODE: Mapping[CellState, str] = {
+    "missing": "·",
+    "error": "×",
+    "no_answer": "?",
+    "over_limit": "–",
+    "not_asked": "○",
+}
+_ASCII: Mapping[CellState, str] = {
+    "missing": ".",
+    "error": "x",
+    "no_answer": "?",
+    "over_limit": "-",
+    "not_asked": "o",
+}
 _NARROWEST = 4
 """Columns of a cell: three digits and a space; one more for each mark that follows the digits."""
 _GUTTER = 6
@@ -65,6 +77,10 @@ def headline(results: Results) -> list[str]:
         if task in results.counted_otherwise:
             lines.append(f"{name}with {results.otherwise}: accuracy {results.counted_otherwise[task]}")
         lines.append(f"{name}effective length {results.effective[task]}")
+        if results.certificate is not None:
+            lines.append("; ".join(filter(None, (results.certificate.words, results.certificate.spent))))
+        if task in results.retrieval:
+            lines.append(sanitize(f"{name}{retrieval_words(results, task)}", lines=False))
         if floor := results.floor_words(task):
             lines.append(sanitize(f"{name}{floor}", lines=False))
     named = [sanitize(f"{name}: {words}", lines=False) for name, words in named_averages(results)]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from nih.cost import measure as costs
 from nih.errors import SettingsDiffer
 from nih.options import RunOptions
+from nih.run import rounds
+from nih.run.certify import CertifiedLoop
 from nih.run.job import Job, prepare
 from nih.run.loop import Loop
 from nih.run.price import write_cost
@@ -88,8 +90,11 @@ def evaluate(
     job = _prepare(options, say)
     if options.cost:
         costs.measurable(job.model)
+    if options.certify:
+        rounds.check(job)
     with _open(job) as directory:
-        loop = Loop(job, directory, say, hidden, started)
+        kind = CertifiedLoop if options.certify else Loop
+        loop = kind(job, directory, say, hidden, started)
         state = loop.run()
         # An interrupt from here on leaves a run that has ended as it ended; the same command measures and writes what is missing.
         write_cost(loop)

@@ -17,9 +17,11 @@ from nih.prompts import grid as grids
 from nih.prompts import imported
 from nih.prompts.chat import frame_of, turn_of
 from nih.prompts.open_task import label_of, open_task
+from nih.prompts.passages import RULES as PASSAGES
 from nih.prompts.source import NO_FRAME, Frame, Setup, TaskKind, TaskPrompts
-from nih.protocols import Engine, Model, RendersChat, TakesTurns
+from nih.protocols import Engine, Model, RendersChat, Retriever, TakesTurns
 from nih.registry import further_options, load, resolve_model
+from nih.retrieve import open_retriever
 from nih.run.suite import Suite, read_suite
 from nih.scores import find
 from nih.tokenizers.chat_template import CLOCK, Clock
@@ -109,6 +111,8 @@ class Job:
     """What stands around the user's words."""
     clock: Clock = field(default_factory=lambda: Clock(datetime.datetime.now()))
     """What tells a chat template the date."""
+    retriever: Retriever | None = None
+    """What finds the passages that are read; None if whole contexts are."""
 
     @property
     def chat_frame(self) -> dict[str, Any] | None:
@@ -200,8 +204,9 @@ def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.da
             "under `set` in the suite's file"
         )
     template = _variables(model, chosen.chat, clock)
+    retriever = open_retriever(options.retrieve) if options.retrieve is not None else None
     tasks = [
-        draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame, template)
+        draft.run(pairs(draft.options.set) if suite else chosen.task, model, frame, template, retriever)
         for draft in drafts
     ]
     limits = grids.shares(options.limit, [task.prompts.total(task.grid) for task in tasks])
@@ -214,13 +219,20 @@ def prepare(options: RunOptions, suite: Suite | None = None, moment: datetime.da
         "chat_options": chosen.chat,
         "tokenizer": model.tokenizer.fingerprint,
     }
+    if retriever:
+        settings["passages"] = {"cut": PASSAGES, "retriever": retriever.fingerprint}
     end = chosen.model.get(_THINKING_END)
     ends = (end,) if end else ENDS
+    if options.certify:
+        # It decides what is left out.
+        settings["certify"] = {"threshold": options.threshold}
     if suite is None:
-        return Job(options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock)
+        return Job(
+            options, model, tuple(tasks), settings | tasks[0].deciding(), None, ends, frame, clock, retriever
+        )
     suite.check({task.prompts.label: task.score for task in tasks}, len(tasks))
     settings["tasks"] = [task.deciding() for task in tasks]
-    return Job(options, model, tuple(tasks), settings, suite, ends, frame, clock)
+    return Job(options, model, tuple(tasks), settings, suite, ends, frame, clock, retriever)
 
 
 def _check_thinking(tasks: Sequence[TaskRun]) -> None:
@@ -248,13 +260,18 @@ class _Draft:
         return cls(name, options, open_task(options.task), grid)
 
     def run(
-        self, values: Mapping[str, str], model: Model | Engine, frame: Frame, template: Mapping[str, Any]
+        self,
+        values: Mapping[str, str],
+        model: Model | Engine,
+        frame: Frame,
+        template: Mapping[str, Any],
+        retriever: Retriever | None,
     ) -> TaskRun:
         """Return the task with its prompts. Raises UsageError of all kinds."""
         task_options = build(
             self.kind.Options, values, f"option of task `{self.options.task}`", most=MOST_OF_A_TASK
         )
-        setup = Setup(self.options, model.tokenizer, frame, self.grid, self.name, template)
+        setup = Setup(self.options, model.tokenizer, frame, self.grid, self.name, template, retriever)
         prompts = self.kind.prompts(task_options, setup)
         score = find(self.options.score or prompts.default_score)
         for expected in prompts.expected():

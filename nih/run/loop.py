@@ -67,7 +67,7 @@ class Loop:
         """Mark what is over the limit, and answer what is open. The weights are loaded only if a sample is."""
         job = self.job
         self._leave_out()
-        if job.engine and not any(map(self._is_open, job.samples)):
+        if job.engine and self._is_finished:
             self.say(f"resuming {self.directory.path}: all samples are answered")
             return
         self._describe()
@@ -79,21 +79,36 @@ class Loop:
             sums["planned_tokens"] = plan.naive_tokens
         self.directory.write_manifest(limit=job.model.limit, samples=len(job.samples), **sums)
         self._mark_over_limit()
-        pending = [s for s in plan.samples if self._is_open(s)]
-        if self.directory.rows and len(pending) < len(plan.samples):
-            answered = len(plan.samples) - len(pending)
+        if self._ask(ready) and job.engine:
+            self._verify_engine()
+
+    @property
+    def _is_finished(self) -> bool:
+        """Whether there is nothing to ask."""
+        return not any(map(self._is_open, self.job.samples))
+
+    def _ask(self, ready: Ready | None) -> bool:
+        """Answer what is open. Returns whether anything was."""
+        pending = [s for s in self.job.plan.samples if self._is_open(s)]
+        self._tell_of_earlier(pending)
+        if pending or (self._is_unverified and self.job.plan.samples):
+            self._answer(pending, ready or self._start())
+        return bool(pending)
+
+    def _tell_of_earlier(self, pending: list[Sample]) -> None:
+        """Say how much earlier sittings have answered, and whether it was under other versions."""
+        planned = len(self.job.plan.samples)
+        if self.directory.rows and len(pending) < planned:
             self.say(
-                f"resuming {self.directory.path}: {answered} of {len(plan.samples)} samples are answered"
+                f"resuming {self.directory.path}: {planned - len(pending)} of {planned} samples are answered"
             )
+        if pending:
+            self._check_passages()
         if pending and self.directory.rows and (changed := self.directory.manifest.other_versions):
             self.say(
                 f"warning: earlier answers of {self.directory.path} were given under other versions ({'; '.join(changed)}), and "
                 "answers may differ; to ask everything anew, type --fresh"
             )
-        if pending or (self._is_unverified and plan.samples):
-            self._answer(pending, ready or self._start())
-        if job.engine and pending:
-            self._verify_engine()
 
     def _verify_engine(self) -> None:
         """Ask some samples again with the engine's cache out of play, once per run, and say what came of it."""
@@ -118,6 +133,20 @@ class Loop:
                 "the tokenizer, the text or nih has changed; they are left out, and their prompts are asked as they are now"
             )
 
+    def _check_passages(self) -> None:
+        """Refuse to go on where answers were given to other passages than are found now: ids do not tell, for they are those of contexts.
+
+        Raises SettingsDiffer.
+        """
+        for row in self.directory.rows.values():
+            sample = self.samples.get(row.id)
+            read = sample.retrieved.prompt_read if sample and sample.retrieved else ""
+            if row.prompt_read not in ("", read):
+                raise SettingsDiffer(
+                    f"`{self.directory.path}` holds answers to other passages than `--retrieve {self.job.options.retrieve}` finds now (first: "
+                    f"sample `{row.id}`); use the versions that run.json names, or type --fresh"
+                )
+
     def _answer(self, pending: list[Sample], ready: Ready) -> None:
         """Answer what is open and verify sharing, once per run; where that fails, read every prompt in one call."""
         if self.sharing_failed:
@@ -126,7 +155,7 @@ class Loop:
             )
             self._listen(Request(tuple(pending), "whole"), Findings())
             return
-        mode: PrefillMode = "chunks" if self.job.options.share == "never" else "shared"
+        mode = self._mode
         chosen = self._choose(ready.chunk)
         # A run that was killed before it was verified answers these once more: their logits are gone.
         again = [s for s in chosen if not self._is_open(s)]
@@ -162,8 +191,19 @@ class Loop:
                         if findings.failed:
                             return
 
+    @property
+    def _mode(self) -> PrefillMode:
+        """How prompts are read as long as verification has not failed."""
+        return "chunks" if self.job.options.share == "never" else "shared"
+
     def _choose(self, chunk: int | None) -> tuple[Sample, ...]:
         """Choose the samples that verify sharing, once per run; none if it was verified, or is not to be."""
+        if chunk is None or not self._verifies(chunk) or self.directory.manifest.verification == "passed":
+            return ()
+        return tuple(self.job.plan.samples[i] for i in choose(self.job.plan, chunk))
+
+    def _verifies(self, chunk: int | None) -> bool:
+        """Return whether sharing is to be verified; if not, run.json says why."""
         if chunk is None:
             self.directory.write_manifest(prefill="engine")
             if not self.directory.manifest.verification:
@@ -171,14 +211,12 @@ class Loop:
                     "--share always" if self.job.options.share == "always" else "the run has not come to it"
                 )
                 self.directory.write_manifest(verification={"state": "not asked", "why": not_yet})
-            return ()
+            return False
         if self.job.options.share == "always":
             why = {"state": "not asked", "why": "--share always"}
             self.directory.write_manifest(prefill="shared", verification=why)
-            return ()
-        if self.directory.manifest.verification == "passed":
-            return ()
-        return tuple(self.job.plan.samples[i] for i in choose(self.job.plan, chunk))
+            return False
+        return True
 
     @property
     def _is_unverified(self) -> bool:

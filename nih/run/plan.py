@@ -9,12 +9,15 @@ from nih.inference.asked_twice import forecast
 from nih.inference.prefix_plan import PrefixPlan
 from nih.inference.shards import loss, split
 from nih.protocols import Engine, Model
+from nih.run import rounds
 from nih.run.job import Job
 
 
 def plan(job: Job) -> dict[str, Any]:
     """Count the cells, prompts and tokens of a run, and the bytes of the states that the walk holds."""
     plan_ = job.plan
+    if job.options.certify:
+        rounds.check(job)
     return {
         "model": job.options.model,
         **(_extents(job) if job.suite else {"task": job.tasks[0].prompts.label}),
@@ -26,9 +29,23 @@ def plan(job: Job) -> dict[str, Any]:
         "naive_tokens": plan_.naive_tokens,
         "planned_tokens": plan_.planned_tokens,
         "saving": round(1 - plan_.planned_tokens / plan_.naive_tokens, 4) if plan_.naive_tokens else 0.0,
+        **_retrieval(job),
         **_memory(job.model, plan_),
         **_split(job),
         **_asked_twice(job),
+        **({"certify": rounds.forecast(job)} if job.options.certify else {}),
+    }
+
+
+def _retrieval(job: Job) -> dict[str, Any]:
+    """Count the tokens of the whole contexts, of which passages are read, and the samples whose needle is in these."""
+    found = [sample.retrieved for sample in job.samples if sample.retrieved]
+    if not job.retriever:
+        return {}
+    return {
+        "retrieve": job.retriever.name,
+        "context_tokens": sum(each.context_tokens for each in found),
+        "needle_found": sum(each.needle_found for each in found),
     }
 
 

@@ -14,7 +14,9 @@ def write_cost(loop: Loop) -> None:
     job, path = loop.job, loop.directory.path / costs.FILE
     if not job.options.cost or path.exists():
         return
-    samples = one_per_length(job)
+    # A certified run leaves lengths out.
+    asked = {row.length for row in loop.directory.rows.values()}
+    samples = [s for s in one_per_length(job) if s.cell.length in asked or not job.options.certify]
     loop.say(f"measuring the cost of {len(samples)} lengths, {costs.REPEATS} times each")
     model, timeout = costs.measurable(job.model), job.options.timeout
     points = costs.of_samples(model, samples, job.fits, loop.sharing_failed, timeout, loop.say)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
+from nih.prompts.passages import RULES as PASSAGES
 from nih.run.job import Job, grid_settings
 from nih.scores import find, score_answer
+from nih.stats import certify
 from nih.store.journal import Row
-from nih.types import Answer, Sample
+from nih.types import Answer, Retrieved, Sample
 
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 """How a row's prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
@@ -22,6 +24,7 @@ def describe(job: Job) -> dict[str, Any]:
     if job.options.chat_date and not job.clock.told:
         notes.append("--chat-date changes nothing, because the chat template tells no date")
     notes += [note for task in job.tasks for note in task.prompts.notes] if job.samples else []
+    notes += job.retriever.notes if job.retriever else ()
     return {
         "options": asdict(job.options),
         "model": job.options.model,
@@ -31,12 +34,32 @@ def describe(job: Job) -> dict[str, Any]:
         "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
         **({"suite": job.suite.as_values()} if job.suite else {}),
         **({"notes": notes} if notes else {}),
+        **({"certify": _certify(job)} if job.options.certify else {}),
+        **({"retrieval": _retrieval(job)} if job.retriever else {}),
         "one_haystack": job.options.one_haystack,
         "tokenizer": {"name": job.model.tokenizer.name, "fingerprint": job.model.tokenizer.fingerprint},
         "training_length": job.model.training_length,
         "score_versions": {name: find(name).version for name in sorted(set(job.scores.values()))},
         "exit_state": "running",
     }
+
+
+def _certify(job: Job) -> dict[str, Any]:
+    """Return what run.json keeps of `--certify`: its rule, which tells the run from a full one."""
+    return {
+        "threshold": job.options.threshold,
+        "budget": job.options.certify_budget,
+        "correlation": certify.CORRELATION,
+        "certified_falsely": certify.CERTIFIED_FALSELY,
+        "below_falsely": certify.BELOW_FALSELY,
+    }
+
+
+def _retrieval(job: Job) -> dict[str, Any]:
+    """Describe what finds the passages that are read, and how long that took for all samples."""
+    assert job.retriever
+    seconds = sum(getattr(task.prompts, "retrieval_seconds", 0.0) for task in job.tasks)
+    return {**job.retriever.described(), "cut": PASSAGES, "seconds": round(seconds, 3)}
 
 
 def row_of(job: Job, sample: Sample, answer: Answer, attempt: int, prefill: Prefill) -> Row:
@@ -71,4 +94,14 @@ def row_of(job: Job, sample: Sample, answer: Answer, attempt: int, prefill: Pref
         prefill_tokens=job.own_tokens.get(sample.id, 0),
         seconds=round(answer.seconds, 6),
         usage=answer.usage,
+        **_read(sample.retrieved),
     )
+
+
+def _read(retrieved: Retrieved | None) -> dict[str, Any]:
+    """Return the journal's columns of what was read of a context; none if that was all of it."""
+    if retrieved is None:
+        return {}
+    values = retrieved._asdict()
+    del values["tokens"]
+    return {**values, "needles_found": round(retrieved.needles_found, 4)}

@@ -32,7 +32,8 @@ def rebuild(
 ) -> tuple[Row, Sample, Job]:
     """Return a row of a run and its sample, with the prompt built again. `sample_id` may be the beginning of an id.
 
-    The options in run.json are enough; the sample's id, a hash of its prompt, proves the result. A run folder may come from anywhere:
+    The options in run.json are enough; the sample's id, a hash of its prompt, proves the result, and the journal's hash of what was read
+    that of passages. A run folder may come from anywhere:
     what its options name on a hub, and code that they trust, must be in `typed`; files that they name are read only if they are what
     the run read. Raises UnknownName, UsageError, SettingsDiffer.
     """
@@ -55,6 +56,11 @@ def rebuild(
             f"sample `{row.id}` cannot be built again: this version, tokenizer or haystack gives another "
             f"prompt (`{sample.id}`); use the versions that run.json names"
         )
+    if sample.retrieved and row.prompt_read not in ("", sample.retrieved.prompt_read):
+        raise SettingsDiffer(
+            f"the prompt of sample `{row.id}` cannot be built again: `--retrieve {job.options.retrieve}` finds other passages here; use "
+            "the versions that run.json names"
+        )
     return row, sample, job
 
 
@@ -64,6 +70,12 @@ def _check_fingerprints(run: store.StoredRun, job: Job) -> None:
         raise SettingsDiffer(
             f"the tokenizer `{sanitize(job.model.tokenizer.name, lines=False)}` is not the one that `{run.path}` was made with; type "
             "`--tokenizer` with that one"
+        )
+    found = run.manifest.settings.get("passages")
+    if found != job.settings.get("passages"):
+        raise SettingsDiffer(
+            f"`--retrieve {sanitize(str(job.options.retrieve), lines=False)}` is not what `{run.path}` was made with: its model or the way in "
+            "which contexts are cut has changed; restore it as it was"
         )
     read = ", ".join(dict.fromkeys(task.prompts.text.fingerprint for task in job.tasks))
     if run.manifest.haystack_fingerprint not in (None, read):

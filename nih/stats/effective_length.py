@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import beta
 
 from nih.prompts.grid import format_length
+from nih.stats.certify import METHOD, Certificate
 from nih.stats.clusters import Clusters, bounds
 from nih.stats.intervals import CONFIDENCE, dirichlet_quantiles, jeffreys
 from nih.stats.mean import Mean, mean, spread
@@ -33,7 +34,8 @@ class EffectiveLength:
     def __str__(self) -> str:
         if not self.measured:
             return "unknown, no scored samples"
-        return f"{self.span} at accuracy >= {self.threshold:g}"
+        certified = ", certified at 95 %" if self.method == METHOD else ""
+        return f"{self.span} at accuracy >= {self.threshold:g}{certified}"
 
     @property
     def span(self) -> str:
@@ -90,6 +92,27 @@ def effective_length(
         _reach(measured, [max(ends[at][1], means[at].accuracy) >= threshold for at in measured]),
         measured,
         "bootstrap, repeated" if stopping else "bootstrap",
+    )
+
+
+def certified_length(found: Certificate) -> EffectiveLength:
+    """Return the effective length of a certified run. Its interval holds whatever made the run stop.
+
+    Its lower end is the longest length such that it and every shorter one are certified, its upper end the last one before the first that is
+    below. A length that is undecided counts by its accuracy.
+    """
+    measured, verdicts = tuple(found.verdicts), list(found.verdicts.values())
+    reaches = [
+        v.right / v.n >= found.threshold if v.decision == "undecided" else v.decision == "at least"
+        for v in verdicts
+    ]
+    return EffectiveLength(
+        found.threshold,
+        _reach(measured, reaches),
+        _reach(measured, [v.decision == "at least" for v in verdicts]),
+        _reach(measured, [v.decision != "below" for v in verdicts]),
+        measured,
+        METHOD,
     )
 
 

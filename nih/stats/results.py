@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from nih.stats import certify
 from nih.stats.area import area
-from nih.stats.effective_length import EffectiveLength, effective_length
+from nih.stats.certify import Certificate, certificate
+from nih.stats.effective_length import EffectiveLength, certified_length, effective_length
 from nih.stats.haystacks import haystack_of
 from nih.stats.intervals import CONFIDENCE
 from nih.stats.mean import Mean, average, mean
+from nih.stats.retrieval import Recall, recall, searched
 from nih.store.journal import Row
 from nih.store.run import StoredRun
 from nih.types import Cell, CellState
@@ -57,7 +60,8 @@ class Record(NamedTuple):
     haystacks: int | None
     """Haystacks that the scored samples share; None for a cell, in an adaptive run, and where nothing is scored."""
     note: str
-    """`few haystacks` if the interval rests on too few of them; else ""."""
+    """`few haystacks` if the interval rests on too few of them; else "". In a certified run what is said of the length, or
+    `stopped early`."""
 
 
 COLUMNS = Record._fields
@@ -94,6 +98,11 @@ class Results:
     """Of the tasks whose accuracy depends on it: the other accuracy, in which answers that are none count as wrong if they are left
     out here, and are left out if they count as wrong here."""
 
+    @cached_property
+    def certificate(self) -> Certificate | None:
+        """What a certified run says of its lengths; None of other runs."""
+        return certificate(self.run)
+
     @property
     def average(self) -> Mean:
         """The mean over tasks, each task weighing the same."""
@@ -113,6 +122,13 @@ class Results:
         lengths = sorted({length for task in tasks for length in self._by_length.get(task, {})})
         at = {n: average([self.scores_of(task, n) for task in tasks]).accuracy for n in lengths}
         return self._average_of(tasks), area(at)
+
+    @cached_property
+    def retrieval(self) -> Mapping[str, Recall]:
+        """What the retriever found in each task; empty for a run that read whole contexts."""
+        if not searched(self.run):
+            return {}
+        return {task: recall(self.run, self.run.rows_of(task)) for task in self.by_task}
 
     @property
     def floors(self) -> Mapping[str, Mapping[str, float]]:
@@ -176,13 +192,33 @@ class Results:
                         "measured": list(self.effective[task].measured),
                     },
                     **self._other_fields(task),
+                    **({"retrieval": self._retrieval_fields(task)} if self.retrieval else {}),
                 }
                 for task, total in self.by_task.items()
             },
             **self._averages_fields(),
+            **self._certificate_fields(),
             "distance": "exact"
             if all(row.needle_at is not None for row in self.rows)
             else "from actual depth",
+        }
+
+    def _certificate_fields(self) -> dict[str, Any]:
+        """Return what a certified run says of its lengths as statistics.json holds it; nothing of other runs."""
+        found = self.certificate
+        if found is None:
+            return {}
+        lengths = [{"length": length, **verdict._asdict()} for length, verdict in found.verdicts.items()]
+        return {
+            "certificate": {
+                "threshold": found.threshold,
+                "correlation": certify.CORRELATION,
+                "lengths": lengths,
+                "not_asked": list(found.not_asked),
+                "tokens": dict(zip(("asked", "planned"), found.tokens, strict=True))
+                if found.tokens
+                else None,
+            }
         }
 
     def _averages_fields(self) -> dict[str, Any]:
@@ -193,6 +229,11 @@ class Results:
         }
         return {"averages": found} if found else {}
 
+    def _retrieval_fields(self, task: str) -> dict[str, Any]:
+        """Return what the retriever found in a task as statistics.json holds it, None for what is unknown."""
+        values = self.retrieval[task].fields()
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+
     def _other_fields(self, task: str) -> dict[str, Any]:
         """Return the other accuracy of a task as statistics.json holds it; nothing where there is only one."""
         other = self.counted_otherwise.get(task)
@@ -202,15 +243,18 @@ class Results:
         return {key: other.fields()}
 
 
-def cell_state(n: int, errors: int, no_answer: int, measured: bool) -> CellState:
-    """Return what a cell shows; `measured` says whether any sample of it is in the journal."""
+def cell_state(n: int, errors: int, no_answer: int, measured: bool, not_asked: bool = False) -> CellState:
+    """Return what a cell shows; `measured` says whether any sample of it is in the journal, `not_asked` whether a certified run left its
+    length out."""
     if n:
         return "scored"
     if errors:
         return "error"
     if no_answer:
         return "no_answer"
-    return "over_limit" if measured else "missing"
+    if measured:
+        return "over_limit"
+    return "not_asked" if not_asked else "missing"
 
 
 def results_of(run: StoredRun) -> Results:
@@ -270,6 +314,8 @@ class _Pool:
 
     def effective_length(self, task: str) -> EffectiveLength:
         """Return the effective length of a task."""
+        if self.certificate is not None:
+            return certified_length(self.certificate)
         lengths: dict[int, list[Sequence[float]]] = {}
         haystacks: dict[int, list[Sequence[str]]] = {}
         for key in self.keys(task):
@@ -278,6 +324,11 @@ class _Pool:
                 haystacks.setdefault(key[1].length, []).append(self.haystacks[key])
         return effective_length(lengths, self.run.threshold, self.run.stopping, haystacks)
 
+    @cached_property
+    def certificate(self) -> Certificate | None:
+        """What a certified run says of its lengths."""
+        return certificate(self.run)
+
     def record(self, task: str, length: int | None, depth: float | None, keys: Sequence[Key]) -> Record:
         """Return the line of these cells."""
         rows = [row for key in keys for row in self.rows[key]]
@@ -285,6 +336,14 @@ class _Pool:
         one_cell = length is not None and depth is not None
         found = mean([self.scores[keys[0]]], self.run.stopping) if one_cell else self.mean(keys)
         low, high, method = found.interval if found.n else (math.nan, math.nan, None)
+        note = found.note
+        if self.certificate is not None and not one_cell:
+            note = certify.STOPPED if length is None else self.certificate.said_of(length)
+            if length is not None and length in self.certificate.verdicts:
+                verdict = self.certificate.verdicts[length]
+                # Rows behind the decision, of a run that was asked on, can move the mean.
+                low, high = min(verdict.low, found.accuracy), max(verdict.high, found.accuracy)
+                method = certify.METHOD
         return Record(
             self.run.model,
             task,
@@ -299,7 +358,7 @@ class _Pool:
             sum(row.failed for row in rows),
             sum(row.status == "no_answer" for row in rows),
             found.haystacks,
-            found.note,
+            note,
         )
 
     def cell_table(self) -> pd.DataFrame:
@@ -312,10 +371,11 @@ class _Pool:
         table["seconds"] = [
             math.fsum(r.seconds for r in rows) if rows else math.nan for rows in self.rows.values()
         ]
+        left_out = self.certificate.not_asked if self.certificate else ()
         table["state"] = [
-            cell_state(n, errors, no_answer, bool(rows))
-            for n, errors, no_answer, rows in zip(
-                table["n"], table["errors"], table["no_answer"], self.rows.values(), strict=True
+            cell_state(n, errors, no_answer, bool(rows), key[1].length in left_out)
+            for n, errors, no_answer, (key, rows) in zip(
+                table["n"], table["errors"], table["no_answer"], self.rows.items(), strict=True
             )
         ]
         return table

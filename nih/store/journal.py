@@ -45,9 +45,9 @@ class Row:
     row_number: int | None = None
     """Line or row of the file that the sample comes from."""
     tokens: int
-    """Tokens of the prompt."""
+    """Tokens of the prompt that was read."""
     needle_at: int | None = None
-    """Token position of the needle's first token in the prompt."""
+    """Token position of the needle's first token in the prompt, with the whole context."""
     needle: str
     around: str
     """The needle with up to 200 characters on each side."""
@@ -75,6 +75,17 @@ class Row:
     seconds: float
     usage: Usage | None = None
     """What an engine reported; in the journal a column per field, `usage_prompt_tokens` and so on."""
+    context_tokens: int | None = None
+    """Tokens of the prompt with the whole context, where passages of it were read; the columns below are also of such rows alone."""
+    passages: int | None = None
+    """Passages of the context."""
+    passages_read: int | None = None
+    needle_found: bool | None = None
+    """Whether the whole needle that is asked for is in the passages that were read."""
+    needles_found: float | None = None
+    """The share of the hidden sentences that are."""
+    prompt_read: str = ""
+    """Hash of the tokens of the prompt that was read."""
     more: tuple[tuple[str, Any], ...] = ()
     """Columns that this version does not know, with their values; they are kept."""
 
@@ -96,6 +107,8 @@ class Row:
             raise ValueError(_unfit("score", self.score))
         if self.score is not None and self.status != "ok":
             raise ValueError(f"it has a score, but its status is `{self.status}`")
+        if self.needles_found is not None and not 0 <= self.needles_found <= 1:
+            raise ValueError(_unfit("needles_found", self.needles_found))
         if not set(map(type, self.expected)) <= {str}:
             raise ValueError(_unfit("expected", self.expected))
 
@@ -147,15 +160,16 @@ class Row:
 
     @property
     def distance(self) -> int:
-        """Tokens from the needle's first token to the end of the prompt.
+        """Tokens from the needle's first token to the end of the prompt, with the whole context.
 
         Journals of older versions did not keep the needle's position; there it is the actual depth's share of the prompt, which
         is off by less than the prompt's fixed parts.
         """
+        tokens = self.tokens if self.context_tokens is None else self.context_tokens
         if self.needle_at is not None:
-            return self.tokens - self.needle_at
+            return tokens - self.needle_at
         depth = self.depth if self.actual_depth is None else self.actual_depth
-        return round((1 - float(depth) / 100) * self.tokens)
+        return round((1 - float(depth) / 100) * tokens)
 
     def rescored(self, name: str) -> Row:
         """Return the row as it would be if it had been scored by `name`. Raises as `judged`."""
@@ -196,6 +210,12 @@ _ABSENT: dict[str, Any] = {
     "prefill": "",
     "thinking": "",
     "row_number": None,
+    "context_tokens": None,
+    "passages": None,
+    "passages_read": None,
+    "needle_found": None,
+    "needles_found": None,
+    "prompt_read": "",
 }
 
 

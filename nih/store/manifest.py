@@ -37,6 +37,16 @@ class Stopping:
     threshold: float
 
 
+class Certify(NamedTuple):
+    """What a run with `--certify` keeps of it."""
+
+    threshold: float
+    not_asked: frozenset[int]
+    """Lengths that were left out."""
+    tokens: tuple[int, int] | None
+    """Planned tokens of the rounds that were asked, and of all rounds; None until the run has ended."""
+
+
 class StoredTask(NamedTuple):
     """A task as the manifest describes it."""
 
@@ -171,6 +181,23 @@ class Manifest:
         return dict(self.values.get("options", {}))
 
     @property
+    def retrieve(self) -> str | None:
+        """What found the passages that were read, as it was typed; None if whole contexts were read."""
+        found = self.settings.get("retrieve")
+        return None if found is None else str(found)
+
+    @property
+    def passages(self) -> Mapping[str, Any]:
+        """How contexts were cut, and the fingerprint of what found their passages; empty if whole contexts were read."""
+        return dict(self.settings.get("passages") or {})
+
+    @property
+    def retrieval(self) -> Mapping[str, Any]:
+        """What found the passages, and the seconds that it took; empty if whole contexts were read."""
+        found = dict(self.values.get("retrieval") or {})
+        return {**found, "seconds": float(found["seconds"])} if "seconds" in found else found
+
+    @property
     def threshold(self) -> float:
         """Accuracy that counts for effective length; the default for runs that state none."""
         return float(self.options.get("threshold", THRESHOLD))
@@ -185,6 +212,18 @@ class Manifest:
     def is_adaptive(self) -> bool:
         """Whether the run chose its numbers of trials by the answers."""
         return bool(self.options.get("adaptive")) or self.stopping is not None
+
+    @cached_property
+    def certify(self) -> Certify | None:
+        """What a run with `--certify` keeps of it; None for other runs."""
+        kept = self.values.get("certify")
+        if kept is None:
+            return None
+        threshold, tokens = float(kept["threshold"]), kept.get("tokens")
+        if not 0 < threshold <= 1:
+            raise ValueError("not an accuracy")
+        counts = None if tokens is None else (int(tokens["asked"]), int(tokens["planned"]))
+        return Certify(threshold, frozenset(int(length) for length in kept.get("not_asked", ())), counts)
 
     @property
     def seed(self) -> int | None:

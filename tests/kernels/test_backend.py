@@ -63,7 +63,7 @@ def test_forced_forms_serve_every_device(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_unknown_words_are_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backend.VARIABLE, "fast")
     with pytest.raises(
-        KernelError, match=r"`NIH_KERNELS=fast`.*`auto\|cuda\|cpu\|torch\|reference`"
+        KernelError, match=r"`NIH_KERNELS=fast`.*`auto\|cuda\|cpu\|torch\|reference\|fla`"
     ) as caught:
         backend.choose("cpu")
     assert is_a_sentence(caught.value)

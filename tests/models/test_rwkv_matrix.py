@@ -383,3 +383,46 @@ def test_the_package_rwkv_says_the_same(names: list[str], switches: dict[str, st
             ours = list(session.generate(4, []).ids)
             assert ours == said[: len(ours)]
             assert len(ours) == 4 or said[len(ours)] == 0, "0 ends a text"
+
+
+CONVERTED = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from rwkv7_hf import RWKV7ForCausalLM, converter
+converter.main(["--input", sys.argv[1], "--output", sys.argv[2], "--precision", "fp32"])
+model = RWKV7ForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32).eval()
+with torch.no_grad():
+    logits = [model(torch.from_numpy(row)[None].long()).logits[0].numpy() for row in np.load(sys.argv[3])]
+np.save(sys.argv[4], np.stack(logits))
+"""
+
+
+@pytest.mark.parametrize("name", ["v7", "v7-odd"])
+def test_the_package_rwkv7_hf_says_the_same(name: str, base: Path, tmp_path: Path) -> None:
+    """It reads the .pth file by its own converter; our error is at most twice its own, plus 1e-5. The folder that it writes is read too."""
+    pytest.importorskip("rwkv7_hf", reason="the package is not installed; type `pip install rwkv7-hf`")
+    ids, files = (
+        np.stack([prompt(40, seed) for seed in range(3)]),
+        [tmp_path / "ids.npy", tmp_path / "logits.npy"],
+    )
+    np.save(files[0], ids)
+    folder = tmp_path / "folder"
+    arguments = [str(pth(name, base)), str(folder), *map(str, files)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-c", CONVERTED, *arguments],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    session = open_(pth(name, base)).session()
+    for row, theirs in zip(ids, np.load(files[1]), strict=True):
+        exact = truth(name).read(row)
+        error = np.abs(every_logit(session, row) - exact).max()
+        assert error <= 2 * np.abs(theirs - exact).max() + 1e-5
+    if (
+        SIZES[name].head == 64
+    ):  # for others the config of a folder means another epsilon of the norm over a head's output
+        np.testing.assert_array_equal(logits(folder), logits(pth(name, base)))

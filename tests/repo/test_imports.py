@@ -18,7 +18,7 @@ LAYERS = (
     {"bench", "doctor", "list"},
     {"run"},
     {"report"},
-    {"cost", "gate", "models"},
+    {"cost", "gate", "models", "retrieve"},
     {"stats", "tasks"},
     {"prompts", "tokenizers", "inference"},
     {"store", "options", "scores", "registry", "coerce"},

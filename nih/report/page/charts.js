@@ -9,6 +9,7 @@ const FONT = "12px system-ui, sans-serif";
 const TOKENS = { label: "context length (tokens)", print: lengthLabel, log: 2, shared: true };
 const DISTANCE = { ...TOKENS, label: "distance below (tokens)" };
 const ACCURACY = { label: "accuracy", print: (value) => String(Number(value.toFixed(2))), range: [-0.02, 1.02] };
+const READ = { label: "tokens read per sample", print: lengthLabel, log: 2 };
 const SECONDS = { label: "seconds", print: (value) => NUMBER.format(value), log: 10 };
 const MILLISECONDS = { ...SECONDS, label: "ms" };
 const BYTES = { label: "peak memory", print: bytesLabel, log: 2 };
@@ -189,6 +190,7 @@ function drawCurves(view) {
     chart("Seconds to the first token", TOKENS, SECONDS, costs("first_token_seconds", "first_token")),
     chart("Milliseconds per generated token", TOKENS, MILLISECONDS, costs("ms_per_token", "ms_per_token")),
     chart("Peak memory above the loaded model", TOKENS, BYTES, costs("peak_bytes", "peak")),
+    chart("Accuracy against tokens read", READ, ACCURACY, byLength((row) => ({ x: row.tokens, ...bounds(row) }))),
     chart("Accuracy against seconds to read the prompt", SECONDS, ACCURACY, against("prefill_seconds")),
     chart("Accuracy against memory", BYTES, ACCURACY, against("peak_bytes")),
   ].flat();
@@ -224,6 +226,8 @@ function drawLengths({ runs, compared, several }) {
     ["95 % interval", scored((row) => interval(row.ci_low, row.ci_high))],
     ["failed", (row) => row.errors || ""],
     runs.some((run) => run.lengths.some((row) => row.no_answer)) && ["no answer", (row) => row.no_answer || ""],
+    runs.some((run) => run.lengths.some((row) => row.tokens != null)) &&
+      ["tokens read", (row) => (row.tokens == null ? "" : Math.round(row.tokens).toLocaleString("en"))],
     ["s per sample", (row) => number(row.seconds)],
     compared.length && ["difference", differing((d) => signed(d.value) + (d.clear ? "*" : ""))],
     compared.length && ["95 % interval", differing((d) => interval(d.low, d.high))],

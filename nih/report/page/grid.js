@@ -6,8 +6,9 @@ const STATES = {
   error: "failed samples",
   no_answer: "no answer",
   over_limit: "over the model's limit",
+  not_asked: "not asked: two shorter lengths are below, or the budget is spent",
 };
-const MARKS = { missing: "", error: "×", no_answer: "?", over_limit: "–" };
+const MARKS = { missing: "", error: "×", no_answer: "?", over_limit: "–", not_asked: "○" };
 
 // A grid of cells: one cell at a time takes part in the tab order, arrows move it.
 function grid({ name, cells, look, training, open }) {

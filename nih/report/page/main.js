@@ -43,6 +43,41 @@ function drawTasks({ tasks }, showTask) {
   section.querySelector(".wide").append(drawn);
 }
 
+// Recall by task and length, with a column for each depth.
+function drawRecall({ runs, several }) {
+  const searched = runs.filter((run) => run.retrieval);
+  if (!searched.length) return;
+  const section = document.getElementById("retrieval");
+  section.hidden = false;
+  const all = searched.flatMap((run) => run.retrieval.map((line) => ({ run, ...line })));
+  const depths = unique(all.flatMap((line) => line.depths.map(({ depth }) => depth))).sort(ascending);
+  const share = (number) => (number == null ? value("") : value(number.toFixed(2)));
+  const colored = ({ depths: own }, depth) => {
+    const found = own.find((each) => each.depth === depth);
+    const cell = value(found ? fraction(found.recall) : "");
+    if (found) paint(cell, shade(VIRIDIS, found.recall));
+    return cell;
+  };
+  const count = (number) => value(Math.round(number).toLocaleString("en"));
+  const columns = [
+    several && ["run", (line) => value(line.run.name)],
+    ["task", (line) => rowHead(line.task)],
+    ["length", (line) => value(line.length == null ? "all" : lengthLabel(line.length))],
+    ["n", (line) => value(line.n)],
+    ["recall", (line) => value(line.recall.toFixed(2))],
+    ["95 % interval", (line) => value(interval(line.ci_low, line.ci_high))],
+    ...depths.map((depth) => [`${depthLabel(depth)} %`, (line) => colored(line, depth)]),
+    ["all hidden", (line) => share(line.needles)],
+    ["accuracy, found", (line) => share(line.accuracy_found)],
+    ["missed", (line) => share(line.accuracy_missed)],
+    ["tokens read", (line) => count(line.tokens)],
+    ["of", (line) => count(line.context_tokens)],
+    all.some((line) => line.read_whole) && ["read whole", (line) => value(line.read_whole || "")],
+  ].filter(Boolean);
+  const lines = all.map((line) => columns.map(([, print]) => print(line)));
+  section.querySelector(".wide").append(fill(el("table"), columns.map(([head]) => head), lines));
+}
+
 function drawManifests({ runs, several }) {
   for (const run of runs) {
     const shown = el("pre", { tabindex: "0" });
@@ -64,6 +99,7 @@ function drawPage() {
   drawMaps(view, samples.showCell);
   drawDifferences(view, samples.showCell);
   drawTasks(view, samples.showTask);
+  drawRecall(view);
   drawManifests(view);
   performance.mark("drawn");
   // The maps are seen before the curves are computed.

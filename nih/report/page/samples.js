@@ -76,9 +76,18 @@ function sampleBody(s) {
     s.nll != null && ["nll", `${NUMBER.format(s.nll)} nats per token`],
     ["depth", `${depthLabel(s.depth)} % asked${actual}`],
     ["tokens", `${tokens} in the prompt, ${read} read for this sample, ${NUMBER.format(s.seconds)} s`],
+    s.needle_found != null && ["passages", passagesRead(s)],
     ["id", el("code", {}, s.id)],
   ];
   return el("dl", {}, lines.filter(Boolean).flatMap(([term, words]) => [el("dt", {}, term), el("dd", {}, words)]));
+}
+
+function passagesRead(s) {
+  const found = s.needle_found ? "the needle is in them" : "the needle is not in them";
+  const some = s.needles_found > 0 && s.needles_found < 1;
+  const share = some ? `, ${Math.round(100 * s.needles_found)} % of the hidden sentences are` : "";
+  const whole = s.context_tokens.toLocaleString("en");
+  return `${s.passages_read} of ${s.passages} read (${whole} tokens with all of them); ${found}${share}`;
 }
 
 // What a page of many samples says of those that it does not hold.
