@@ -44,7 +44,7 @@ MAMBA2 = recurrent_gguf.mamba2_config(layers=24, width=768, vocabulary=50288)
 NEEDS = {"package rwkv": "rwkv", "llama.cpp": "xllamacpp"}
 """Package that has it."""
 COLUMNS = (
-    "model", "tokens", "beside", "ours_tokens_per_second", "theirs_tokens_per_second", "times", "goal",
+    "model", "tokens", "beside", "times", "goal",
     "products_share", "op_share", "same_next_token", "largest_logprob_difference",
 )  # fmt: skip
 
@@ -198,10 +198,10 @@ def speed(model: str, tokens: int, rounds: int, beside: Sequence[str]) -> list[d
         shares = say(OURS, str(weights), str(ids))
         rows = []
         for who, found in readings.items():
-            fast, slow = (tokens / statistics.median(these) for these in (ours, found))
+            fast, slow = (statistics.median(these) for these in (ours, found))
             said = readers[who].logprobs()
             row = (
-                model, tokens, who, round(fast, 1), round(slow, 1), round(fast / slow, 2), GOALS[who],
+                model, tokens, who, round(slow / fast, 2), GOALS[who],
                 *(round(share, 3) for share in shares),
                 next(iter(said)) == int(own.argmax()),
                 f"{max(abs(own[i] - value) for i, value in said.items()):.2g}",
