@@ -198,7 +198,7 @@ class Loop:
 
     def _choose(self, chunk: int | None) -> tuple[Sample, ...]:
         """Choose the samples that verify sharing, once per run; none if it was verified, or is not to be."""
-        if chunk is None or not self._verifies(chunk) or self.directory.manifest.verification == "passed":
+        if not self._verifies(chunk) or chunk is None or self.directory.manifest.verification == "passed":
             return ()
         return tuple(self.job.plan.samples[i] for i in choose(self.job.plan, chunk))
 

@@ -65,8 +65,9 @@ def test_equal_arguments_give_equal_weights(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_falls(name: str, tmp_path: Path) -> None:
-    # An untrained model is at 2.05 ln 256 = 11.4.
-    assert run(name, tmp_path, "--steps", "60", "--batch", "4096", "--decay", "0") < 5.0
+    # An untrained model is at 2.05 ln 256 = 11.4. The Transformer needs more texts in a step than the recurrent ones.
+    batch = "4096" if name == "transformer" else "1024"
+    assert run(name, tmp_path, "--steps", "60", "--batch", batch, "--decay", "0") < 5.0
 
 
 @pytest.mark.parametrize("name", READ_BY_TRANSFORMERS)
