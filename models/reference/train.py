@@ -1,6 +1,6 @@
 """Train a reference model from nothing on this project's own prompts.
 
-    python -m nih.models.reference.train rwkv --steps 2000 --out /tmp/rwkv
+    python -m nih.models.reference.train rwkv --steps 2000 --out rwkv-trained
 
 A batch is texts of one length: a prompt of `passkey` or `fact` as a sweep asks it, and its answer. The loss is the cross-entropy of the answer,
 plus that of words which the text says a second time (it teaches copying early), plus a little of the whole text's. The curriculum
