@@ -90,7 +90,8 @@ def _accuracy(ax: Axes, rows: pd.DataFrame, rungs: list[Rung]) -> None:
     ax.set_xticks(lengths, [length_label(length) for length in lengths])
     ax.minorticks_off()
     ax.set_ylim(-0.03, 1.03)
-    ax.set_title("passkey found, of 55 samples per point, with 95 % intervals")
+    samples = " or ".join(str(int(n)) for n in sorted(rows["n"].unique()))
+    ax.set_title(f"passkey found, of {samples} samples per point, with 95 % intervals")
     ax.set_xlabel("length in bytes")
     ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 

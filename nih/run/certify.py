@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 from nih.inference.answerer import Ready, Request
@@ -17,6 +18,7 @@ from nih.prompts.grid import format_length
 from nih.run.loop import Loop
 from nih.run.rounds import Round, forecast, rounds
 from nih.stats import certify
+from nih.stats.haystacks import haystack_of
 from nih.store.run import StoredRun
 from nih.types import Sample
 
@@ -72,7 +74,7 @@ class CertifiedLoop(Loop):
     def _ask(self, ready: Ready | None) -> bool:
         """Ask round after round until everything is decided. Returns whether anything was answered."""
         self._ready, before = ready, len(self.directory.rows)
-        counts = forecast(self.job)
+        counts = forecast(self.job, chain.from_iterable(self._rounds.values()))
         self.say(
             f"--certify reads at most {counts['at_most_tokens']:,} planned tokens, and {counts['all_right_tokens']:,} if all answers are "
             "right"
@@ -121,7 +123,7 @@ class CertifiedLoop(Loop):
 
     def _answers(self, length: int) -> Iterator[certify.Round]:
         """Yield the rounds of a length, each once it is answered."""
-        budget = self.job.options.certify_budget
+        budget, named = self.job.options.certify_budget, haystack_of(self._stored)
         for count, each in enumerate(self._rounds[length]):
             cost = each.plan.naive_tokens if self.sharing_failed else each.plan.planned_tokens
             if budget is not None and self._asked + cost > budget:
@@ -133,13 +135,13 @@ class CertifiedLoop(Loop):
             if not self._dry:
                 self._answer_round(each, verify=not count)
             self._asked += cost
-            yield list(certify.rounds(self._stored, length))[count]
+            rows = [self.directory.rows[sample.id] for sample in each.plan.samples]
+            yield certify.round_of(self._stored, rows, named)
 
     @property
     def _stored(self) -> StoredRun:
-        """The run as a report would read it now."""
-        rows = tuple(row for row in self.directory.rows.values() if row.id in self.samples)
-        return StoredRun(self.directory.path, self.directory.manifest, rows)
+        """The run as a report would read it, without its rows."""
+        return StoredRun(self.directory.path, self.directory.manifest, ())
 
     def _answer_round(self, each: Round, verify: bool) -> None:
         """Answer what is open of a round, and with `verify` some of it a second time from scratch. Raises _Anew if sharing fails there."""

@@ -33,7 +33,7 @@ def plan(job: Job) -> dict[str, Any]:
         **_memory(job.model, plan_),
         **_split(job),
         **_asked_twice(job),
-        **({"certify": rounds.forecast(job)} if job.options.certify else {}),
+        **({"certify": rounds.forecast(job, rounds.rounds(job))} if job.options.certify else {}),
     }
 
 

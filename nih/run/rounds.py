@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from nih.errors import UsageError
@@ -51,10 +51,10 @@ def check(job: Job) -> None:
         )
 
 
-def forecast(job: Job) -> dict[str, int]:
-    """Count the planned tokens of all rounds, the most that a certified run reads, and of those that it reads if every answer is right."""
+def forecast(job: Job, asked: Iterable[Round]) -> dict[str, int]:
+    """Count the planned tokens of the job's rounds, the most that a certified run reads, and of those that it reads if every answer is right."""
     need = _needed(job) or MOST_ROUNDS
-    counted = [(each.trial, each.plan.planned_tokens) for each in rounds(job)]
+    counted = [(each.trial, each.plan.planned_tokens) for each in asked]
     return {
         "at_most_tokens": sum(tokens for _, tokens in counted),
         "all_right_tokens": sum(tokens for trial, tokens in counted if trial < need),

@@ -19,7 +19,7 @@ convex in the sum of a haystack's scores, and no sum of that mean varies more th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -178,8 +178,13 @@ def rounds(run: StoredRun, length: int) -> Iterator[Round]:
         rows = trials.get(trial, [])
         if len(rows) < len(grid.depths):
             return
-        scores = [score for row in rows if (score := run.score_of(row)) is not None]
-        yield Round(named(rows[0]), math.fsum(scores), len(scores))
+        yield round_of(run, rows, named)
+
+
+def round_of(run: StoredRun, rows: Sequence[Row], named: Callable[[Row], str]) -> Round:
+    """Return what the rows of a round come to; `named` names the haystack of a row."""
+    scores = [score for row in rows if (score := run.score_of(row)) is not None]
+    return Round(named(rows[0]), math.fsum(scores), len(scores))
 
 
 class Certificate(NamedTuple):
