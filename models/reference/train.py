@@ -88,7 +88,11 @@ def _mamba2(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tenso
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
     mamba2 = Mamba2ForCausalLM(Mamba2Config(**config))
-    return mamba2, lambda ids: mamba2.backbone(input_ids=ids, use_cache=False).last_hidden_state, mamba2.lm_head
+    return (
+        mamba2,
+        lambda ids: mamba2.backbone(input_ids=ids, use_cache=False).last_hidden_state,
+        mamba2.lm_head,
+    )
 
 
 _LEVELS = {"passkey": LEVELS, "fact": FACT_LEVELS, "repeat": GAPS}
