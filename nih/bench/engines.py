@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from nih.cost import measure as cost
-from nih.errors import UsageError
+from nih.errors import ModelError, UsageError
 from nih.options import RunOptions
 from nih.run.job import prepare
 from nih.store.files import write_atomic
@@ -86,8 +86,20 @@ class Request:
         if self.vllm is None and self.arguments:
             raise UsageError("-M is for vLLM's engine arguments; type `--vllm PYTHON` too, or leave it out")
         for dtype in self.dtypes:
-            for kind in self.kinds:
-                prepare(RunOptions.of(**self.options(kind, dtype)))
+            ours = prepare(RunOptions.of(**self.options("nih", dtype))).model
+            if self.generate:
+                library_source(ours)
+            if self.vllm:
+                self._check_vllm(ours, dtype)
+
+    def _check_vllm(self, ours: Any, dtype: str) -> None:
+        """Raise UsageError for a model that is none of transformers' own, such as `rwkv`; of a folder vLLM itself says what it thinks."""
+        if not hasattr(ours, "source") and not Path(self.model).expanduser().exists():
+            raise UsageError(
+                f"`{self.model}` is read by a model of nih's own, which vLLM does not know; type a folder or hub id of transformers' "
+                "format, or leave out --vllm"
+            )
+        prepare(RunOptions.of(**self.options("vllm", dtype)))
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -162,8 +174,16 @@ class Way:
                 ) from error
             told = json.loads(out.read_bytes()) if out.exists() else {}
         if "taken" in told:
-            return Taken(**told["taken"])
+            return self._read(told["taken"])
         raise UsageError(f"{self.name} gave no answers: {told.get('usage') or self._ending(done)}")
+
+    def _read(self, told: Mapping[str, Any]) -> Taken:
+        try:
+            return Taken(**told)
+        except TypeError as error:
+            raise UsageError(
+                f"{self.name} was measured by another nih ({error}); install this one into both environments"
+            ) from error
 
     def _ending(self, done: subprocess.CompletedProcess[bytes]) -> str:
         """Say why a process that left no word of its own ended."""
@@ -229,7 +249,22 @@ def _cores() -> list[int]:
 def _threads(ways: Sequence[Way]) -> str:
     told = f"threads for every way: {ways[0].environment['OMP_NUM_THREADS']} (OMP_NUM_THREADS)"
     bound = next((w.environment["VLLM_CPU_OMP_THREADS_BIND"] for w in ways if w.kind == "vllm"), None)
-    return f"{told}; vLLM's on cores {bound} (VLLM_CPU_OMP_THREADS_BIND)" if bound else told
+    return (
+        f"{told}; a worker of vLLM's own keeps to cores {bound} (VLLM_CPU_OMP_THREADS_BIND)"
+        if bound
+        else told
+    )
+
+
+def library_source(model: Any) -> str:
+    """Return the folder or hub id from which transformers itself can load a session model's weights. Raises ModelError."""
+    where = getattr(model, "source", None) or getattr(model, "folder", None)
+    if where is None or str(where).endswith(".gguf"):
+        raise ModelError(
+            f"`{model.name}` is no folder or hub id in transformers' own format, so its `generate` cannot be measured; "
+            "type --no-generate"
+        )
+    return str(where)
 
 
 def measure(ways: Sequence[Way], repeats: int, tell: Tell) -> None:

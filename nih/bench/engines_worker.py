@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nih.bench.engines import library_source
 from nih.bench.sweep import generated
 from nih.errors import EngineError, ModelError, UsageError, reason
 from nih.inference.answerer import LocalAnswerer, Request
@@ -58,10 +59,8 @@ def take(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     taken = by_generate(job) if kind == "generate" else by_answerer(job)
     import torch
 
-    # vLLM takes its own number where it binds the threads of another process; what is asked for is then all that is known.
-    elsewhere = kind == "vllm" and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1"
-    if elsewhere:
-        taken["cpu_seconds"] = None
+    if kind == "vllm" and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1":
+        taken["cpu_seconds"] = None  # other processes did the work
     return {**taken, "threads": torch.get_num_threads()}
 
 
@@ -127,12 +126,7 @@ def _library(job: Job) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    where = getattr(job.model, "source", None) or getattr(job.model, "folder", None)
-    if where is None or str(where).endswith(".gguf"):
-        raise ModelError(
-            f"`{job.options.model}` is no folder or hub id in transformers' own format, so its `generate` cannot be measured; "
-            "type --no-generate"
-        )
+    where = library_source(job.model)
     identity = job.model.identity()
     auto: Any = AutoModelForCausalLM
     try:
