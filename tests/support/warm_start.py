@@ -15,7 +15,17 @@ import os
 import socket
 import sys
 
-HEAVY = ("torch", "pandas", "scipy.stats", "matplotlib.pyplot", "seaborn", "pydantic", "rich.table", "typer", "httpx")
+HEAVY = (
+    "torch",
+    "pandas",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "seaborn",
+    "pydantic",
+    "rich.table",
+    "typer",
+    "httpx",
+)
 MOST = 1 << 20
 """Bytes of a request."""
 
