@@ -14,7 +14,7 @@ help:
 	@echo "make test   install into $(VENV), run the tests"
 	@echo "make test-fast  the tests that are not on the list tests/slow.txt: some minutes"
 	@echo "make test-slow  the tests that are on that list"
-	@echo "make test-lowest  the fast tests with the lowest releases that pyproject.toml allows, in .venv-lowest (6 GB)"
+	@echo "make test-lowest  the fast tests, and those of caches and kernels, with the lowest releases that pyproject.toml allows, in .venv-lowest (6 GB)"
 	@echo "make coverage  the fast tests, and which lines they run"
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make docs   write the help pages of docs/cli.md anew"
@@ -84,6 +84,7 @@ test-lowest: $(VENV)/dev
 	@$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
 	@.venv-lowest/bin/python -m tests.live.versions
 	@.venv-lowest/bin/python -m pytest -q -n 2 -m "not slow" --durations 15
+	@.venv-lowest/bin/python -m pytest -q -n 2 tests/models/test_kv_rows.py tests/models/test_ladder.py
 
 # Measuring doubles the time of Python code, so the slow tests, most of whose time is torch's and ray's, are left out.
 coverage: $(VENV)/dev

@@ -67,8 +67,8 @@ __all__ = ["CachedSession", "Options", "TransformerModel", "open_model"]
 
 log = logging.getLogger(__name__)
 
-_CACHE_NAMES = ("past_key_values", "cache_params", "state", "mems")
-"""What models call the cache, as an argument of `forward` and in its output."""
+_CACHE_NAMES = ("past_key_values", "cache", "cache_params", "state", "mems")
+"""What models call the cache, as an argument of `forward` and in its output: `cache` from transformers 5.24 on, the others before."""
 _MODULE_STATES = frozenset({"recurrent_states", "conv1d_state"})
 """RecurrentGemma keeps its recurrence in attributes of its modules; None means that nothing was read."""
 _LONG_PROBE = 256

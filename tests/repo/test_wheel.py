@@ -25,7 +25,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT,
         source,
         symlinks=True,
-        ignore=shutil.ignore_patterns(".git", ".venv", "*.so", "build", "dist", "*.egg-info", "runs"),
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv*", "*_cache", "__pycache__", "*.so", "build", "dist", "*.egg-info", "runs"
+        ),
     )
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(dist), str(source)]
     subprocess.run(build, check=True, capture_output=True, cwd=dist)

@@ -26,9 +26,8 @@ DATA = Path(__file__).parents[1] / "data" / "report"
 EXPECTED = DATA / "expected"
 FIGURES: dict[str, str] = json.loads((EXPECTED / "figures.json").read_text())
 TEXTS = sorted(str(path.relative_to(EXPECTED)) for path in EXPECTED.glob("*/*") if path.name != "page.json")
-SAME_LIBRARIES = FIGURES.pop("matplotlib") == version("matplotlib") and FIGURES.pop("seaborn") == version(
-    "seaborn"
-)
+DRAWN_WITH = {library: FIGURES.pop(library) for library in ("matplotlib", "seaborn")}
+SAME_LIBRARIES = all(version(library) == release for library, release in DRAWN_WITH.items())
 RUNS = {"first": ("first", None), "second": ("second", None), "exact": ("first", "exact")}
 
 
@@ -49,7 +48,12 @@ def test_tables_are_those_of_before(made: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*RUNS, "comparison"])
 def test_the_pages_data_is_that_of_before(made: Path, name: str) -> None:
-    assert data(made / name) == json.loads((EXPECTED / name / "page.json").read_text())
+    # Releases of scipy differ in the twelfth digit of an interval's ends, which they search for.
+    expected = json.loads(
+        (EXPECTED / name / "page.json").read_text(),
+        parse_float=lambda digits: pytest.approx(float(digits), abs=1e-9),
+    )
+    assert data(made / name) == expected
 
 
 def data(folder: Path) -> dict[str, Any]:

@@ -259,6 +259,28 @@ RECURRENT: dict[str, tuple[str, Values]] = {
         "Inkling2TextConfig",
         _of(_INKLING, unpadded_vocab_size=VOCABULARY, intermediate_size=None),
     ),
+    "inkling2_loop_text": (
+        "Inkling2LoopTextConfig",
+        _of(
+            _INKLING,
+            unpadded_vocab_size=VOCABULARY,
+            intermediate_size=None,
+            n_layers_per_attn_res_block=1,
+            loop_layer_index_start=1,
+            loop_layer_index_end=3,
+            loop_num_passes=2,
+            loop_gate_rank=8,
+        ),
+    ),
+    "lara_mini": (
+        "LaraMiniConfig",
+        _of(
+            _WINDOWED,
+            _DELTA,
+            _SHARED,
+            layer_types=["linear_attention", "full_attention", "sliding_attention"],
+        ),
+    ),
     "zaya": (
         "ZayaConfig",
         _of(
@@ -308,7 +330,7 @@ IDLE = {
 }
 """Parts of a state that change no answer in the tiny models, by a pattern of their names, and why."""
 
-YOUNGER = frozenset({"bailing_hybrid", "inkling2_text", "lfm3"})
+YOUNGER = frozenset({"bailing_hybrid", "inkling2_loop_text", "inkling2_text", "lara_mini", "lfm3"})
 """Families that came after transformers 5.17."""
 
 ELSEWHERE = {
@@ -320,6 +342,7 @@ ELSEWHERE = {
     "qwen4_exp_text": "is what qwen4_exp holds",
     "inkling_mm_model": "holds inkling_text",
     "inkling2": "holds inkling2_text",
+    "inkling2_loop": "holds inkling2_loop_text",
     "muse_spark": "has such a state in its audio encoder only",
 }
 """Recurrent families that are not in the matrix."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import itertools
 import json
 import random
 import socketserver
+import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -114,8 +116,19 @@ def _twice(status: int, body: bytes) -> list[bytes]:
     return [_head(status, ["Content-Encoding: gzip, gzip", f"Content-Length: {len(packed)}"]), packed]
 
 
+@functools.cache
+def _blank() -> tuple[bytes, bytes]:
+    """64 MB of spaces, and the same deflated, which takes long."""
+    blank = b" " * (64 * MB)
+    return blank, zlib.compress(blank, wbits=-zlib.MAX_WBITS)
+
+
 def _bomb(status: int, body: bytes) -> list[bytes]:
-    packed = gzip.compress(body + b" " * (64 * MB), 6)
+    blank, deflated = _blank()
+    begin = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    checks = struct.pack("<2I", zlib.crc32(blank, zlib.crc32(body)), len(body) + len(blank))
+    head = gzip.compress(b"", mtime=0)[:10]
+    packed = head + begin.compress(body) + begin.flush(zlib.Z_FULL_FLUSH) + deflated + checks
     return [_head(status, ["Content-Encoding: gzip", f"Content-Length: {len(packed)}"]), packed]
 
 
