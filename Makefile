@@ -19,7 +19,7 @@ help:
 	@echo "make check  ruff, mypy --strict, import rules"
 	@echo "make docs   write the help pages of docs/cli.md anew"
 	@echo "make gate   hold the reference models against results/baselines/; make baselines measures those anew"
-	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up"
+	@echo "make bench  ratios, measured side by side: shared prefixes, transformers' generate, kernels, start-up; vLLM too where .venv-vllm is"
 	@echo "make bench-prefill  seconds and bytes of the reference models by length, and accuracy against them, into results/bench"
 	@echo "make bench-recurrent  RWKV-7, RWKV-6 and Mamba-2 of the 0.1B shape beside pip's rwkv and llama.cpp, into results/bench"
 	@echo "make architectures  what three small models recall, task by task and length by length, into results/examples/architectures"
@@ -127,6 +127,8 @@ bench: $(VENV)/nih $(VENV)/smollm2
 	$(BIN)/nih bench sweep --model smollm2
 	$(BIN)/nih bench sweep --model rwkv --lengths 1k-16k --depths 0-100:11
 	$(BIN)/nih bench sweep --model mamba --lengths 1k-16k --depths 0-100:11
+	@if [ -x .venv-vllm/bin/python ]; then $(BIN)/nih bench engines --vllm .venv-vllm/bin/python -M kv_cache_memory_bytes=2000000000; \
+	  else echo "== no .venv-vllm (make vllm-check makes it): vLLM is not measured"; fi
 
 bench-prefill: $(VENV)/nih
 	$(BIN)/nih bench prefill --model rwkv --model mamba --model transformer --lengths 1k-128k --up-to transformer=32k \
@@ -149,7 +151,7 @@ architectures: $(VENV)/nih
 	cp $(RUNS)/architectures/tasks.png $(RUNS)/architectures/tasks.svg $(RUNS)/architectures/tasks.csv $(RUNS)/architectures/tasks.md results/examples/architectures/
 
 # Of the rungs that ship; attention finds nothing beyond 4k, and its time grows with the square.
-LADDER := $(filter $(patsubst models/reference/%/model.safetensors,%,$(wildcard models/reference/*/model.safetensors)),transformer aft rwkv s4d mamba rwkv7)
+LADDER := $(filter $(patsubst models/reference/%/model.safetensors,%,$(wildcard models/reference/*/model.safetensors)),transformer aft rwkv s4d mamba mamba2 rwkv7)
 ladder: $(VENV)/nih
 	for model in $(LADDER); do lengths=1k-128k; test $$model = transformer && lengths=1k-8k; folder=$(RUNS)/ladder-$$model && rm -rf $$folder && \
 	  $(BIN)/nih run --model $$model --lengths $$lengths --out $$folder && mkdir -p results/examples/$$model-passkey && \

@@ -26,7 +26,7 @@ from nih.errors import ModelError
 from nih.kernels.causal_conv1d import causal_conv1d
 from nih.kernels.matrix_state import matrix_state
 from nih.models._half import linear
-from nih.models._loading import NOT_DESCRIBED, Source, Tensors, locate, open_tensors
+from nih.models._loading import NOT_DESCRIBED, Source, Tensors, is_reference, locate, open_tensors, reference
 from nih.models._mamba_files import hugging_face_name, is_state_spaces, padded_vocabulary, training_length
 from nih.models._recurrent import (
     Checkpoint,
@@ -48,12 +48,8 @@ _ONLY = {"norm_before_gate": False, "rmsnorm": True, "D_has_hdim": False, "d_ssm
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read config and tokenizer of a folder or hub id. Raises ModelError."""
-    if source == "mamba2":
-        raise ModelError(
-            "no Mamba-2 ships with nih; type a folder or a hub id, such as `--model state-spaces/mamba2-130m`"
-        )
-    place = locate(source, options.revision)
+    """Read config and tokenizer of a folder or hub id; `mamba2` is in the box. Raises ModelError."""
+    place = reference(source) if is_reference(source, "mamba2") else locate(source, options.revision)
     config = place.config()
     try:
         shape = _state_spaces(place, config) if is_state_spaces(config) else _hugging_face(place, config)

@@ -35,7 +35,7 @@ __all__ = ["Options", "S4dNetwork", "open_model"]
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read the config of a folder or hub id. Raises ModelError."""
+    """Read the config of a folder or hub id; `s4d` is in the box. Raises ModelError."""
     place = reference(source) if is_reference(source, "s4d") else locate(source, options.revision)
     config = place.config()
     try:

@@ -467,6 +467,53 @@ def bench_sweep(
     )
 
 
+@bench_app.command("engines")
+@_plain
+def bench_engines(
+    model: Annotated[str, typer.Option(help="A session model that the others can load too")] = "smollm2",
+    lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "512-2k",
+    depths: Annotated[str, typer.Option(help="As for `nih run`")] = "0-100:5",
+    trials: Annotated[str, typer.Option(help="As for `nih run`")] = "2",
+    vllm: Annotated[
+        str | None,
+        typer.Option(help="The python of an environment that has vLLM and nih; default: vLLM is left out"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-M", help="KEY=VALUE: an engine argument of vLLM; repeatable"),
+    ] = None,
+    generate: Annotated[
+        bool, typer.Option(help="Also measure the `generate` of transformers, prompt by prompt")
+    ] = True,
+    dtype: Annotated[list[str] | None, typer.Option(help="Repeatable; default: float32")] = None,
+    device: Annotated[str, typer.Option(help="Of our session and of `generate`")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="For every way; default: all cores that this process may use")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Times that each way answers all, in turn; the median counts")
+    ] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder for engines.csv")] = None,
+) -> None:
+    """Compare the seconds in which nih, vLLM and the `generate` of transformers answer one grid, loading left out."""
+    from nih.bench.engines import Request, engines
+
+    request = Request(
+        model,
+        lengths,
+        depths,
+        trials,
+        tuple(dtype or ("float32",)),
+        device,
+        vllm,
+        tuple(set_ or ()),
+        generate,
+        repeats,
+        threads,
+    )
+    engines(request, out, show=typer.echo, tell=_say)
+
+
 @bench_app.command("prefill")
 @_plain
 def bench_prefill(

@@ -19,7 +19,7 @@ FIXED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which a user fixes the number of threads; they win over everything here."""
 
 _POLICY = "OMP_WAIT_POLICY"
-_WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """How long a waiting thread of OpenMP's runtimes (GNU: turns of a loop; LLVM and Intel: milliseconds) spins before it sleeps.
 
 A thread that spins for long takes time from those that work, but one that sleeps at once must be woken for each of the many
@@ -36,7 +36,7 @@ def let_threads_sleep() -> None:
     """Make waiting threads sleep after a short spin. Takes effect only before torch is loaded; what the user set stays."""
     if _POLICY in os.environ:
         return
-    for name, value in _WAITING.items():
+    for name, value in WAITING.items():
         os.environ.setdefault(name, value)
 
 

@@ -37,6 +37,7 @@ RUNGS = (
     Rung("rwkv", "RWKV-4: + decay", "#029e73"),
     Rung("s4d", "S4D-Real: fixed filters", "#d55e00"),
     Rung("mamba", "Mamba: + selection", "#cc78bc"),
+    Rung("mamba2", "Mamba-2: one decay per head", "#949494"),
     Rung("rwkv7", "RWKV-7: + delta rule", "#ca9161"),
 )
 _SIZES = (1024, 131072)

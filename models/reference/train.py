@@ -74,11 +74,25 @@ def network(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tenso
     if config["model_type"] in ("mamba", "s4d"):
         mamba = Mamba(config)
         return mamba, mamba, mamba.lm_head
+    if config["model_type"] == "mamba2":
+        return _mamba2(config)
     from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
     AttentionInterface.register("nih_reference", causal_attention)
     llama = LlamaForCausalLM(LlamaConfig(**config | {"attn_implementation": "nih_reference"}))
     return llama, lambda ids: llama.model(input_ids=ids, use_cache=False).last_hidden_state, llama.lm_head
+
+
+def _mamba2(config: dict[str, Any]) -> tuple[nn.Module, Callable[[Tensor], Tensor], nn.Module]:
+    """Mamba-2 as transformers trains it: its chunks are matrix products, so it needs no recurrence of ours."""
+    from transformers import Mamba2Config, Mamba2ForCausalLM
+
+    mamba2 = Mamba2ForCausalLM(Mamba2Config(**config))
+    return (
+        mamba2,
+        lambda ids: mamba2.backbone(input_ids=ids, use_cache=False).last_hidden_state,
+        mamba2.lm_head,
+    )
 
 
 _LEVELS = {"passkey": LEVELS, "fact": FACT_LEVELS, "repeat": GAPS}
@@ -371,7 +385,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train a reference model, or evaluate one with --evaluate LENGTHS."
     )
     add = partial(made.add_argument)
-    add("model", choices=("rwkv", "mamba", "transformer", "aft", "s4d", "rwkv7"))
+    add("model", choices=("rwkv", "mamba", "transformer", "aft", "s4d", "rwkv7", "mamba2"))
     add("--steps", type=int, default=4000)
     add("--minutes", type=float, default=math.inf, help="stop earlier after this time")
     add("--seed", type=int, default=0)

@@ -13,7 +13,7 @@ from nih.inference.asker import Asker
 from nih.inference.events import Event, Progress
 from nih.inference.walk import Walk
 from nih.options import RunOptions
-from nih.protocols import Engine, Oracle
+from nih.protocols import Engine, Oracle, Tokenizer
 from nih.run.job import Job, prepare
 from nih.types import Answer, Sample
 
@@ -120,11 +120,15 @@ def startup(show: Print, repeats: int = 7) -> float:
 
 
 def _generate(way: Way, library: Any, job: Job, sample: Sample) -> None:
+    start = time.perf_counter()
+    way.answers[sample.id] = generated(library, job.model.tokenizer, sample)
+    way.wall += time.perf_counter() - start
+
+
+def generated(library: Any, tokenizer: Tokenizer, sample: Sample) -> str:
     """Answer by transformers' own loop, as a script that knows nothing of shared prefixes would call it."""
     import torch
 
-    tokenizer = job.model.tokenizer
-    start = time.perf_counter()
     ids = torch.from_numpy(sample.prompt.ids().astype("int64"))[None].to(library.device)
     stop = StopAtText(tokenizer, ids.shape[1], sample.stop)
     with torch.inference_mode():
@@ -137,8 +141,7 @@ def _generate(way: Way, library: Any, job: Job, sample: Sample) -> None:
             pad_token_id=0,
         )
     text = tokenizer.decode(out[0, ids.shape[1] :].cpu().numpy())
-    way.answers[sample.id] = text[: min((text.find(s) for s in sample.stop if s in text), default=len(text))]
-    way.wall += time.perf_counter() - start
+    return text[: min((text.find(s) for s in sample.stop if s in text), default=len(text))]
 
 
 class StopAtText:

@@ -86,18 +86,17 @@ class Walk:
             answered = self.asker.ask_together(rows, [w.sample for w in waiting], [w.mark for w in waiting])
         except Exception as error:
             answerless(error)
-            for sample, mark, prefill_seconds, _ in waiting:
-                self.asker.session.rewind(mark)
-                yield from self.ask(sample, prefill_seconds)
+            for one in waiting:
+                self.asker.session.rewind(one.mark)
+                yield from self.ask(one.sample, one.prefill_seconds + one.hold_seconds)
             return False
         seconds = (time.perf_counter() - start) / len(waiting)
-        for (sample, _, prefill_seconds, logits), (answer, ids), end in zip(
-            waiting, answered, rows.ends, strict=True
-        ):
-            if self.verifier is not None and logits is not None:
-                self.verifier.keep(sample, Kept(answer, ids, logits, end))
-            yield Progress("generate", 0, len(sample.prompt), seconds)
-            yield replace(answer, seconds=prefill_seconds + seconds)
+        for one, (answer, ids), end in zip(waiting, answered, rows.ends, strict=True):
+            if self.verifier is not None and one.logits is not None:
+                self.verifier.keep(one.sample, Kept(answer, ids, one.logits, end))
+            own = one.hold_seconds + seconds
+            yield Progress("generate", 0, len(one.sample.prompt), own)
+            yield replace(answer, seconds=one.prefill_seconds + own)
         return True
 
     def verifies(self, sample: Sample) -> bool:
@@ -149,6 +148,8 @@ class Waiting(NamedTuple):
     prefill_seconds: float
     logits: Logits | None
     """Of the next token, for verification."""
+    hold_seconds: float
+    """What it took to hold the state."""
 
 
 @dataclass
@@ -260,6 +261,7 @@ class _Pass:
             if self.spoiled:
                 return
             session.rewind(here)
+        start = time.perf_counter()
         logits = session.logits() if self.walk.verifies(sample) else None
         try:
             mark = rows.hold(most)
@@ -267,7 +269,7 @@ class _Pass:
             # The sample is still to be answered: when all is read again, it waits no more.
             self.spoiled = True
             return
-        self.waiting.append(Waiting(sample, mark, seconds, logits))
+        self.waiting.append(Waiting(sample, mark, seconds, logits, time.perf_counter() - start))
 
     def _answer_waiting(self) -> Iterator[Progress | Answer]:
         waiting, self.waiting = self.waiting, []

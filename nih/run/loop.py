@@ -35,12 +35,12 @@ class Loop:
     """One sitting at a run: what is left is answered, verified and appended."""
 
     def __init__(self, job: Job, directory: RunDirectory, say: Say, quiet: bool, started: float) -> None:
-        """`started` is the time, by `time.perf_counter`, from which the seconds of the run count."""
+        """`started` is the time, by `time.perf_counter`, from which the seconds of the run count: before the job was prepared."""
         self.job = job
         self.directory = directory
         self.say = say
         self.quiet = quiet
-        self.times = Times(started, dict(directory.manifest.times))
+        self.times = Times(started, time.perf_counter() - started, dict(directory.manifest.times))
         self.answerer = _answerer(job, say)
         self.samples = {s.id: s for s in job.samples}
 
@@ -304,6 +304,8 @@ class Times:
 
     started: float
     """When this sitting began, by `time.perf_counter`."""
+    prepare_seconds: float
+    """What it took until there were prompts: mostly libraries that are imported."""
     before: Mapping[str, float]
     """Of earlier sittings, as run.json has them."""
     work: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -313,6 +315,7 @@ class Times:
         """Return what run.json says now."""
         spent = {
             "seconds": time.perf_counter() - self.started,
+            "prepare_seconds": self.prepare_seconds,
             "load_seconds": load_seconds,
             **{f"{kind}_seconds": self.work[kind] for kind in ("prefill", "generate", "verify")},
         }

@@ -574,7 +574,7 @@ def test_hostile_words_of_a_run_reach_no_file_as_they_are(tmp_path: Path) -> Non
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["rwkv", "mamba", "transformer", "aft"])
+@pytest.mark.parametrize("name", ["rwkv", "mamba", "transformer", "aft", "s4d", "mamba2", "rwkv7"])
 def test_committed_baselines_are_whole_and_say_nothing_of_a_machines_folders(name: str) -> None:
     path = ROOT / f"results/baselines/{name}-passkey"
     run = read(path)

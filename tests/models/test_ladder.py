@@ -1,4 +1,4 @@
-"""The further rungs of the ladder, AFT, S4D and RWKV-7: what the ops compute, the laws of a session, float64 truths, error sentences."""
+"""The further rungs of the ladder, AFT, S4D, Mamba-2 and RWKV-7: what the ops compute, the laws of a session, float64 truths, error sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from nih.errors import ModelError
 from nih.kernels.selective_scan import selective_scan, selective_scan_reference
 from nih.kernels.wkv4 import wkv4, wkv4_reference
-from nih.models import _loading, _recurrent, aft, rwkv, s4d
+from nih.models import _loading, _recurrent, aft, mamba2, rwkv, s4d
 from nih.models._recurrent import Options, RecurrentModel
 from nih.models.reference import ladder as drawing
 from nih.registry import resolve_model
@@ -35,9 +35,8 @@ SUBJECTS = [
     ("s4d-odd", "torch", 24),
 ]
 """Random model, kernels, and the stretches that a call is cut into."""
-NAMES = ["aft", "s4d", "rwkv7"]
-TRAINED = ["aft"]
-"""Those whose weights ship."""
+NAMES = ["aft", "s4d", "rwkv7", "mamba2"]
+"""Their weights ship."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -123,7 +122,7 @@ def test_logits_are_those_of_the_definition(name: str, dtype: torch.dtype, base:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", NAMES)
 def test_trained_weights(name: str, dtype: torch.dtype) -> None:
     # Stored in more digits than half precision has, so their rounding counts too.
     texts = [prompt_of(f"{name}-trained", seed, 200) for seed in range(3)]
@@ -183,7 +182,7 @@ def test_memory_stays(base: Path) -> None:
     recurrent.memory_stays(ladder.random_folder("s4d-odd", base))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_the_manifest_says(name: str) -> None:
     model = open_(ladder.trained_folder(name))
     config = json.loads((ladder.trained_folder(name) / "config.json").read_text())
@@ -225,15 +224,14 @@ def test_weights_of_the_next_rung_are_refused(name: str, base: Path, tmp_path: P
 def test_a_name_is_the_model_in_the_box(
     name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter: Any = rwkv if name == "rwkv7" else aft if name == "aft" else s4d
+    adapter: Any = {"rwkv7": rwkv, "aft": aft, "s4d": s4d, "mamba2": mamba2}[name]
     monkeypatch.setattr(_loading, "REFERENCE", tmp_path)
     with pytest.raises(ModelError, match=f"reference model `{name}` is not in this .* train it"):
         adapter.open_model(name, name, Options(device="cpu"))
-    if name != "rwkv7":
-        shutil.copytree(ladder.random_folder(name, base), tmp_path / name)
-        session = adapter.open_model(name, name, Options(device="cpu")).session()
-        session.extend([prompt(19)])
-        assert session.position == 19
+    shutil.copytree(ladder.trained_folder(name), tmp_path / name)
+    session = adapter.open_model(name, name, Options(device="cpu")).session()
+    session.extend([prompt_of(f"{name}-box", 0, 19)])
+    assert session.position == 19
 
 
 def test_the_drawn_ladder_is_what_the_cells_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

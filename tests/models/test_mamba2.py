@@ -134,8 +134,3 @@ def test_steps_are_held_to_the_limits(base: Path, tmp_path: Path) -> None:
         theirs = auto.from_pretrained(path)(recurrent.wide(IDS)[None], use_cache=False).logits[0, -1]
     np.testing.assert_allclose(logits(path), theirs.numpy(), atol=2e-4)
     assert np.abs(logits(path) - logits(recurrent.folder("mamba2", base))).max() > 0.01
-
-
-def test_no_mamba_2_is_in_the_box() -> None:
-    with pytest.raises(ModelError, match="type a folder or a hub id"):
-        mamba2.open_model("mamba2", "mamba2", Options())

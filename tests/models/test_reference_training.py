@@ -24,8 +24,8 @@ from nih.registry import resolve_model
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Cell
 
-NAMES = ("rwkv", "mamba", "transformer", "aft", "s4d", "rwkv7")
-READ_BY_TRANSFORMERS = NAMES[:3]
+NAMES = ("rwkv", "mamba", "transformer", "mamba2", "aft", "s4d", "rwkv7")
+READ_BY_TRANSFORMERS = NAMES[:4]
 TINY = {
     "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
     "mamba": {
@@ -36,6 +36,7 @@ TINY = {
         "num_hidden_layers": 1,
     },
     "transformer": {"hidden_size": 32, "head_dim": 8, "intermediate_size": 64, "num_hidden_layers": 1},
+    "mamba2": {"hidden_size": 16, "num_heads": 2, "head_dim": 16, "state_size": 8, "num_hidden_layers": 1},
     "aft": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
     "s4d": {"hidden_size": 16, "intermediate_size": 32, "state_size": 4, "num_hidden_layers": 1},
     "rwkv7": {"hidden_size": 64, "head_dim": 64, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -86,7 +87,7 @@ def test_transformers_reads_what_the_trainer_wrote(name: str, tmp_path: Path) ->
         torch.testing.assert_close(head(body(ids)), theirs.eval()(ids).logits, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["aft", "s4d", "rwkv7"])
+@pytest.mark.parametrize("name", ["mamba2", "aft", "s4d", "rwkv7"])
 def test_our_adapter_reads_what_the_trainer_wrote(name: str, tmp_path: Path) -> None:
     run(name, tmp_path, "--steps", "30", "--batch", "400", "--config", json.dumps(TINY[name]))
     net, body, head = train.network(json.loads((tmp_path / "config.json").read_text()))

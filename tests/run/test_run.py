@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,27 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Brok
         monkeypatch.setattr(echo.Echo, "session", lambda self: Broken(self.answers, fault=fault))
 
     yield install
+
+
+def test_the_parts_of_a_runs_seconds_are_disjoint_and_prepare_is_one_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nih.run import evaluate as module
+
+    prepare, waited = module.prepare, 0.2
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(waited)
+        return prepare(*args, **options)
+
+    monkeypatch.setattr(module, "prepare", slow)
+    times = go("run").manifest.times
+    parts = {key: value for key, value in times.items() if key != "seconds"}
+    assert set(parts) == {f"{p}_seconds" for p in ("prepare", "load", "prefill", "generate", "verify")}
+    assert parts["prepare_seconds"] >= waited
+    assert sum(parts.values()) <= times["seconds"] + 0.001 * len(parts)
+    again = go("run").manifest.times
+    assert all(again[key] >= value for key, value in times.items()), "sittings add up"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""AFT and S4D with random weights, and the logits of all three further rungs in float64.
+"""AFT and S4D with random weights, and the logits of all further rungs in float64.
 
 The truths follow the definitions of the papers, every pair of positions or a convolution, and share no code with the package.
 """
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from nih.models.reference import train
 from nih.types import TokenIds
+from tests.support.mamba2_truth import mamba2_truth
 from tests.support.recurrent import REFERENCE, VOCABULARY, Wide
 from tests.support.rwkv_truth import Truth
 
@@ -92,7 +93,8 @@ def _truth(path: Path, ids: bytes) -> Wide:
     if config["model_type"] == "rwkv7":
         return Truth(tensors, "7").read(tokens)
     weights = {name: tensor.double().numpy() for name, tensor in tensors.items()}
-    return (_aft if config["model_type"] == "aft" else _s4d)(weights, config, tokens)
+    truth = {"aft": _aft, "s4d": _s4d, "mamba2": mamba2_truth}[config["model_type"]]
+    return truth(weights, config, tokens)
 
 
 def _aft(weights: Mapping[str, Wide], config: Mapping[str, Any], ids: TokenIds) -> Wide:
