@@ -564,7 +564,9 @@ def bench_threads(
     model: Annotated[str, typer.Option(help="A session model that runs on the CPU")] = "rwkv",
     lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "1k-4k",
     trials: Annotated[str, typer.Option(help="As for `nih run`")] = "2",
-    repeats: Annotated[int, typer.Option(help="Runs per way and situation, in turn; the median counts")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Runs per way and situation, in turn; the median counts")
+    ] = 3,
 ) -> None:
     """Compare the number of threads that nih chooses with fixed ones: idle, under CPU quotas, beside busy processes."""
     from nih.bench.threads import threads
@@ -603,7 +605,7 @@ def bench_prompts(
     ] = "echo",
     length: Annotated[str, typer.Option(help="Tokens of each prompt")] = "1m",
 ) -> None:
-    """Tokens per second at which the prompts of every task are made."""
+    """Measure the tokens per second at which the prompts of every task are made."""
     from nih.bench.prompts import prompts
 
     prompts(model, length, typer.echo)

@@ -57,7 +57,7 @@ class UnknownName(UsageError):
         if close:
             tail = "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"
         else:
-            tail = "known: " + ", ".join(f"`{n}`" for n in names)
+            tail = "known: " + ", ".join(f"`{n}`" for n in names) + ("." if hint else "")
         return cls(f"unknown {kind} `{name}`; {tail}" + (f" {hint}" if hint else ""))
 
 

@@ -175,6 +175,11 @@ def _told(allowed: Allowance) -> str:
     return cores if allowed.quota is None else f"{cores}, a quota of {allowed.quota:g}"
 
 
+def _is_a_number(value: str) -> bool:
+    """Return whether OpenMP takes this for a number of threads: one above 0, or several for nested regions; it ignores all else."""
+    return value.isascii() and all(part.strip().isdecimal() and int(part) > 0 for part in value.split(","))
+
+
 @dataclass
 class Threads:
     """The threads of this process: chosen when a model is loaded for the CPU, and measured anew now and then."""
@@ -195,11 +200,16 @@ class Threads:
     def settle(self) -> int:
         """Choose for the first time and tell torch; afterwards return what is chosen. OMP_NUM_THREADS wins."""
         if not self.choices:
-            fixed = next((name for name in FIXED if os.environ.get(name)), None)
+            typed = {name: os.environ[name] for name in FIXED if os.environ.get(name)}
+            fixed = next((name for name, value in typed.items() if _is_a_number(value)), None)
             if fixed:
                 self.choices.append(Choice(_torch().get_num_threads(), f"`{fixed}` is set", {}))
             else:
-                self._take(choose(allowance(), self._measured))
+                choice = choose(allowance(), self._measured)
+                unread = "".join(
+                    f"; `{name}` does not count, because it is no number of threads" for name in typed
+                )
+                self._take(choice._replace(why=choice.why + unread))
                 self._due = self.clock() + _FIRST_SECONDS
         return self.choices[-1].threads
 

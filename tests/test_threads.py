@@ -162,6 +162,26 @@ def test_omp_num_threads_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_num_threads() == 3 and "OMP_NUM_THREADS" in own.report()["why"]
 
 
+@pytest.mark.usefixtures("free")
+@pytest.mark.parametrize("name", threads.FIXED)
+@pytest.mark.parametrize("typed", ["abc", "0", "-3", "1.5", " ", "2,", "2,x", "\u0663"])
+def test_a_value_that_openmp_ignores_fixes_nothing(
+    typed: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, typed)
+    own = Threads(lambda count: {1: 1.0, 2: 5.0}[count])
+    assert own.settle() == 1 == torch.get_num_threads()
+    assert f"`{name}` does not count, because it is no number of threads" in own.report()["why"]
+
+
+@pytest.mark.usefixtures("free")
+@pytest.mark.parametrize("typed", ["2", " 2 ", "2,1"])
+def test_a_value_that_openmp_takes_fixes_the_threads(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", typed)
+    own = Threads(lambda count: pytest.fail("nothing is to be measured"))
+    assert own.settle() == torch.get_num_threads()
+
+
 def test_a_forked_process_neither_measures_nor_waits_for_threads_that_it_has_not() -> None:
     torch.set_num_threads(2)
     torch.ones(512, 512) @ torch.ones(512, 512)  # makes the parent's threads

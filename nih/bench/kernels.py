@@ -22,6 +22,7 @@ from nih.bench.kernel_ops import OPS, Case, Inputs, Way
 from nih.bench.shares import shares
 from nih.errors import KernelError
 from nih.kernels import backend
+from nih.models._device import pick_device
 
 Print = Callable[[str], None]
 Row = dict[str, Any]
@@ -80,8 +81,7 @@ def main(
     `only` names the one op to measure. `out` also receives the rows as CSV, case by case. Raises KernelError, before any speed is
     printed, if a form of ours is wrong.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(pick_device(device))
     if only is not None and only not in OPS:
         raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join(OPS)}`")
     cases = [case for case in (CPU_CASES if device == "cpu" else CUDA_CASES) if only in (None, case.op)]

@@ -8,15 +8,19 @@ from collections.abc import Callable
 
 from nih.errors import UsageError
 from nih.options import RunOptions
-from nih.registry import names
+from nih.prompts.grid import parse_length
+from nih.registry import names, resolve_model
 from nih.run.job import prepare
 
 
 def prompts(model: str, length: str, show: Callable[[str], None]) -> dict[str, float]:
     """Print tokens a second of CPU time for one prompt of `length` tokens of every task, in the model's tokeniser.
 
-    A task that cannot be made for it is printed with its reason and left out of what is returned.
+    A task that cannot be made for it is printed with its reason and left out of what is returned. Raises UsageError for a model or a
+    length that means nothing to any task.
     """
+    parse_length(length)
+    resolve_model(model)
     # The tokenisers of Hugging Face read this at their first batch.
     os.environ["RAYON_NUM_THREADS"] = "1"
     speeds: dict[str, float] = {}

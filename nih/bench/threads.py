@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nih.errors import UsageError
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _PERIOD = 0.1
 """Seconds of a quota's period, as Linux has it by default."""
@@ -50,7 +52,10 @@ def threads(
     show: Callable[[str], None],
     situations: tuple[Situation, ...] = SITUATIONS,
 ) -> dict[str, float]:
-    """Measure every situation with the `nih run` that `words` continue. Returns the ratio to the best fixed number by situation."""
+    """Measure every situation with the `nih run` that `words` continue. Returns the ratio to the best fixed number by situation.
+
+    Raises UsageError for a run that ends before its first answer, in the words of its last line.
+    """
     fixed = sorted({1, len(os.sched_getaffinity(0))})
     show(
         f"{'situation':24} {'nih, s':>8} "
@@ -78,15 +83,15 @@ def _seconds(words: list[str], count: int, situation: Situation) -> float:
     with tempfile.TemporaryDirectory() as scratch, _busy(situation.busy), _limited(situation.quota) as enter:
         folder = Path(scratch) / "run"
         command = [sys.executable, "-m", "nih", "run", *words, "--out", str(folder)]
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        said = Path(scratch) / "said"
+        with said.open("wb") as errors:
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            )
         enter(process.pid)
-        process.wait()
+        if process.wait():
+            *_, last = said.read_text(errors="replace").splitlines() or ["it says nothing"]
+            raise UsageError(f"`nih run {' '.join(words)}` failed: {last.removeprefix('error: ')}")
         times = json.loads((folder / "run.json").read_bytes())["times"]
         return float(times["seconds"] - times["load_seconds"])
 

@@ -182,6 +182,8 @@ def told(names: list[str], here: Mapping[str, Any], there: Mapping[str, Any]) ->
 
 
 def _show(value: Any) -> str:
+    if value is None:
+        return "not set"
     text = value if isinstance(value, str) else json.dumps(value)
     shown = sanitize(text, lines=False)
     return f"`{shown}`" if len(shown) <= 60 else f"`{shown[:28]}...{shown[-28:]}`"

@@ -295,7 +295,9 @@ def _told(need: Need, unit: str) -> str:
         wanted = f"no number of {unit} up to {_MOST} suffices"
     else:
         wanted = f"needs {_range(str(least), f'more than {_MOST}' if most is None else str(most))}"
-    return f"accuracy {need.accuracy:.3f}, {need.per_trial} samples per {unit[:-1]}: power {power} with {had} {unit}, {wanted}"
+    samples = f"{need.per_trial} sample{'s' * (need.per_trial != 1)} per {unit[:-1]}"
+    with_it = unit[:-1] if had == "1" else unit
+    return f"accuracy {need.accuracy:.3f}, {samples}: power {power} with {had} {with_it}, {wanted}"
 
 
 def _range(low: str, high: str) -> str:

@@ -29,8 +29,8 @@ def check_whole(run: StoredRun) -> None:
         )
     if run.manifest.certify is not None:
         raise UsageError(
-            f"`{run.path}` was made with --certify, so its answers decided how often each length was asked, and tests of a drop are made "
-            "for fixed trials; run it again without --certify"
+            f"`{run.path}` was made with --certify, so its answers decided how often each length was asked, and gate and history hold runs "
+            "of fixed trials against each other; run it again without --certify"
         )
     planned, found = _promised(run), len(run.rows)
     absent, strange = _differences(run)

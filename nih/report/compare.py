@@ -259,9 +259,13 @@ def aligned(views: Sequence[RunView]) -> list[RunView]:
 
 
 def _extent(view: RunView) -> str:
-    named = ", ".join(dict.fromkeys(map(str, view.cells["task"])))
-    lengths = sorted({int(n) for n in view.cells["length"]})
-    return f"{named} {length_label(lengths[0])} to {length_label(lengths[-1])}" if lengths else "no cells"
+    """Return the tasks and lengths of which a run has scores; its table also has the cells of the runs beside it."""
+    scored = view.cells[view.cells["n"] > 0]
+    named = ", ".join(dict.fromkeys(map(str, scored["task"])))
+    lengths = sorted({int(n) for n in scored["length"]})
+    return (
+        f"{named} {length_label(lengths[0])} to {length_label(lengths[-1])}" if lengths else "no scored cell"
+    )
 
 
 def _notes(

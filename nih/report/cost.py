@@ -323,6 +323,8 @@ def _named(folders: Sequence[Path]) -> dict[str, Path]:
 def _table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, keep_default_na=True)
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no `{path}`; type the folder that `nih run --cost` printed") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"`{path}` cannot be read as a table ({str(error).strip()})") from error
 

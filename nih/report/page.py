@@ -280,7 +280,8 @@ def retrieval_words(results: Results, task: str) -> str:
     found = results.retrieval[task]
     if not found.n:
         return "nothing was searched"
-    whole = f"; {found.whole} contexts were read whole" if found.whole else ""
+    read = "context was" if found.whole == 1 else "contexts were"
+    whole = f"; {found.whole} {read} read whole" if found.whole else ""
     return (
         f"{results.run.manifest.retrieve}: needle found {found.recall}; {found.tokens:,.0f} of {found.context_tokens:,.0f} tokens read "
         f"per sample{whole}"

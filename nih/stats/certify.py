@@ -220,7 +220,7 @@ class Certificate(NamedTuple):
         if self.tokens is None or not self.tokens[1]:
             return ""
         asked, planned = self.tokens
-        return f"{asked:,} of {planned:,} planned tokens asked ({asked / planned:.0%})"
+        return f"{asked:,} planned tokens asked, {asked / planned:.0%} of the full grid's {planned:,}"
 
 
 def certificate(run: StoredRun) -> Certificate | None:

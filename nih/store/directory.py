@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nih.errors import StoreError
+from nih.errors import SettingsDiffer, StoreError
 from nih.reading import open_regular
 from nih.store.environment import now
 from nih.store.files import (
@@ -34,6 +34,9 @@ from nih.store.settings import ANOTHER, canonical, compare_frames, compare_setti
 from nih.types import UNANSWERED
 
 _FOR_APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+_ENDED_EARLY = ("failed", "interrupted")
+"""Exit states of runs that with an empty journal have not come to their first answer; where others have one, it is lost."""
 
 SYNC_SECONDS = 1.0
 """A power cut loses at most what was appended in this time; a killed process loses nothing that was appended."""
@@ -110,18 +113,16 @@ class RunDirectory:
     def _open_locked(
         cls, path: Path, settings: dict[str, Any], chat_frame: Mapping[str, Any] | None, lock: RunLock
     ) -> Self:
-        if (path / MANIFEST).exists():
-            manifest = resumed(read_manifest(path))
-            compare_settings(path, manifest.settings, settings)
-            if manifest.chat_frame:
-                compare_frames(path, manifest.chat_frame, chat_frame or {}, ANOTHER)
-        else:
+        begun = (path / MANIFEST).exists()
+        if not begun:
             refuse_foreign_files(path)
-            manifest = new_manifest(settings)
+        journal = read_journal(path / JOURNAL)
+        manifest = (
+            _taken_up(path, settings, chat_frame, not journal.size) if begun else new_manifest(settings)
+        )
         if chat_frame and not manifest.chat_frame:
             manifest = manifest.changed(chat_frame=chat_frame)
         sweep_leftovers(path)
-        journal = read_journal(path / JOURNAL)
         run = cls(path, lock, manifest, journal)
         write_manifest(path, manifest)
         run._open_journal(journal.size)
@@ -216,5 +217,27 @@ class RunDirectory:
     def _state(self, error: BaseException | None) -> str:
         if isinstance(error, KeyboardInterrupt):
             return "interrupted"
+        if error is not None and not self.rows:
+            return "failed"
         unanswered = any(row.status in UNANSWERED for row in self.rows.values())
         return "incomplete" if error is not None or unanswered else "done"
+
+
+def _taken_up(
+    path: Path, settings: Mapping[str, Any], chat_frame: Mapping[str, Any] | None, empty: bool
+) -> Manifest:
+    """Return the manifest of the run that is taken up; a new one if it ended before its first answer and was asked something else.
+
+    `empty` says that its journal is. Raises SettingsDiffer, StoreError.
+    """
+    stored = read_manifest(path)
+    try:
+        compare_settings(path, stored.settings, settings)
+        if stored.chat_frame:
+            compare_frames(path, stored.chat_frame, chat_frame or {}, ANOTHER)
+    except SettingsDiffer:
+        # A run that was refused, as for a length that is too short, must not bar the command that mends it.
+        if empty and stored.exit_state in _ENDED_EARLY:
+            return new_manifest(settings)
+        raise
+    return resumed(stored)

@@ -41,6 +41,8 @@ def compare_settings(path: Path, stored: Mapping[str, Any], asked: Mapping[str, 
     keys = [k for k in sorted(there.keys() | here.keys()) if there.get(k, _UNSET) != here.get(k, _UNSET)]
     if not keys:
         return
+    # Of an object that is empty on one side, the values of the other are told, and not the emptiness.
+    keys = [k for k in keys if not any(other.startswith(f"{k}.") for other in keys)]
     told = [f"{k} is {_quoted(there, k)} there and {_quoted(here, k)} here" for k in keys[:_MOST_TOLD]]
     more = f", and {len(keys) - _MOST_TOLD} more differ" if len(keys) > _MOST_TOLD else ""
     raise SettingsDiffer(f"`{path}` holds a run of other settings: {', '.join(told)}{more}; {ANOTHER}")

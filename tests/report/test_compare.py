@@ -168,7 +168,10 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, two: list[Path
         tmp_path / "c", [row(task="fact")], model="z", tasks=[{"name": "fact", "score": "contains"}]
     )
     with pytest.raises(UsageError, match=r"no scored cell in common.*passkey 1k to 4k against fact 1k to 1k"):
-        compared(two[0], fact)
+        compare.compare([two[0], fact], tmp_path / "both")
+    none = make_run(tmp_path / "e", [], model="z")
+    with pytest.raises(UsageError, match=r"passkey 1k to 4k against no scored cell\)"):
+        compare.compare([two[0], none], tmp_path / "both")
     exact = run(tmp_path / "d", rows(0.5, score_name="exact"), "z")
     with pytest.raises(UsageError, match=r"`contains` in .* by `exact` in .*--score contains"):
         compared(two[0], exact)

@@ -237,7 +237,7 @@ def test_the_words_join_neighbours() -> None:
         not_asked=(1 << 15, 1 << 16), tokens=(10, 40)
     )
     assert found.words == "1k to 2k at least 0.856, 4k undecided, 8k to 16k below, 32k to 64k not asked"
-    assert found.spent == "10 of 40 planned tokens asked (25%)"
+    assert found.spent == "10 planned tokens asked, 25% of the full grid's 40"
 
 
 def test_three_haystacks_certify_and_one_is_enough_for_below() -> None:

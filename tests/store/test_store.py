@@ -408,6 +408,35 @@ def test_other_settings_are_named_with_both_values(tmp_path: Path) -> None:
     assert (tmp_path / "run.json").read_bytes() == manifest and not (tmp_path / LOCK).exists()
 
 
+@pytest.mark.parametrize("ended", [ValueError, KeyboardInterrupt])
+def test_a_run_that_ended_before_its_first_answer_bars_no_other(
+    ended: type[BaseException], tmp_path: Path
+) -> None:
+    with pytest.raises(ended), RunDirectory.open(tmp_path, SETTINGS):
+        raise ended
+    other = {**SETTINGS, "lengths": [4096]}
+    with RunDirectory.open(tmp_path, other) as run:
+        assert run.manifest.settings == other and not run.manifest.values.get("earlier")
+        run.append(row("a"))
+    with pytest.raises(SettingsDiffer, match="lengths"):
+        RunDirectory.open(tmp_path, SETTINGS)
+
+
+def test_a_run_whose_journal_is_lost_is_not_taken_for_one_without_answers(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path, SETTINGS) as run:
+        run.append(row("a"))
+    (tmp_path / JOURNAL).write_bytes(b"")
+    with pytest.raises(SettingsDiffer, match="lengths"):
+        RunDirectory.open(tmp_path, {**SETTINGS, "lengths": [4096]})
+
+
+def test_of_an_object_that_is_empty_on_one_side_the_values_of_the_other_are_named(tmp_path: Path) -> None:
+    RunDirectory.open(tmp_path, SETTINGS | {"model_options": {"delay": 0.5}}).close()
+    with pytest.raises(SettingsDiffer) as caught:
+        RunDirectory.open(tmp_path, SETTINGS | {"model_options": {}})
+    assert "other settings: model_options.delay is `0.5` there and not set here; give" in str(caught.value)
+
+
 def test_many_or_long_differences_stay_one_short_sentence(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path, {f"k{n}": "x" * 1000 for n in range(20)}).close()
     with pytest.raises(SettingsDiffer, match="and 15 more differ") as caught:
@@ -462,6 +491,7 @@ def test_the_manifest_tells_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["ok", "oom"], None, "incomplete"),
         (["ok"], KeyboardInterrupt(), "interrupted"),
         (["ok"], RuntimeError(), "incomplete"),
+        ([], RuntimeError(), "failed"),
     ],
 )
 def test_the_exit_state(tmp_path: Path, statuses: list[str], error: BaseException | None, state: str) -> None:
