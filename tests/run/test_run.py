@@ -16,6 +16,7 @@ from nih import evaluate
 from nih.errors import AnswerTimeout, NotFinite, OutOfMemory, SettingsDiffer, UnknownName, UsageError
 from nih.models import echo
 from nih.run import show
+from nih.run.job import prepare
 from nih.store import run as store
 from nih.types import FAILURES, Likelihood, TokenIds
 
@@ -78,15 +79,13 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Brok
 def test_the_parts_of_a_runs_seconds_are_disjoint_and_prepare_is_one_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from nih.run import evaluate as module
-
-    prepare, waited = module.prepare, 0.2
+    waited = 0.2
 
     def slow(*args: Any, **options: Any) -> Any:
         time.sleep(waited)
         return prepare(*args, **options)
 
-    monkeypatch.setattr(module, "prepare", slow)
+    monkeypatch.setattr("nih.run.evaluate.prepare", slow)
     times = go("run").manifest.times
     parts = {key: value for key, value in times.items() if key != "seconds"}
     assert set(parts) == {f"{p}_seconds" for p in ("prepare", "load", "prefill", "generate", "verify")}
