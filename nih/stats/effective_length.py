@@ -34,8 +34,14 @@ class EffectiveLength:
     def __str__(self) -> str:
         if not self.measured:
             return "unknown, no scored samples"
-        certified = ", certified at 95 %" if self.method == METHOD else ""
-        return f"{self.span} at accuracy >= {self.threshold:g}{certified}"
+        return f"{self.span} at accuracy >= {self.threshold:g}{self._certified}"
+
+    @property
+    def _certified(self) -> str:
+        if self.method != METHOD:
+            return ""
+        is_open = self.low is None and self.high == self.measured[-1]
+        return ", undecided at all lengths" if is_open else ", certified at 95 %"
 
     @property
     def span(self) -> str:

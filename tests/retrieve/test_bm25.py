@@ -64,7 +64,7 @@ def test_the_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
         open_retriever("bm25:4")
 
 
-@pytest.mark.parametrize("spec", ["", "bm25", "bm25:", "bm25:0", "bm25:-1", "bm25:x", "bm25:2:3", "bm25:٤", "tfidf:3", "dense", "dense:4", "dense::4", "dense:/nowhere:4"])  # fmt: skip
+@pytest.mark.parametrize("spec", ["", "bm25", "bm25:", "bm25:0", "bm25:04", "bm25:-1", "bm25:x", "bm25:2:3", "bm25:٤", "tfidf:3", "dense", "dense:4", "dense::4", "dense:/nowhere:4"])  # fmt: skip
 def test_a_bad_word_is_one_sentence(spec: str) -> None:
     with pytest.raises(UsageError, match="--retrieve") as raised:
         open_retriever(spec)
