@@ -50,14 +50,14 @@ _TRAINING_LENGTHS = ("nih_training_length", "context_length", "ctx_len")
 
 
 def open_model(source: str, name: str, options: Options) -> RecurrentModel:
-    """Read config and tokenizer of a folder, hub id or .pth file; `rwkv`, `rwkv-mix` and `rwkv7` are in the box. Raises ModelError."""
+    """Read config and tokenizer of a folder, hub id or .pth file; `rwkv`, `rwkv-mix`, `rwkv7` and `rwkv7-mix` are in the box. Raises ModelError."""
     path = Path(source).expanduser()
     if path.suffix == ".pth":
         checkpoint = _blinkdl(source, path)
     else:
         checkpoint = _hugging_face(
             reference(source)
-            if is_reference(source, "rwkv") or source == "rwkv7"
+            if is_reference(source, "rwkv") or is_reference(source, "rwkv7")
             else locate(source, options.revision)
         )
     return open_recurrent(checkpoint, name, options)
