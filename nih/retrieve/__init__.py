@@ -30,7 +30,9 @@ def open_retriever(spec: str) -> Retriever:
 
 
 def _count(spec: str, typed: str) -> int:
-    if not (typed.isascii() and typed.isdigit() and typed[0] != "0" and len(typed) < 10 and int(typed) <= _MOST):
+    if not (
+        typed.isascii() and typed.isdigit() and typed[0] != "0" and len(typed) < 10 and int(typed) <= _MOST
+    ):
         raise UsageError(
             f"--retrieve `{sanitize(spec, lines=False)[:80]}` does not say how many passages are read, from 1 to {_MOST}; {_TYPE}"
         )
