@@ -238,9 +238,10 @@ def table(name: str) -> list[str]:
         "grid",
         "tokens, full",
         "certified",
-        "CPU seconds",
-        "effective length, full",
-        "certified",
+        "effective length",
+        "part",
+        "CPU seconds, of the full part",
+        "effective length, full part",
     ]
     with tempfile.TemporaryDirectory() as folder:
         return markdown_table(head, [real_row(model, Path(folder)) for model in MODELS], numbers=True)
