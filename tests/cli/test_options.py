@@ -391,9 +391,9 @@ def test_the_gate_wants_the_same_limit_on_both_sides(tmp_path: Path) -> None:
     )
     assert not gate(some.path, same.path, Limits()).failed
     assert len(some.samples) == 4 and len(some.cells) == 5
-    with pytest.raises(SettingsDiffer, match="limit is `4` here and `null` there"):
+    with pytest.raises(SettingsDiffer, match="limit is `4` here and not set there"):
         gate(some.path, full.path, Limits())
-    with pytest.raises(SettingsDiffer, match="limit is `null` here and `4` there"):
+    with pytest.raises(SettingsDiffer, match="limit is not set here and `4` there"):
         gate(full.path, some.path, Limits())
 
 
