@@ -155,9 +155,10 @@ architectures: $(VENV)/nih
 LADDER := $(filter $(patsubst models/reference/%/model.safetensors,%,$(wildcard models/reference/*/model.safetensors)),transformer aft rwkv s4d mamba mamba2 rwkv7)
 ladder: $(VENV)/nih
 	for model in $(LADDER); do lengths=1k-128k; test $$model = transformer && lengths=1k-8k; folder=$(RUNS)/ladder-$$model && rm -rf $$folder && \
-	  $(BIN)/nih run --model $$model --lengths $$lengths --out $$folder && mkdir -p results/examples/$$model-passkey && \
+	  $(BIN)/nih run --model $$model --lengths $$lengths --cost --out $$folder && mkdir -p results/examples/$$model-passkey && \
 	  cp $$folder/cells.csv $$folder/heatmap.png $$folder/heatmap.svg results/examples/$$model-passkey/ || exit 1; done
 	$(BIN)/python -m nih.models.reference.ladder results/examples
+	$(BIN)/nih bench accuracy $(LADDER:%=$(RUNS)/ladder-%) --ratios --out results/examples/ladder/cost.png
 
 # MODEL=transformer is the small one, which CI runs. Where vLLM cannot be installed, this says so and ends without an error.
 vllm-check: MODEL ?= smollm2
