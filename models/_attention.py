@@ -19,6 +19,7 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -66,9 +67,6 @@ def causal_attention(
         # In float32 also what is stored in half precision, because two rounded parts would be rounded again where they meet.
         out = _in_two_parts(query.float(), key.float(), value.float(), scaling).to(query.dtype)
     else:
-        # Imported here because it imports torch's compiler: some seconds, which a CPU never needs.
-        from torch.nn.attention.bias import causal_lower_right
-
         bias: Any = causal_lower_right(tokens, known)
         out = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, scale=scaling, enable_gqa=heads != groups

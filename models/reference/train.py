@@ -286,12 +286,19 @@ def _begin_with(net: nn.Module, saved: dict[str, Tensor]) -> None:
                 parameter.zero_()
 
 
+def _longest_before(args: argparse.Namespace) -> int:
+    """Bytes of the longest text that the weights of --start had read; 0 without."""
+    told = Path(args.start or "") / "config.json"
+    return int(json.loads(told.read_text())["nih_training_length"]) if args.start and told.is_file() else 0
+
+
 def train(args: argparse.Namespace) -> float:
     """Train and save; the mean loss of the last 20 steps."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
-    config = config_of(args.model) | json.loads(args.config) | {"nih_training_length": args.length}
+    # What the curriculum never lets in is not what the model was trained at, so the length grows with what is read.
+    config = config_of(args.model) | json.loads(args.config) | {"nih_training_length": _longest_before(args)}
     if "context_length" in config:
         config["context_length"] = args.length
     net, body, head = network(config)
@@ -336,6 +343,7 @@ def train(args: argparse.Namespace) -> float:
         optimizer.step()
         curriculum.note(task, level, right)
         read += sum(len(t.ids) for t in texts)
+        config["nih_training_length"] = max(config["nih_training_length"], len(texts[0].ids))
         steps += 1
         last.append(loss.item())
         if step % 50 == 49:

@@ -22,7 +22,7 @@ from nih.cost import measure as cost
 from nih.errors import ModelError, UsageError
 from nih.options import RunOptions
 from nih.run.job import prepare
-from nih.store.files import write_atomic
+from nih.store.files import make_folder, write_atomic
 from nih.text import cut
 from nih.threads import WAITING, allowance
 
@@ -202,7 +202,7 @@ def engines(request: Request, out: Path | None, *, show: Tell, tell: Tell) -> li
     Raises UsageError, StoreError.
     """
     if out:
-        _make(out)
+        make_folder(out)
     rows: list[dict[str, Any]] = []
     for dtype in request.dtypes:
         ways = ways_of(request, dtype)
@@ -349,12 +349,3 @@ def _unlike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"not alike in {name}: " + ", ".join(f"{way} {value}" for way, value in told.items())
             )
     return found
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make folder `{out}` ({error.strerror}); give `--out` one that you can write to"
-        ) from error

@@ -23,7 +23,7 @@ from nih.cost import measure as cost
 from nih.cost.measure import Machine, Measurement, Point
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UnknownName, UsageError
 from nih.prompts.grid import format_length, parse_length, parse_lengths
-from nih.store.files import write_atomic
+from nih.store.files import make_folder, write_atomic
 
 Tell = Callable[[str], None]
 
@@ -208,12 +208,7 @@ def write(points: Sequence[Point], out: Path, ratios: bool) -> None:
     """Write tables and figure into a folder, which is made if it is not there. Raises StoreError."""
     from nih.report import cost as cost_figure
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make folder `{out}` ({error.strerror}); give `--out` one that you can write to"
-        ) from error
+    make_folder(out)
     write_atomic(
         out / "prefill.csv", cost.table(cost.rows(points), (*cost.COST_COLUMNS, *cost.SPREAD_COLUMNS))
     )

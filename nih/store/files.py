@@ -43,12 +43,15 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Replace files of a folder, which is made where there is none, each in one step. Raises StoreError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write `{folder}`: {error.strerror}") from error
+    make_folder(folder)
     for name, content in contents.items():
         write_atomic(folder / name, content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder if it is not there. Raises StoreError."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_all(fd: int, data: bytes) -> None:

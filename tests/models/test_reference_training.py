@@ -64,6 +64,21 @@ def test_equal_arguments_give_equal_weights(name: str, tmp_path: Path) -> None:
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_the_training_length_is_that_of_the_longest_text_that_was_read(tmp_path: Path) -> None:
+    """And not the one that was allowed: the curriculum lets nothing longer in before the shortest texts are answered."""
+    tiny = ("--batch", "400", "--config", json.dumps(TINY["rwkv"]), "--length", "8192")
+
+    def told(folder: str) -> int:
+        return int(json.loads((tmp_path / folder / "config.json").read_text())["nih_training_length"])
+
+    run("rwkv", tmp_path / "short", "--steps", "6", *tiny)
+    assert 0 < told("short") <= texts.LEVELS[0]
+    run("rwkv", tmp_path / "long", "--steps", "6", "--begin", "512", "--shortest", "512", *tiny)
+    assert texts.LEVELS[0] < told("long") <= 512
+    run("rwkv", tmp_path / "again", "--steps", "1", "--start", str(tmp_path / "long"), *tiny)
+    assert told("again") == told("long"), "what was read before counts too"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_falls(name: str, tmp_path: Path) -> None:
     # An untrained model is at 2.05 ln 256 = 11.4. The Transformer needs more texts in a step than the recurrent ones.

@@ -1,4 +1,7 @@
-"""The engine finds as many needles as it did when `baseline/` was measured. The variable MODEL names what is tested."""
+"""The engine finds as many needles as it did when `baseline/` was measured. The variable MODEL names what is tested.
+
+Nothing is asserted here: the fixture fails the test if a rule of the gate fails.
+"""
 
 import os
 from pathlib import Path
