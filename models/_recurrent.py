@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from nih.errors import ModelError
 from nih.kernels import backend, fla
 from nih.models._device import pick_device, pick_dtype
+from nih.models._half import MIXED_PRODUCTS
 from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
 from nih.models._session import JUDGED_CHUNK
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple per layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
 
-_MIXED_PRODUCTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
-"""Whether torch multiplies half-precision matrices into float32 on a GPU."""
 TILE = 8192
 """Most tokens whose widest activations are in memory at once, also where a call reads more."""
 _CHUNK = {"cpu": 1024, "cuda": 8192}
@@ -367,7 +366,7 @@ class Head:
 
     def __init__(self, weight: Tensor) -> None:
         # cuBLAS adds up in float32 and can hand that out; elsewhere a float32 copy is multiplied.
-        self._mixed = weight.device.type == "cuda" and _MIXED_PRODUCTS and weight.dtype != torch.float32
+        self._mixed = weight.device.type == "cuda" and MIXED_PRODUCTS and weight.dtype != torch.float32
         self._weight = weight if self._mixed else weight.float()
 
     def __call__(self, hidden: Tensor) -> Tensor:
