@@ -88,9 +88,9 @@ def is_reference(name: str, adapter: str) -> bool:
 def reference(name: str) -> Source:
     """Return a model that ships with the package. Raises ModelError if this installation lacks it."""
     folder = REFERENCE / name
-    if not (weights := folder / "model.safetensors").is_file():
+    if not _shards(folder, _SAFETENSORS):
         raise ModelError(
-            f"the reference model `{name}` is not in this installation (no `{weights}`); reinstall `nih`, "
+            f"the reference model `{name}` is not in this installation (no weights in `{folder}`); reinstall `nih`, "
             f"or train it: `python -m nih.models.reference.train {name.replace('-', ' --')}`"
         )
     return Source(name, folder)
