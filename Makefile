@@ -152,7 +152,7 @@ architectures: $(VENV)/nih
 	cp $(RUNS)/architectures/tasks.png $(RUNS)/architectures/tasks.svg $(RUNS)/architectures/tasks.csv $(RUNS)/architectures/tasks.md results/examples/architectures/
 
 # Of the rungs that ship; attention finds nothing beyond 4k, and its time grows with the square.
-LADDER := $(filter $(patsubst models/reference/%/model.safetensors,%,$(wildcard models/reference/*/model.safetensors)),transformer aft rwkv s4d mamba mamba2 rwkv7)
+LADDER := $(filter $(patsubst models/reference/%/config.json,%,$(wildcard models/reference/*/config.json)),transformer aft rwkv s4d mamba mamba2 rwkv7)
 ladder: $(VENV)/nih
 	for model in $(LADDER); do lengths=1k-128k; test $$model = transformer && lengths=1k-8k; folder=$(RUNS)/ladder-$$model && rm -rf $$folder && \
 	  $(BIN)/nih run --model $$model --lengths $$lengths --cost --out $$folder && mkdir -p results/examples/$$model-passkey && \
