@@ -120,7 +120,7 @@ def _folders(kind: str) -> list[str]:
 def _reference_configs() -> dict[str, Path]:
     """Name -> config.json of the models in the box; those named like their adapter are its default weights."""
     folders = (Path(path) / "reference" for path in _folders("models"))
-    weights = (path for folder in folders for path in folder.glob("*/model.safetensors"))
+    weights = (path for folder in folders for path in folder.glob("*/model*.safetensors"))
     return {path.parent.name: path.with_name("config.json") for path in weights}
 
 

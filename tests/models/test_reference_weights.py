@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nih.errors import ModelError
 from nih.models.reference import weights
+from nih.registry import resolve_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,15 @@ def test_nothing_of_the_weights_before_is_left(first: float, second: float, tmp_
     assert same(weights.read(tmp_path), tensors(second))
     weights.write(tensors(second), tmp_path / "new")
     assert files(tmp_path) == sorted(["config.json", "new", *files(tmp_path / "new")])
+
+
+def test_every_model_in_the_box_is_known_by_its_name() -> None:
+    folders = [path.parent for path in (ROOT / "models" / "reference").glob("*/config.json")]
+    assert len(folders) >= 13
+    for folder in folders:
+        found = resolve_model(folder.name)
+        model = found.module.open_model(found.source, folder.name, found.module.Options(device="cpu"))
+        assert model.session().position == 0
 
 
 def test_a_shard_that_is_lacking_is_named(tmp_path: Path) -> None:
