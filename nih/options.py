@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from nih.coerce import Count, Positive, build, flag
+from nih.coerce import Count, Positive, build, convert, flag
 from nih.errors import UnknownName, UsageError
 from nih.text import cut, sanitize
 
@@ -331,10 +331,13 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
 
     @classmethod
     def of(cls, **values: Any) -> RunOptions:
-        """Build from Python values: numbers, lists and `set={...}` are taken too. Raises UnknownName, UsageError."""
-        chosen = values.get("set", ())
-        if isinstance(chosen, Mapping):
-            values["set"] = tuple(f"{k}={v}" for k, v in chosen.items())
+        """Build from Python values: numbers, lists, paths and `set={...}` are taken too. Raises UnknownName, UsageError."""
+        values = {
+            key: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for key, value in values.items()
+        }
+        if "set" in values:
+            values["set"] = set_texts(values["set"])
         for key in ("lengths", "depths", "trials", "out"):
             if values.get(key) is not None:
                 values[key] = _as_text(values[key])
@@ -463,6 +466,16 @@ def _literal(value: str) -> Any:
     if lowered in ("true", "false"):
         return lowered == "true"
     return int(value) if value.lstrip("-").isdecimal() else value
+
+
+def set_texts(chosen: Any) -> tuple[str, ...]:
+    """Return KEY=VALUE texts of what Python code gives for `--set`: a mapping, one text, or several. Raises UsageError."""
+    if chosen is None:
+        return ()
+    if isinstance(chosen, Mapping):
+        chosen = tuple(f"{key}={value}" for key, value in chosen.items())
+    texts: tuple[str, ...] = convert(chosen, tuple[str, ...], flag("set", chosen))
+    return texts
 
 
 def _as_text(value: Any) -> str:
