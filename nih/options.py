@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from nih.coerce import Count, Positive, build, convert, flag
+from nih.coerce import Count, Positive, build, convert, flag, without_end_slash
 from nih.errors import UnknownName, UsageError
 from nih.text import cut, sanitize
 
@@ -267,6 +267,8 @@ class Output:
 
 _NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out", "retrieve")
 """Options that may be paths."""
+_FOLDERS = ("model", "tokenizer", "haystack", "retrieve")
+"""Options that decide what is asked or who answers, and may be folders: with `/` behind it or without, a folder is the same."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""
 
@@ -285,6 +287,9 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
 
     def __post_init__(self) -> None:
         """Raises UsageError for what no later step would name."""
+        for key in _FOLDERS:
+            if isinstance(typed := getattr(self, key), str):
+                object.__setattr__(self, key, without_end_slash(typed))
         self._check_names()
         self._check_answering()
         self._check_asked()
