@@ -520,3 +520,10 @@ def test_like_takes_set_as_evaluate_does(tmp_path: Path) -> None:
     run = evaluate(model="echo", lengths="512", depths="0", trials=1, out=tmp_path / "run", quiet=True).path
     for typed in ({"digits": 3}, "digits=3", ["digits=3"]):
         assert like(run, {"set": typed}).set == ("digits=3",)
+
+
+@pytest.mark.parametrize("name", ["lengths", "depths", "trials"])
+def test_an_empty_text_is_no_grid(name: str) -> None:
+    """As a shell gives it for a variable that is not set."""
+    with pytest.raises(UsageError, match=f"{name} `` has an empty part"):
+        prepare(RunOptions.of(model="echo", **{name: ""}))
