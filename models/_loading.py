@@ -88,9 +88,9 @@ def is_reference(name: str, adapter: str) -> bool:
 def reference(name: str) -> Source:
     """Return a model that ships with the package. Raises ModelError if this installation lacks it."""
     folder = REFERENCE / name
-    if not (weights := folder / "model.safetensors").is_file():
+    if not _shards(folder, _SAFETENSORS):
         raise ModelError(
-            f"the reference model `{name}` is not in this installation (no `{weights}`); reinstall `nih`, "
+            f"the reference model `{name}` is not in this installation (no weights in `{folder}`); reinstall `nih`, "
             f"or train it: `python -m nih.models.reference.train {name.replace('-', ' --')}`"
         )
     return Source(name, folder)
@@ -151,8 +151,12 @@ def fingerprint(files: Sequence[Path]) -> str:
 class Tensors:
     """The tensors of weight files by name, read when they are taken."""
 
-    def __init__(self, whose: str, readers: Mapping[str, Callable[[], Tensor]]) -> None:
+    def __init__(
+        self, whose: str, readers: Mapping[str, Callable[[], Tensor]], kind: str = "this architecture"
+    ) -> None:
+        """`kind`: what sentences call the architecture that the tensors are read for."""
         self._whose = whose
+        self._kind = kind
         self._readers = dict(readers)
         self._left = set(readers)
         self._parameters = 0
@@ -164,9 +168,15 @@ class Tensors:
         """Return every name in the files."""
         return frozenset(self._readers)
 
+    def read_as(self, kind: str) -> Tensors:
+        """Return the same tensors, of which sentences say that they are read for `kind`."""
+        return Tensors(self._whose, self._readers, kind)
+
     def renamed(self, rename: Callable[[str], str]) -> Tensors:
         """Return the same tensors under other names."""
-        return Tensors(self._whose, {rename(name): reader for name, reader in self._readers.items()})
+        return Tensors(
+            self._whose, {rename(name): reader for name, reader in self._readers.items()}, self._kind
+        )
 
     def rewritten(self, rewrite: Callable[[str], Iterable[tuple[str, Change]]]) -> Tensors:
         """Return what `rewrite` says of each name: tensors under other names, and how each is made of the stored one."""
@@ -175,7 +185,7 @@ class Tensors:
             for name, reader in self._readers.items()
             for new, change in rewrite(name)
         }
-        return Tensors(self._whose, readers)
+        return Tensors(self._whose, readers, self._kind)
 
     def _changed(self, name: str, reader: Callable[[], Tensor], change: Change) -> Tensor:
         stored = reader()
@@ -184,7 +194,7 @@ class Tensors:
         # torch's error for a size that cannot be split, and for a row that is not there.
         except (RuntimeError, IndexError) as error:
             raise ModelError(
-                f"`{name}` of `{self._whose}` has shape {tuple(stored.shape)}, which no release of this architecture has"
+                f"`{name}` of `{self._whose}` has shape {tuple(stored.shape)}, which no release of {self._kind} has"
             ) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -241,7 +251,7 @@ class Tensors:
         """Return how many numbers were taken. Raises ModelError if a tensor was not: the files then describe another model."""
         if unknown := sorted(self._left):
             raise ModelError(
-                f"the weights of `{self._whose}` hold {len(unknown)} tensors that this architecture does not have "
+                f"the weights of `{self._whose}` hold {len(unknown)} tensors that {self._kind} does not have "
                 f"(`{unknown[0]}` ...)"
             )
         return self._parameters
@@ -249,7 +259,7 @@ class Tensors:
     def _read(self, name: str) -> Tensor:
         if name not in self._readers:
             raise ModelError(
-                f"the weights of `{self._whose}` lack the tensor `{name}`; the files do not belong to this architecture"
+                f"the weights of `{self._whose}` lack the tensor `{name}`; the files do not belong to {self._kind}"
             )
         return self._readers[name]()
 

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from nih.errors import ModelError
 from nih.kernels import backend, fla
 from nih.models._device import pick_device, pick_dtype
+from nih.models._graphs import Capture, Forward, Graphs, capture
+from nih.models._half import MIXED_PRODUCTS
 from nih.models._loading import Source, find_tokenizer, fingerprint, read_json
 from nih.models._rows import RowSession, tie_of
 from nih.models._session import JUDGED_CHUNK
@@ -31,8 +33,6 @@ log = logging.getLogger(__name__)
 State = tuple[tuple[Tensor, ...], ...]
 """One tuple per layer; every tensor has the batch in front. Nothing writes into it: a call returns a fresh one."""
 
-_MIXED_PRODUCTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
-"""Whether torch multiplies half-precision matrices into float32 on a GPU."""
 TILE = 8192
 """Most tokens whose widest activations are in memory at once, also where a call reads more."""
 _CHUNK = {"cpu": 1024, "cuda": 8192}
@@ -55,6 +55,8 @@ class Options:
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
     """Run Python code that comes with the tokenizer."""
+    graphs: bool = False
+    """Decode answers together by CUDA graphs, one for each number of rows; needs a GPU, and memory for one more batch of states."""
 
 
 class Shape(Protocol):
@@ -119,6 +121,10 @@ def open_recurrent(checkpoint: Checkpoint, name: str, options: Options) -> Recur
     if options.chunk is not None and options.chunk < 1:
         raise ModelError(f"option `chunk={options.chunk}` must be at least 1")
     device = pick_device(options.device)
+    if options.graphs and device.type != "cuda":
+        raise ModelError(
+            f"option `graphs=true` captures CUDA graphs, and `{name}` runs on `{device}`; leave it out"
+        )
     dtype = pick_dtype(options.dtype, checkpoint.dtype, device, checkpoint.local_files)
     tokenizer = find_tokenizer(
         checkpoint.source, options.tokenizer, name, checkpoint.shape.vocabulary, options.trust_remote_code
@@ -208,6 +214,8 @@ class RecurrentModel:
         """Load the weights (once) and start at position 0. Raises ModelError, KernelError."""
         session = self._session(self._network, self._chunk)
         session.tie = tie_of(self._dtype)
+        if self._options.graphs:
+            session.capture_rows()
         return session
 
     def judge(self) -> RecurrentSession | None:
@@ -265,6 +273,11 @@ class RecurrentSession(RowSession):
         super().__init__(tokenizer, device, vocabulary, eos, chunk)
         self._network = network
         self._state: State | None = None
+        self._step_rows: Forward = self._eager_step
+
+    def capture_rows(self, capture: Capture = capture) -> None:
+        """Decode rows by graphs from now on. `capture`: how a step is captured; see nih.models._graphs."""
+        self._step_rows = Graphs(self._eager_step, capture)
 
     @property
     def state(self) -> State | None:
@@ -282,6 +295,9 @@ class RecurrentSession(RowSession):
         return logits[0]
 
     def _forward_rows(self, ids: Tensor, state: State, live: Collection[int]) -> tuple[Tensor, State]:
+        return self._step_rows(ids, state)
+
+    def _eager_step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         logits, after = self._network(ids, state, 1)
         return logits[:, -1], after
 
@@ -367,7 +383,7 @@ class Head:
 
     def __init__(self, weight: Tensor) -> None:
         # cuBLAS adds up in float32 and can hand that out; elsewhere a float32 copy is multiplied.
-        self._mixed = weight.device.type == "cuda" and _MIXED_PRODUCTS and weight.dtype != torch.float32
+        self._mixed = weight.device.type == "cuda" and MIXED_PRODUCTS and weight.dtype != torch.float32
         self._weight = weight if self._mixed else weight.float()
 
     def __call__(self, hidden: Tensor) -> Tensor:

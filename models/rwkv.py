@@ -84,9 +84,10 @@ def _network(
 ) -> Network:
     """Read the weights of one version. Raises ModelError."""
     if isinstance(shape, RwkvShape):
-        return RwkvNetwork(tensors.renamed(blinkdl_name), shape, device, dtype)
+        return RwkvNetwork(tensors.read_as("RWKV-4").renamed(blinkdl_name), shape, device, dtype)
     layer = Rwkv7Layer if shape.model_type == "rwkv7" else Rwkv5Layer
-    return MatrixNetwork(tensors.rewritten(blinkdl_tensors), shape, device, dtype, layer)
+    named = tensors.read_as(f"RWKV-{shape.version}").rewritten(blinkdl_tensors)
+    return MatrixNetwork(named, shape, device, dtype, layer)
 
 
 def _shape_of_config(source: Source, config: Mapping[str, Any]) -> RwkvShape | MatrixShape:
@@ -190,6 +191,7 @@ def _blinkdl(typed: str, path: Path) -> Checkpoint:
 
 def _shape_of_tensors(tensors: Tensors, path: Path) -> RwkvShape | MatrixShape:
     version = _version(tensors, path)
+    tensors = tensors.read_as(f"RWKV-{version}")
     vocabulary, width = tensors.matrix("emb.weight")
     numbers = [int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors.names()) if m]
     layers, training_length = max(numbers, default=-1) + 1, _training_length({}, path.name)

@@ -40,7 +40,7 @@ from nih.models._cache import (
     unknown_layers,
 )
 from nih.models._device import pick_device, pick_dtype
-from nih.models._half import is_slow, widen_products
+from nih.models._half import is_slow, widen_logits, widen_products
 from nih.models._hf_config import (
     Options,
     architecture,
@@ -116,6 +116,7 @@ class TransformerModel:
         self._training_length: int | None = own or original_positions(self._text) or positions(self._text)
         stored = str(getattr(self._text, "dtype", None)).removeprefix("torch.")
         self._dtype = pick_dtype(options.dtype, stored, device, self._local_files)
+        self._logits_dtype = str(self._dtype).removeprefix("torch.")
         self._tokenizer = tokenizer
         self._turn = NO_TURN
 
@@ -186,6 +187,8 @@ class TransformerModel:
             if kernels := answering(self._loaded):
                 own["kernels"] = dict(kernels)
                 own |= {"most_per_call": MOST_PER_CALL} if counts_in_32_bits(kernels) else {}
+            if self._dtype != torch.float32:
+                own["logits"] = self._logits_dtype
             own["parameters"] = sum(p.numel() for p in self._loaded.parameters())
         return {**self._weights_identity, **own}
 
@@ -232,6 +235,8 @@ class TransformerModel:
         model = load(self._source, self._options, self._config, self._dtype, self._device)
         if self._device.type == "cpu" and is_slow(self._dtype):
             widen_products(model)
+        if self._dtype != torch.float32:
+            self._widen_logits(model)
         if (
             self._grows_only
             and model._supports_attention_backend
@@ -241,6 +246,28 @@ class TransformerModel:
             layers = self._text.num_hidden_layers
             prefer_causal(model, layers, lambda tokens: session.extend([np.zeros(tokens, np.int32)]))
         return model
+
+    def _widen_logits(self, model: Any) -> None:
+        """Let a half-precision model's logits be float32, or say that they are not."""
+        session = CachedSession(model, self._tokenizer, self._device, frozenset(), self._chunk)
+
+        def read() -> torch.Tensor:
+            session.extend([np.zeros(1, np.int32)])
+            logits = session.mark().logits
+            assert logits is not None, "a token was read"
+            return logits
+
+        why = widen_logits(model, read)
+        session.reset()
+        if why is None:
+            self._logits_dtype = "float32"
+        else:
+            log.warning(
+                "%s compares logits that are rounded to %s, where near-equal ones tie (%s)",
+                self._name,
+                self._logits_dtype,
+                why,
+            )
 
     @cached_property
     def _tie(self) -> float | None:

@@ -6,7 +6,7 @@ depths in percent of the haystack (0 = its beginning, 100 = its end), times in s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -295,6 +295,18 @@ class Together(NamedTuple):
     """Answers of the largest batch."""
     alone: int = 0
     """Rows that were decoded again alone because of a near-tie."""
+
+    @classmethod
+    def summed(cls, parts: Iterable[Together]) -> Together:
+        """Add up what several sessions have answered."""
+        each = tuple(parts)
+        most = max((part.most for part in each), default=0)
+        return cls(
+            sum(part.batches for part in each),
+            sum(part.answers for part in each),
+            most,
+            sum(part.alone for part in each),
+        )
 
 
 class Likelihood(NamedTuple):

@@ -3,6 +3,10 @@
     python -m nih.models.reference.ladder results/examples
 
 reads FOLDER/NAME-passkey/cells.csv of each rung, and writes FOLDER/ladder/ladder.{png,svg,csv}. A rung without cells is left out, and told.
+
+    python -m nih.models.reference.ladder results/examples --alike aft=RUN rwkv=RUN ...
+
+draws instead what runs of other weights find, those that were trained alike, into FOLDER/ladder/alike.{png,svg,csv}.
 """
 
 from __future__ import annotations
@@ -54,17 +58,28 @@ def table(folder: Path) -> pd.DataFrame:
             continue
         found = resolve_model(rung.model)
         model = found.module.open_model(found.source, rung.model, found.module.Options(device="cpu"))
-        for length, own in pd.read_csv(cells).groupby("length"):
-            n, correct = int(own["n"].sum()), int(own["correct"].sum())
-            low, high = wilson(correct, n)
-            rows.append(
-                {"model": rung.model, "length": length, "n": n, "correct": correct, "accuracy": correct / n}
-                | {"ci_low": low, "ci_high": high, "state_bytes": model.state_bytes(length)}
-            )
+        own = _found(rung.model, cells)
+        rows += [row | {"state_bytes": model.state_bytes(row["length"])} for row in own]
         for length in _SIZES:
-            if not any(row["model"] == rung.model and row["length"] == length for row in rows):
+            if not any(row["length"] == length for row in own):
                 rows.append({"model": rung.model, "length": length, "state_bytes": model.state_bytes(length)})
     return pd.DataFrame(rows)
+
+
+def alike(runs: dict[str, Path]) -> pd.DataFrame:
+    """Return a row per model and length of what these run folders found, without states."""
+    rungs = [rung.model for rung in RUNGS if rung.model in runs]
+    return pd.DataFrame([row for name in rungs for row in _found(name, runs[name] / "cells.csv")])
+
+
+def _found(model: str, cells: Path) -> list[dict[str, Any]]:
+    rows = []
+    for length, own in pd.read_csv(cells).groupby("length"):
+        n, correct = int(own["n"].sum()), int(own["correct"].sum())
+        low, high = wilson(correct, n)
+        counted = {"model": model, "length": length, "n": n, "correct": correct, "accuracy": correct / n}
+        rows.append(counted | {"ci_low": low, "ci_high": high})
+    return rows
 
 
 def figure(rows: pd.DataFrame) -> Figure:
@@ -72,10 +87,21 @@ def figure(rows: pd.DataFrame) -> Figure:
     with style.styled(font_size=9, axes_titlelocation="left", axes_spines_top=False, axes_spines_right=False):
         made = style.new_figure(11, 4.4)
         left, right = made.subplots(1, 2, width_ratios=[1.5, 1])
-        rungs = [rung for rung in RUNGS if (rows["model"] == rung.model).any()]
-        _accuracy(left, rows[rows["n"].notna()], rungs)
-        _states(right, rows, rungs)
+        _accuracy(left, rows[rows["n"].notna()], _drawn(rows))
+        _states(right, rows, _drawn(rows))
     return made
+
+
+def figure_alike(rows: pd.DataFrame) -> Figure:
+    """Draw accuracy against length, a line per rung."""
+    with style.styled(font_size=9, axes_titlelocation="left", axes_spines_top=False, axes_spines_right=False):
+        made = style.new_figure(7, 4.4)
+        _accuracy(made.subplots(), rows, _drawn(rows))
+    return made
+
+
+def _drawn(rows: pd.DataFrame) -> list[Rung]:
+    return [rung for rung in RUNGS if (rows["model"] == rung.model).any()]
 
 
 def _accuracy(ax: Axes, rows: pd.DataFrame, rungs: list[Rung]) -> None:
@@ -124,13 +150,24 @@ def _bytes(count: float) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the ladder of the reference models.")
     parser.add_argument("folder", type=Path, help="folder of NAME-passkey/cells.csv")
-    folder: Path = parser.parse_args(arguments).folder
-    rows = table(folder)
-    made = figure(rows)
-    (folder / "ladder").mkdir(exist_ok=True)
-    write_atomic(folder / "ladder/ladder.csv", rows.to_csv(index=False, float_format="%.4g").encode())
-    write_atomic(folder / "ladder/ladder.png", style.png(made))
-    write_atomic(folder / "ladder/ladder.svg", style.svg(made))
+    parser.add_argument(
+        "--alike", nargs="+", metavar="NAME=RUN", help="runs of models that were trained alike"
+    )
+    asked = parser.parse_args(arguments)
+    if asked.alike:
+        runs = dict(each.split("=", 1) for each in asked.alike)
+        rows = alike({name: Path(run) for name, run in runs.items()})
+        _write(asked.folder / "ladder", "alike", rows, figure_alike(rows))
+    else:
+        rows = table(asked.folder)
+        _write(asked.folder / "ladder", "ladder", rows, figure(rows))
+
+
+def _write(folder: Path, name: str, rows: pd.DataFrame, made: Figure) -> None:
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / f"{name}.csv", rows.to_csv(index=False, float_format="%.4g").encode())
+    write_atomic(folder / f"{name}.png", style.png(made))
+    write_atomic(folder / f"{name}.svg", style.svg(made))
 
 
 if __name__ == "__main__":

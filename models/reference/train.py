@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import signal
 import sys
@@ -30,9 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nih.models.reference import weights
 from nih.models.reference.mixture import RECIPES, Mixture
 from nih.models.reference.native import NativeScan, native_matrix_state, native_wkv
 from nih.models.reference.nets import Mamba, MambaMixer, Rwkv, TimeMix, causal_attention
@@ -238,18 +237,14 @@ def optimizer_of(net: nn.Module, rate: float, decay: float) -> torch.optim.AdamW
 
 
 def save(net: nn.Module, config: dict[str, Any], folder: Path, half: bool = False) -> None:
-    """config.json and model.safetensors, complete or not at all. `half` stores the matrices in bfloat16; whoever reads them
+    """Write config.json and the weights. `half` stores the matrices in bfloat16, as the models in the box are; whoever reads them
     computes in the config's dtype all the same.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "model.safetensors.part"
     state = {
         name: value.to(torch.bfloat16) if half and value.dim() == 2 and "A_log" not in name else value
         for name, value in net.state_dict().items()
     }
-    save_file({name: value.contiguous() for name, value in state.items()}, weights, {"format": "pt"})
-    weights.chmod(0o644)
-    os.replace(weights, folder / "model.safetensors")
+    weights.write(state, folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -297,15 +292,17 @@ def train(args: argparse.Namespace) -> float:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
-    # What the curriculum never lets in is not what the model was trained at, so the length grows with what is read.
-    config = config_of(args.model) | json.loads(args.config) | {"nih_training_length": _longest_before(args)}
+    # What the curriculum never lets in is not what the model was trained at, so the length grows with what is read. The tasks of
+    # the mix are new to a model that had read longer texts of passkey.
+    longest = 0 if args.mix else _longest_before(args)
+    config = config_of(args.model) | json.loads(args.config) | {"nih_training_length": longest}
     if "context_length" in config:
         config["context_length"] = args.length
     net, body, head = network(config)
     if args.native:
         _use_native(net)
     if args.start:
-        _begin_with(net, load_file(Path(args.start) / "model.safetensors"))
+        _begin_with(net, weights.read(Path(args.start)))
     rate = args.rate or (1e-3 if args.model == "transformer" else 2e-3)
     optimizer = optimizer_of(net, rate, 0.0 if args.model in _UNDECAYED else 0.01)
     begin, top, least = (LEVELS.index(length) for length in (args.begin, args.length, args.shortest))
@@ -366,7 +363,7 @@ def evaluate(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     config = json.loads((Path(args.out) / "config.json").read_text())
     net, body, head = network(config)
-    net.load_state_dict(load_file(Path(args.out) / "model.safetensors"))
+    net.load_state_dict(weights.read(Path(args.out)))
     net.eval()
     if args.native:
         _use_native(net)

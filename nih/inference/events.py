@@ -5,8 +5,9 @@ Whatever answers (a session, Ray workers, an engine) speaks in these events, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +94,16 @@ class Chosen(NamedTuple):
     ids: frozenset[str]
 
 
-Event = Workload | Progress | Answer | Comparison | Chosen
+class Told(NamedTuple):
+    """What a worker has to tell besides its answers; comes with them, so that its death loses nothing of it."""
+
+    report: Mapping[str, Mapping[str, Any]]
+    """Of all that it did so far, for the manifest."""
+    warnings: tuple[str, ...] = ()
+    """What the user would have read on stderr since the last time, for example that a slower path is taken."""
+
+
+Event = Workload | Progress | Answer | Comparison | Chosen | Told
 
 
 def _prefill(tokens: int, position: int) -> Features:

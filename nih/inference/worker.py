@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nih.inference.answerer import LocalAnswerer, PrefillMode, Ready, Request
-from nih.inference.events import Chosen, Event
+from nih.inference.events import Chosen, Event, Told
 from nih.inference.prefix_plan import build_plan
 from nih.inference.thinking import ENDS
 from nih.inference.verify import choose
@@ -46,8 +47,20 @@ class WorkerReady(NamedTuple):
     """Fingerprint."""
     seconds: float
     """Seconds spent loading weights."""
-    warnings: tuple[str, ...] = ()
-    """What the user would have read on stderr, for example that a slower path is taken."""
+    told: Told
+    """What is known of it before its first answer."""
+
+
+class _Collector(logging.Handler):
+    """Keeps the warnings that nih logs in this process, whose stderr nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message."""
+        self.messages.append(record.getMessage())
 
 
 class Worker:
@@ -57,17 +70,23 @@ class Worker:
         self.settings = settings
         self.answerer: LocalAnswerer | None = None
         self.stopped = -1
+        self.logged = _Collector()
+        self.reported: Mapping[str, Mapping[str, Any]] = {}
+        """What was told last."""
 
     def start(self) -> WorkerReady:
         """Load the weights. Raises UsageError."""
         if os.path.isdir(self.settings.folder):
             os.chdir(self.settings.folder)
+        logging.getLogger("nih").addHandler(self.logged)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             model = self.settings.open_model()
             told = self.settings
             self.answerer = LocalAnswerer(model, told.likelihood, told.timeout, told.ends)
             ready = self.answerer.start()
+        said = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning | UserWarning)]
+        self.logged.messages[:0] = said
         return WorkerReady(
             ready._replace(identity=dict(ready.identity)),
             socket.gethostname(),
@@ -75,7 +94,7 @@ class Worker:
             __version__,
             model.tokenizer.fingerprint,
             self.answerer.load_seconds,
-            tuple(str(w.message) for w in caught if issubclass(w.category, RuntimeWarning | UserWarning)),
+            next(self._told(), Told({})),
         )
 
     def stop(self, ticket: int) -> None:
@@ -88,7 +107,7 @@ class Worker:
         """Answer a shard: the events up to each answer, then what is left.
 
         With `verify`, samples that the shard's own walk chooses are verified, and those in `answered`. All that are
-        chosen are named first.
+        chosen are named first, and each answer comes last, behind what there is to tell.
         """
         assert self.answerer is not None and self.answerer.session is not None, "start comes first"
         samples = shard.samples()
@@ -100,10 +119,21 @@ class Worker:
             yield (Chosen(chosen),)
         batch: list[Event] = []
         for event in self.answerer.answers(Request(samples, mode, chosen, answered)):
+            if isinstance(event, Answer):
+                batch += self._told()
             batch.append(event)
             if isinstance(event, Answer):
                 yield tuple(batch)
                 batch = []
                 if self.stopped >= ticket:
                     return
-        yield tuple(batch)
+        yield (*batch, *self._told())
+
+    def _told(self) -> Iterator[Told]:
+        """Yield what has not been told yet; nothing if there is nothing."""
+        assert self.answerer is not None, "start comes first"
+        report, said = self.answerer.report(), tuple(self.logged.messages)
+        if said or report != self.reported:
+            self.logged.messages.clear()
+            self.reported = report
+            yield Told(report, said)

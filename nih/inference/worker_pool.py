@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from nih.inference.answerer import Ready, Request
-from nih.inference.events import Chosen, Event, Progress, Workload
+from nih.inference.events import Chosen, Event, Progress, Told, Workload
 from nih.inference.prefix_plan import PrefixPlan, build_plan
 from nih.inference.shards import Shard, loss, split
 from nih.inference.workers import MOST_DEATHS, PendingShard, State, WorkerHandle, Workers
-from nih.types import Answer
+from nih.types import Answer, Together
 
 
 class WorkerPool:
@@ -62,10 +62,13 @@ class WorkerPool:
         return sum(w.ready.seconds for w in self.workers.handles if w.ready)
 
     def report(self) -> Mapping[str, Mapping[str, Any]]:
-        """Describe the workers and what splitting cost."""
+        """Describe the workers, what splitting cost, and what each reports of its own sitting."""
         members = [w.describe() for w in self.workers.handles]
+        if not members:
+            return {}
         address = self.workers.address or "local"
-        return {"workers": {**self.split_cost, "ray": address, "members": members}} if members else {}
+        own = _joined({w.number: w.report for w in self.workers.handles})
+        return {**own, "workers": {**self.split_cost, "ray": address, "members": members}}
 
     def close(self) -> None:
         """Let all workers go, and Ray if we started or joined it."""
@@ -101,10 +104,12 @@ class WorkerPool:
             if isinstance(event, Answer):
                 worker.answered += 1
                 self.workers.failed_starts = 0
+            elif isinstance(event, Told):
+                self.workers.hear(worker, event)
         for event in batch:
             if isinstance(event, Progress):
                 yield event._replace(workers=max(len(self.workers.alive), 1))
-            elif not isinstance(event, Workload | Chosen):
+            elif not isinstance(event, Workload | Chosen | Told):
                 yield event
 
     def _put_back(self, shard: PendingShard, queue: deque[PendingShard]) -> Iterator[Event]:
@@ -129,3 +134,17 @@ class WorkerPool:
                 for reference in worker.stream:
                     self.workers.ray.get(reference)
                 worker.state = State.IDLE
+
+
+def _joined(reports: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Join reports by the workers' numbers: answers that were decoded together are summed, the rest stands by worker."""
+    kinds = dict.fromkeys(kind for report in reports.values() for kind in report)
+    joined: dict[str, dict[str, Any]] = {}
+    for kind in kinds:
+        told = {number: report[kind] for number, report in reports.items() if kind in report}
+        joined[kind] = (
+            Together.summed(Together(**rows) for rows in told.values())._asdict()
+            if kind == "rows"
+            else {"workers": {str(number): dict(report) for number, report in told.items()}}
+        )
+    return joined

@@ -6,7 +6,7 @@ Ray is imported when workers are started, and never before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,7 +14,7 @@ from typing import Any
 
 from nih.errors import EngineError, SettingsDiffer, UsageError
 from nih.inference.answerer import Request
-from nih.inference.events import Chosen, Comparison, Event
+from nih.inference.events import Chosen, Comparison, Event, Told
 from nih.inference.prefix_plan import build_plan
 from nih.inference.ray_cluster import connect, import_ray, sizes
 from nih.inference.wire import Wire
@@ -88,6 +88,8 @@ class WorkerHandle:
     ticket: int = -1
     """Number of its last shard."""
     answered: int = 0
+    report: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What it told of itself last, for the manifest."""
     died: str = ""
     """Class of the exception that ended it; empty while it is alive."""
 
@@ -214,7 +216,12 @@ class Workers:
         identity = ready.ready.identity
         on = identity.get("device_name", identity.get("device", "cpu"))
         self.say(f"worker {worker.number} on {ready.host} (pid {ready.pid}): {on}")
-        for warning in ready.warnings:
+        self.hear(worker, ready.told)
+
+    def hear(self, worker: WorkerHandle, told: Told) -> None:
+        """Keep what a worker reports of itself, and pass its warnings on."""
+        worker.report = told.report
+        for warning in told.warnings:
             self.say(f"warning: worker {worker.number}: {warning}")
 
     def _check(self, ready: WorkerReady) -> None:

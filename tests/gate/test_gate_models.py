@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 from scipy import stats
 from typer.testing import CliRunner
 
 import nih
 from nih import evaluate
 from nih.cli import app
+from nih.models.reference import weights
 from nih.report.tables import samples
 
 REFERENCE = Path(nih.__file__).parent / "models/reference/rwkv"
@@ -33,11 +33,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("gate")
     tampered = folder / "tampered"
     shutil.copytree(REFERENCE, tampered)
-    weights = load_file(REFERENCE / "model.safetensors")
-    for name in weights:
+    tensors = weights.read(REFERENCE)
+    for name in tensors:
         if name.endswith("attention.time_decay"):
-            weights[name] += 1
-    save_file(weights, tampered / "model.safetensors", metadata={"format": "pt"})
+            tensors[name] += 1
+    weights.write(tensors, tampered)
     good = evaluate(model="rwkv", out=folder / "good", **ASKED)
     bad = evaluate(model=str(tampered), out=folder / "bad", **ASKED)
     return good.path, bad.path

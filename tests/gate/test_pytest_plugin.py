@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 import nih
 from nih import evaluate
+from nih.models.reference import weights
 from nih.pytest_plugin import NihGate
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +53,9 @@ def test_a_suite_fails_when_a_layer_is_perturbed_and_passes_otherwise(
     tmp_path: Path, installed: Path
 ) -> None:
     perturbed = Path(shutil.copytree(REFERENCE, tmp_path / "perturbed"))
-    weights = load_file(REFERENCE / "model.safetensors")
-    weights[LAYER] += 4
-    save_file(weights, perturbed / "model.safetensors", metadata={"format": "pt"})
+    tensors = weights.read(REFERENCE)
+    tensors[LAYER] += 4
+    weights.write(tensors, perturbed)
     good = run_suite(tmp_path, installed, "rwkv")
     assert good.returncode == 0, good.stdout + good.stderr
     bad = run_suite(tmp_path, installed, str(perturbed))

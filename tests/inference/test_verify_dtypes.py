@@ -31,6 +31,8 @@ def of_family(name: str, seed: int, dtype: str, fault: type | None = None) -> Su
     """A random model of a family, with weights as large as those of the laws."""
     made = tiny.random_model(name, seed).to(DTYPES[dtype])
     wide = copy.deepcopy(made).float()
+    if dtype != "float32":
+        tiny.widen_logits_of(made)
 
     def session(model: Any) -> Any:
         plain = CachedSession(model, ByteTokenizer(), torch.device("cpu"), frozenset(), 64)

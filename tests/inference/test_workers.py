@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,17 +21,18 @@ import pytest
 
 from nih import evaluate
 from nih.errors import ModelError, UsageError
-from nih.inference.events import Chosen, Comparison, Event, Progress
+from nih.inference.events import Chosen, Comparison, Event, Progress, Told
 from nih.inference.ray_cluster import sizes
 from nih.inference.wire import Wire
 from nih.inference.worker import Worker, WorkerSettings
+from nih.inference.worker_pool import _joined
 from nih.options import RunOptions
 from nih.run.job import open_again, prepare
 from nih.run.plan import plan
 from nih.store import run as store
 from nih.store.directory import RunDirectory
 from nih.store.journal import Row
-from nih.types import Answer
+from nih.types import Answer, Together
 from tests.support import unsteady
 
 Kind = TypeVar("Kind")
@@ -113,6 +116,33 @@ def test_a_stopped_worker_ends_after_the_answer_under_way() -> None:
         "stopped before it began"
     )
     assert len(of(Answer, made.answers(6, shard, "chunks", False, frozenset()))) == SAMPLES
+
+
+def test_a_worker_tells_once_what_a_run_alone_would_write_and_say() -> None:
+    """What is in run.json without workers comes with the answers, and so does what the user would read on stderr."""
+    made, shard = worker(model="rwkv", device="cpu", lengths="320,512", trials=1)
+    logging.getLogger("nih.models").warning("slower than %s", "needed")
+    logging.getLogger("nih.models").info("nothing to tell")
+    logging.getLogger("elsewhere").warning("not ours")
+    batches = list(made.answers(1, shard, "shared", True, frozenset()))
+    assert made.answerer is not None
+    told = of(Told, batches)
+    assert [said for one in told for said in one.warnings] == ["slower than needed"]
+    assert told[-1].report == made.answerer.report()
+    assert {"threads", "rows"} <= set(told[-1].report)
+    assert told[-1].report["rows"]["answers"] == len(shard.samples())
+    assert all(a != b for a, b in pairwise(told)), "nothing is told twice"
+    assert not of(Told, made.answers(2, Wire.of([]), "shared", False, frozenset()))
+
+
+def test_what_workers_report_is_summed_or_stands_by_worker() -> None:
+    one = {"threads": {"threads": 1, "why": "a"}, "rows": Together(2, 7, 4, 1)._asdict()}
+    two = {"threads": {"threads": 2, "why": "b"}, "rows": Together(1, 5, 5, 0)._asdict()}
+    assert _joined({1: one, 2: {}, 3: two}) == {
+        "threads": {"workers": {"1": one["threads"], "3": two["threads"]}},
+        "rows": {"batches": 3, "answers": 12, "most": 5, "alone": 1},
+    }
+    assert _joined({1: {}}) == {}
 
 
 def node(**resources: float) -> dict[str, Any]:
@@ -199,6 +229,14 @@ def test_two_nodes_answer_as_one_process_does(tmp_path: Path, cluster: str) -> N
     alone = go(tmp_path / "one", model="rwkv", device="cpu")
     spread = go(tmp_path / "two", lines, model="rwkv", device="cpu", ray=cluster)
     assert table(spread).equals(table(alone))
+    assert set(spread.manifest.values) == set(alone.manifest.values) | {"workers"}
+    for kind, value in alone.manifest.values.items():
+        if isinstance(value, dict) and kind != "verification":
+            assert set(spread.manifest.values[kind]) == set(value), kind
+    ((here,), (there,)) = (run.manifest.values["rows"] for run in (alone, spread))
+    assert set(here) == set(there) and here["answers"] == there["answers"]
+    (threads,) = spread.manifest.values["threads"]
+    assert set(threads["workers"]) == {"1", "2"}
     assert len(spread.rows) == len({r.id for r in spread.rows}) == SAMPLES
     manifest = spread.manifest
     assert manifest.values["verification"]["state"] == "passed"

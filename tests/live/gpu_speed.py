@@ -18,12 +18,14 @@ from torch import Tensor
 from nih.bench.kernel_ops import OPS, Case, sequential_wkv4
 from nih.bench.kernels import copy_bandwidth, function_seconds, ideal_seconds, input_sets
 from nih.kernels import selective_scan
+from nih.models._graphs import capture
 from nih.models._loading import Tensors
 from nih.models._recurrent import RecurrentSession
 from nih.models.mamba import MambaNetwork, MambaShape
 from nih.models.rwkv import RwkvNetwork, RwkvShape
 from nih.tokenizers.byte import ByteTokenizer
 from tests.live.gpu_check import Check, Report
+from tests.support.graphs import called_again
 
 SCAN_VARIANTS = ((4, 128), (8, 64), (8, 128), (8, 256), (16, 128), (16, 256))
 """Lanes that share a channel, and threads of a block, with which the scan is measured; the first decide nothing about its bits."""
@@ -264,7 +266,31 @@ def _recurrent(check: Check, network: Any, vocabulary: int) -> Report:
     found["decode_ms"] = round(1e3 * check.seconds(decode) / steps, 3)
     if check.cuda:
         found["decode_ms_by_graph"] = {rows: round(_decode(check, network, rows), 3) for rows in (1, 8, 55)}
+    found["answers_of_rows"] = _answers(check, network, vocabulary)
+    if check.cuda:
         found["kernels_of_a_chunk"] = profiled(check, lambda: session.extend([ids[:8192]]), 14)
+    return found
+
+
+def _answers(check: Check, network: Any, vocabulary: int) -> Report:
+    """Return the seconds of 40 answers of 64 tokens, decoded together step by step and by captured graphs, which must say the same."""
+    session, drawn = _session(check, network, vocabulary, 64), np.random.default_rng(1)
+    marks, room = [], 64 if not check.tiny else 5
+    for _ in range(40):
+        session.reset()
+        session.extend([drawn.integers(0, vocabulary, 64).astype(np.int32)])
+        marks.append(session.mark())
+
+    def answer() -> list[Any]:
+        made = session.generate_rows(marks, [room] * 40, [()] * 40)
+        check.wait()
+        return [one.ids for one in made]
+
+    said = answer()
+    found: Report = {"eager_seconds": round(check.seconds(answer), 3)}
+    session.capture_rows(capture if check.cuda else called_again)
+    found["equal"] = answer() == said
+    found["graph_seconds"] = round(check.seconds(answer), 3)
     return found
 
 

@@ -254,3 +254,15 @@ def test_the_drawn_ladder_is_what_the_cells_say(tmp_path: Path, capsys: pytest.C
     assert states["mamba", "131072"] == states["mamba", "1024"]
     assert int(states["transformer", "131072"]) == 128 * int(states["transformer", "1024"])
     assert all((tmp_path / f"ladder/ladder.{kind}").stat().st_size for kind in ("png", "svg"))
+
+
+def test_models_that_were_trained_alike_are_drawn_from_their_runs(tmp_path: Path) -> None:
+    runs = {name: recurrent.ROOT / f"results/examples/{name}-passkey" for name in ("s4d", "aft")}
+    drawing.main([str(tmp_path), "--alike", *(f"{name}={path}" for name, path in runs.items())])
+    rows = pd.read_csv(tmp_path / "ladder/alike.csv")
+    assert rows["model"].unique().tolist() == ["aft", "s4d"], "in the order of the ladder"
+    for name, path in runs.items():
+        cells = pd.read_csv(path / "cells.csv").groupby("length")[["n", "correct"]].sum()
+        own = rows[rows["model"] == name].set_index("length")[["n", "correct"]]
+        assert own.to_dict() == cells.to_dict()
+    assert all((tmp_path / f"ladder/alike.{kind}").stat().st_size for kind in ("png", "svg"))

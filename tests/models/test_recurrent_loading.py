@@ -108,7 +108,7 @@ def _quantise(tensors: Weights) -> None:
     ("spoil", "match"),
     [
         (_drop, r"lack the tensor `blocks\.1\.att\.key\.weight`"),
-        (_add, r"1 tensors that this architecture does not have \(`blocks\.1\.att\.extra`"),
+        (_add, r"1 tensors that RWKV-4 does not have \(`blocks\.1\.att\.extra`"),
         (_bend, r"`ln_out\.bias`.*shape \(3,\)"),
         (_quantise, r"`head\.weight`.*int8"),
     ],

@@ -177,6 +177,12 @@ def test_equal_arguments_give_equal_weights_and_half_is_half(tmp_path: Path) -> 
         matrix = weights.dim() == 2 and "A_log" not in name
         assert half[name].dtype == (torch.bfloat16 if matrix else torch.float32)
         assert torch.equal(half[name], weights.to(half[name].dtype))
+    told = tmp_path / "one" / "config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"nih_training_length": 8192}))
+    more = ["--start", str(told.parent), "--out", str(tmp_path / "more"), "--steps", "1"]
+    train.train(train.parser().parse_args([*arguments[:2], *arguments[4:], *more]))
+    known = json.loads((tmp_path / "more" / "config.json").read_text())["nih_training_length"]
+    assert known <= 1024, "texts of passkey before say nothing of the mix"
 
 
 def test_a_stopped_run_is_the_shorter_run(tmp_path: Path) -> None:

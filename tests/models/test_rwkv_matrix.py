@@ -258,7 +258,7 @@ def test_state_tuning_is_where_the_text_begins(tmp_path: Path) -> None:
         ("v7", {"blocks.0.att.time_state": torch.zeros(2, 64, 64)}, "`att.time_state` of RWKV-7"),
         ("v7", {"blocks.0.qkv.weight": torch.zeros(4)}, "an RWKV-7b"),
         ("v7", {"blocks.0.rosa.emb": torch.zeros(4)}, "an RWKV-8"),
-        ("v7", {"blocks.0.att.other": torch.zeros(4)}, "tensors that this architecture does not have"),
+        ("v7", {"blocks.0.att.other": torch.zeros(4)}, "tensors that RWKV-7 does not have"),
         ("v7", {"blocks.0.ffn.value.weight": torch.zeros(512, 128)}, r"has shape \(512, 128\), but"),
         ("v6", {"blocks.0.att.key.weight": torch.zeros(128, 128, dtype=torch.uint8)}, "quantised"),
     ],
@@ -269,6 +269,18 @@ def test_what_is_not_read_is_refused(
     path = write_pth(tmp_path / "model.pth", name, more=more)
     with pytest.raises(ModelError, match=sentence):
         open_(path).session()
+
+
+@pytest.mark.parametrize("lost", ["att.value.weight", "att.key.weight", "ffn.key.weight", "ffn.value.weight"])
+@pytest.mark.parametrize(("name", "version"), [("v5.2", "5.2"), ("v6", "6"), ("v7", "7")])
+def test_a_file_that_is_not_whole_is_called_by_its_version(
+    name: str, version: str, lost: str, tmp_path: Path
+) -> None:
+    """Whatever it lacks: versions 5, 6 and 7 share most of their names."""
+    stored = {key: value for key, value in tensors(name).items() if key != f"blocks.0.{lost}"}
+    torch.save(stored, tmp_path / "model.pth")
+    with pytest.raises(ModelError, match=rf"lack the tensor `blocks\.0\.{lost}`.*belong to RWKV-{version}$"):
+        open_(tmp_path / "model.pth").session()
 
 
 @pytest.mark.parametrize("name", ["x_proj.0.linear.weight", "x_proj.2.weight", "x_bias"])

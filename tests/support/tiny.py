@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 
+from nih.models._half import widen_logits
 from nih.models._hf_config import auto_class
 from nih.models.transformer import CachedSession
 from nih.tokenizers.byte import ByteTokenizer
@@ -61,6 +62,20 @@ def _let_matter(name: str, parameter: torch.Tensor) -> None:
 def session(name: str, chunk: int = CHUNK) -> CachedSession:
     """A session of a tiny model that never meets an end-of-text token."""
     return CachedSession(model(name), ByteTokenizer(), torch.device("cpu"), frozenset(), chunk)
+
+
+def widen_logits_of(half: Any) -> None:
+    """Let a model in half precision give float32 logits, as a run does."""
+    session = CachedSession(half, ByteTokenizer(), torch.device("cpu"), frozenset(), CHUNK)
+
+    def read() -> torch.Tensor:
+        session.extend([np.zeros(1, np.int32)])
+        logits = session.mark().logits
+        assert logits is not None, "a token was read"
+        return logits
+
+    assert widen_logits(half, read) is None
+    session.reset()
 
 
 @cache
