@@ -6,6 +6,7 @@ and judges is imported when the fixture is called.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,13 +135,9 @@ def _path(name: str, value: Any) -> Path:
     """Return the path that was given. An empty one is refused, because it would mean the present folder. Raises UsageError."""
     from nih.errors import UsageError
 
-    try:
-        path = Path(value)
-    except TypeError:
-        path = None
-    if path is None or not str(value):
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
         raise UsageError(f"`{name}={value!r}` is no path; give a run folder, as text or as a `Path`")
-    return path
+    return Path(value)
 
 
 @pytest.fixture(scope="session")
