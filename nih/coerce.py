@@ -70,6 +70,15 @@ def build(
     return cls(**converted)
 
 
+def without_end_slash(typed: str) -> str:
+    """Return the name of a folder without the `/` that a shell's completion puts behind it: `dense:FOLDER/:4` is `dense:FOLDER:4`."""
+    kind, colon, rest = typed.partition(":")
+    folder, second, count = rest.rpartition(":")
+    if kind == "dense" and second:
+        return f"{kind}{colon}{without_end_slash(folder)}{second}{count}"
+    return typed.rstrip("/") or typed[:1]
+
+
 def option_names(cls: type[Any]) -> set[str]:
     """Names of the options that a dataclass declares and a user can type."""
     return {field.name for field in fields(cls) if field.init and field.metadata.get("typed", True)}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from nih.coerce import Count, Positive, build, flag
+from nih.coerce import Count, Positive, build, convert, flag, without_end_slash
 from nih.errors import UnknownName, UsageError
 from nih.text import cut, sanitize
 
@@ -267,6 +267,8 @@ class Output:
 
 _NAMES = ("model", "tokenizer", "haystack", "task", "suite", "engine", "out", "retrieve")
 """Options that may be paths."""
+_FOLDERS = ("model", "tokenizer", "haystack", "retrieve")
+"""Options that decide what is asked or who answers, and may be folders: with `/` behind it or without, a folder is the same."""
 _LONGEST_NAME = 255
 """Bytes of a file's name."""
 
@@ -285,6 +287,9 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
 
     def __post_init__(self) -> None:
         """Raises UsageError for what no later step would name."""
+        for key in _FOLDERS:
+            if isinstance(typed := getattr(self, key), str):
+                object.__setattr__(self, key, without_end_slash(typed))
         self._check_names()
         self._check_answering()
         self._check_asked()
@@ -331,10 +336,13 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
 
     @classmethod
     def of(cls, **values: Any) -> RunOptions:
-        """Build from Python values: numbers, lists and `set={...}` are taken too. Raises UnknownName, UsageError."""
-        chosen = values.get("set", ())
-        if isinstance(chosen, Mapping):
-            values["set"] = tuple(f"{k}={v}" for k, v in chosen.items())
+        """Build from Python values: numbers, lists, paths and `set={...}` are taken too. Raises UnknownName, UsageError."""
+        values = {
+            key: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for key, value in values.items()
+        }
+        if "set" in values:
+            values["set"] = set_texts(values["set"])
         for key in ("lengths", "depths", "trials", "out"):
             if values.get(key) is not None:
                 values[key] = _as_text(values[key])
@@ -463,6 +471,16 @@ def _literal(value: str) -> Any:
     if lowered in ("true", "false"):
         return lowered == "true"
     return int(value) if value.lstrip("-").isdecimal() else value
+
+
+def set_texts(chosen: Any) -> tuple[str, ...]:
+    """Return KEY=VALUE texts of what Python code gives for `--set`: a mapping, one text, or several. Raises UsageError."""
+    if chosen is None:
+        return ()
+    if isinstance(chosen, Mapping):
+        chosen = tuple(f"{key}={value}" for key, value in chosen.items())
+    texts: tuple[str, ...] = convert(chosen, tuple[str, ...], flag("set", chosen))
+    return texts
 
 
 def _as_text(value: Any) -> str:

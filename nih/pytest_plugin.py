@@ -6,6 +6,7 @@ and judges is imported when the fixture is called.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from nih.gate.rules import Outcome
+    from nih.gate.rules import Limits, Outcome
 
 
 class NihGate:
@@ -43,49 +44,103 @@ class NihGate:
         """
         from nih.errors import NihError
         from nih.gate import output
+
+        typed = {"max_drop": max_drop, "alpha": alpha, "max_slowdown": max_slowdown, "within": within}
+        try:
+            outcome = self._judged(baseline, run, like, typed, score, options)
+        except NihError as error:
+            refused = str(error)
+        else:
+            told = [
+                *(f"warning: {note}" for note in outcome.notes),
+                *output.lines(outcome),
+                output.headline(outcome),
+            ]
+            print(*told, sep="\n")
+            if outcome.failed:
+                pytest.fail("\n".join(told), pytrace=False)
+            return outcome
+        # Outside of the `except`, because pytest would print the error above that it was raised from as well.
+        pytest.fail(f"error: {refused}", pytrace=False)
+
+    def _judged(
+        self,
+        baseline: Any,
+        run: Any,
+        like: Any,
+        limits: dict[str, Any],
+        score: Any,
+        options: dict[str, Any],
+    ) -> Outcome:
+        """Check what was typed, measure if there is no `run`, and judge. Raises NihError."""
+        from nih.coerce import build, convert
         from nih.gate.rules import Limits, gate
 
-        try:
-            limits = Limits(max_drop, alpha, max_slowdown, within)
-            measured = (
-                self._measured(Path(baseline), like, options) if run is None else _given(run, like, options)
-            )
-            outcome = gate(measured, Path(baseline), limits, score)
-        except NihError as error:
-            pytest.fail(f"error: {error}", pytrace=False)
-        told = [
-            *(f"warning: {note}" for note in outcome.notes),
-            *output.lines(outcome),
-            output.headline(outcome),
-        ]
-        print(*told, sep="\n")
-        if outcome.failed:
-            pytest.fail("\n".join(told), pytrace=False)
-        return outcome
+        checked = build(Limits, limits, "option of nih_gate", lambda key, value: f"`{key}={value}`")
+        named = convert(score, str | None, f"`score={score}`")
+        held = _path("baseline", baseline)
+        if run is not None:
+            return gate(_given(run, like, options), held, checked, named)
+        asked = held if like is None else _path("like", like)
+        _check_baseline(held, asked, checked, named)
+        return gate(self._measured(asked, options), held, checked, named)
 
-    def _measured(self, baseline: Path, like: Path | str | None, options: dict[str, Any]) -> Path:
+    def _measured(self, asked: Path, options: dict[str, Any]) -> Path:
         from nih.errors import UsageError
         from nih.run.evaluate import evaluate
         from nih.run.like import like as options_of
 
-        if like is None and not baseline.is_dir():
+        chosen = options_of(asked, {"out": str(self._new_folder()), **options})
+        if chosen.certify:
             raise UsageError(
-                f"baseline `{baseline}` is not a run folder, so it does not say what to ask; add `like=` with a run folder"
+                "a run with `certify=True` cannot be held against a baseline, because its answers decide how often it asks; leave it out"
             )
-        typed = {"out": str(self._new_folder()), **options}
-        return evaluate(options_of(Path(like or baseline), typed), tell=print, quiet=True).path
+        return evaluate(chosen, tell=print, quiet=True).path
 
 
-def _given(run: Path | str, like: Path | str | None, options: dict[str, Any]) -> Path:
+def _check_baseline(baseline: Path, asked: Path, limits: Limits, score: str | None) -> None:
+    """Raise what the gate would say of this baseline whatever the model answers, so that nothing is measured in vain."""
+    from nih.errors import UsageError
+    from nih.gate.baseline import open_baseline
+    from nih.gate.rules import gate
+
+    if not baseline.exists():
+        advice = "type the folder that `nih run` printed"
+        if not baseline.is_absolute():
+            advice = (
+                f"a relative path counts from `{Path.cwd()}`, where pytest was started, so write "
+                f'`Path(__file__).with_name("{baseline.name}")` for one beside the test'
+            )
+        raise UsageError(f"there is no baseline `{baseline}`; {advice}")
+    if not asked.is_dir() and asked == baseline:
+        raise UsageError(
+            f"baseline `{baseline}` is not a run folder, so it does not say what to ask; add `like=` with a run folder"
+        )
+    if baseline.is_dir():
+        gate(baseline, baseline, limits, score)
+    else:
+        open_baseline(baseline)
+
+
+def _given(run: Any, like: Any, options: dict[str, Any]) -> Path:
     from nih.errors import UsageError
 
     if like is not None or options:
         named = ", ".join(f"`{name}=`" for name in ("like", *options) if name != "like" or like is not None)
         raise UsageError(f"`run=` is judged as it is, and {named} would measure anew; leave out one of them")
-    return Path(run)
+    return _path("run", run)
 
 
-@pytest.fixture
+def _path(name: str, value: Any) -> Path:
+    """Return the path that was given. An empty one is refused, because it would mean the present folder. Raises UsageError."""
+    from nih.errors import UsageError
+
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise UsageError(f"`{name}={value!r}` is no path; give a run folder, as text or as a `Path`")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
 def nih_gate(tmp_path_factory: pytest.TempPathFactory) -> NihGate:
     """Measure a model as a baseline was measured, and fail the test if it finds less: `nih_gate("baseline", model="MODEL")`."""
     return NihGate(lambda: tmp_path_factory.mktemp("nih"))

@@ -7,6 +7,7 @@ threads that are not allowed to run. Beside other busy processes too, a thread p
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import sys
 import time
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 FIXED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which a user fixes the number of threads; they win over everything here."""
 
+_UP_TO_64_BITS = re.compile(r"0{0,9}[1-9][0-9]{0,18}")
+"""A number above 0, in ASCII, of up to 19 digits behind its zeros."""
 _POLICY = "OMP_WAIT_POLICY"
 WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """How long a waiting thread of OpenMP's runtimes (GNU: turns of a loop; LLVM and Intel: milliseconds) spins before it sleeps.
@@ -111,8 +114,12 @@ def _inside(mount: Path, shown: str, path: str) -> Path:
     return mount.joinpath(*parts[len(base) :])
 
 
+_ESCAPED = re.compile(r"\\(0[0-7]{2}|1[0-7]{2})")
+
+
 def _unescaped(text: str) -> str:
-    return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+    """The text of a path in mountinfo, where white space and `\\` stand as three octal digits."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def _quota_v1(folder: Path) -> float | None:
@@ -120,23 +127,21 @@ def _quota_v1(folder: Path) -> float | None:
 
 
 def _quota_v2(folder: Path) -> float | None:
-    quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
-    return _ratio(quota, period or "100000")
+    words = _text(folder / "cpu.max").split()
+    return _ratio(words[0], [*words, "100000"][1]) if len(words) in (1, 2) else None
 
 
 def _ratio(quota: str, period: str) -> float | None:
-    """Processors that a quota per period is worth; None for `max`, -1 and whatever is not there or not a number."""
-    try:
-        time_allowed, every = int(quota), int(period)
-    except ValueError:
+    """Processors that a quota per period is worth; None for `max`, -1 and whatever is not there or no such number."""
+    if not (_UP_TO_64_BITS.fullmatch(quota.strip()) and _UP_TO_64_BITS.fullmatch(period.strip())):
         return None
-    return time_allowed / every if time_allowed > 0 and every > 0 else None
+    return int(quota) / int(period)
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a character that no file name may hold
         return ""
 
 
@@ -176,8 +181,8 @@ def _told(allowed: Allowance) -> str:
 
 
 def _is_a_number(value: str) -> bool:
-    """Return whether OpenMP takes this for a number of threads: one above 0, or several for nested regions; it ignores all else."""
-    return value.isascii() and all(part.strip().isdecimal() and int(part) > 0 for part in value.split(","))
+    """Return whether OpenMP takes this for a number of threads: one of 64 bits above 0, or several for nested regions; it ignores all else."""
+    return all(_UP_TO_64_BITS.fullmatch(part.strip()) for part in value.split(","))
 
 
 @dataclass

@@ -40,7 +40,23 @@ def test_this_machine_can_be_read() -> None:
 
 @pytest.mark.parametrize(
     ("text", "quota"),
-    [("max 100000", None), ("50000 100000", 0.5), ("150000", 1.5), ("", None), ("x y", None)],
+    [
+        ("max 100000", None),
+        ("50000 100000", 0.5),
+        ("50000\t100000\n", 0.5),
+        ("1000 1000000", 0.001),
+        ("150000", 1.5),
+        ("", None),
+        ("x y", None),
+        ("50000 0", None),
+        ("-5 100000", None),
+        ("50000 100000 7", None),
+        ("1_0 1_0", None),
+        ("\u0663 1", None),
+        ("\0", None),
+        (f"{'9' * 400} 1", None),
+        (f"{'9' * 5000} 100000", None),
+    ],
 )
 def test_version_2(tmp_path: Path, text: str, quota: float | None) -> None:
     root = tree(tmp_path, V2, "0::/job\n", {"job/cpu.max": text})
@@ -81,6 +97,27 @@ def test_a_container_that_sees_a_part_of_the_hierarchy(tmp_path: Path, own: str)
         tmp_path, mounts, f"0::{own}\n", {"cpu.max": "100000 100000", "inner/cpu.max": "50000 100000"}
     )
     assert allowance(root).quota == (0.5 if own.endswith("inner") else 1.0)
+
+
+@pytest.mark.parametrize("escaped", ["a\\040b", "a\\043b", "a\\012b", "a\\134b", "a\\134043b"])
+def test_a_mount_point_is_read_as_mountinfo_writes_it(tmp_path: Path, escaped: str) -> None:
+    point = escaped.encode().decode("unicode_escape")
+    mounts = f"31 23 0:28 / /sys/fs/cgroup/{escaped} rw shared:3 - cgroup2 cgroup2 rw\n"
+    root = tree(tmp_path, mounts, "0::/\n", {f"{point}/cpu.max": "50000 100000"})
+    assert allowance(root).quota == 0.5
+
+
+@pytest.mark.parametrize("own", ["/a\0b", "/" + "a" * 5000, "/a" * 3000, "/a (deleted)"])
+def test_a_group_that_cannot_be_looked_at_leaves_those_above_it(tmp_path: Path, own: str) -> None:
+    root = tree(tmp_path, V2, f"0::{own}\n", {"cpu.max": "50000 100000"})
+    assert allowance(root).quota == 0.5
+
+
+@pytest.mark.parametrize(
+    "mounts", ["x\n - \n- - -\n1 2 3 4 5 -\n", "1 2 3 / /a\0b - cgroup2\n", "1 2 3 4 5 - cgroup\n"]
+)
+def test_a_mountinfo_of_garbage_is_no_quota(tmp_path: Path, mounts: str) -> None:
+    assert allowance(tree(tmp_path, mounts, "::\n0::/\n1:cpu:/\n", {})).quota is None
 
 
 def test_both_versions_at_once(tmp_path: Path) -> None:
@@ -164,7 +201,7 @@ def test_omp_num_threads_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("free")
 @pytest.mark.parametrize("name", threads.FIXED)
-@pytest.mark.parametrize("typed", ["abc", "0", "-3", "1.5", " ", "2,", "2,x", "\u0663"])
+@pytest.mark.parametrize("typed", ["abc", "0", "-3", "1.5", " ", "2,", "2,x", "\u0663", "9" * 20])
 def test_a_value_that_openmp_ignores_fixes_nothing(
     typed: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,7 @@ def asked(run: StoredRun) -> dict[str, Any]:
         "depths": manifest.grid.depths,
         "trials": format_trials(manifest.grid.trials),
         "limit": manifest.limit,
-        "retrieval": manifest.retrieve,
+        "retrieval": _way(manifest.retrieve),
         "passages": ", ".join(map(str, manifest.passages.values())) or "whole contexts",
         "seed": manifest.seed,
         "haystack": manifest.haystack,
@@ -157,6 +157,12 @@ def asked(run: StoredRun) -> dict[str, Any]:
         "grids of the suite": [_grid_text(task.grid) for task in own],
         "haystacks of the suite": [task.haystack for task in own],
     }
+
+
+def _way(retrieve: str | None) -> str | None:
+    """Return how passages are found, without the folder of a model: `passages` has its fingerprint, wherever it lies."""
+    kind, _, rest = (retrieve or "").partition(":")
+    return f"{kind}:{rest.rpartition(':')[2]}" if kind == "dense" else retrieve
 
 
 def _grid_text(grid: Grid | None) -> str:

@@ -219,7 +219,12 @@ HEAD = ("began (UTC)", "run", "model", "task", "samples", "accuracy", "effective
 
 def terminal(found: History) -> list[str]:
     """Return the table as lines of text."""
-    rows = [list(HEAD), *([sanitize(cut(word, 40), lines=False) for word in row] for row in _lines(found))]
+    rows = [list(HEAD)]
+    for began, name, model, task, *measured in _lines(found):
+        # Names may be of any length; what was measured is told whole.
+        rows.append(
+            [began, *(sanitize(cut(word, 40), lines=False) for word in (name, model, task)), *measured]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows

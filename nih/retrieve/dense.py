@@ -23,6 +23,7 @@ import numpy.typing as npt
 from nih.errors import UsageError, reason
 from nih.reading import MOST_BYTES_OF_CONFIG, open_bytes, parse_json, read_bytes
 from nih.text import cut, sanitize
+from nih.tokenizers.huggingface import knows_words
 
 _WEIGHTS = "*.safetensors"
 _READ = (_WEIGHTS, "*.json", "*.txt", "*.model", "1_Pooling/*.json")
@@ -139,6 +140,10 @@ class Dense:
                 else reason(error)
             )
             raise self._unfit(f"cannot be loaded: {own}; give another model") from error
+        if not knows_words(tokenizer):
+            raise self._unfit(
+                "holds no vocabulary of a tokenizer, so it would embed no words; add the tokenizer's files, or give another folder"
+            )
         if getattr(model.config, "is_encoder_decoder", False):
             raise self._unfit(
                 "is a model of two parts, which gives a text no hidden states of its own; give an encoder"

@@ -256,7 +256,8 @@ class _Draft:
 
     @classmethod
     def of(cls, name: str | None, options: Resolved) -> _Draft:
-        grid = grids.parse(options.lengths, options.depths, options.trials or imported.ALL)
+        trials = imported.ALL if options.trials is None else options.trials
+        grid = grids.parse(options.lengths, options.depths, trials)
         return cls(name, options, open_task(options.task), grid)
 
     def run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nih.errors import UsageError
-from nih.options import RunOptions
+from nih.options import RunOptions, set_texts
 from nih.registry import names
 from nih.run.suite import Suite, read_suite
 from nih.store import run as store
@@ -28,6 +28,7 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
     A run folder may come from anywhere, so what it names on a hub or a server, and code that it trusted, must be typed again. Raises
     UsageError for that, and for a suite that has changed since.
     """
+    typed = {**typed, "set": set_texts(typed.get("set"))}
     manifest = store.read(folder).manifest
     stored = asdict(RunOptions.stored(manifest.options))
     dropped = {*_OWN, *(("suite",) if "task" in typed else ()), *(_SUITES_OWN if "suite" in typed else ())}
@@ -38,7 +39,7 @@ def like(folder: Path, typed: Mapping[str, Any]) -> RunOptions:
         )
     values["chat_date"] = values["chat_date"] or manifest.chat_frame.get("date")
     _check_local(f"--like takes over nothing that `{folder}` got from elsewhere", values, typed)
-    return RunOptions.of(**{**values, **typed, "set": (*_local(values["set"]), *typed.get("set", ()))})
+    return RunOptions.of(**{**values, **typed, "set": (*_local(values["set"]), *typed["set"])})
 
 
 def trusted(run: store.StoredRun, typed: Mapping[str, Any]) -> RunOptions:
@@ -46,11 +47,12 @@ def trusted(run: store.StoredRun, typed: Mapping[str, Any]) -> RunOptions:
 
     Raises UsageError for what the run names on a hub and for code that it trusts, unless they are typed.
     """
+    typed = {**typed, "set": set_texts(typed.get("set"))}
     values = asdict(RunOptions.stored(run.manifest.options))
     _check_local(
         f"`nih show` opens nothing that `{run.path}` names elsewhere", values, typed, asks_server=False
     )
-    return RunOptions.of(**{**values, **typed, "set": (*_local(values["set"]), *typed.get("set", ()))})
+    return RunOptions.of(**{**values, **typed, "set": (*_local(values["set"]), *typed["set"])})
 
 
 def _check_local(

@@ -9,11 +9,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from nih.coerce import without_end_slash
 from nih.errors import SettingsDiffer
 from nih.store.redact import without_secrets
 
 ANOTHER = "give `--out` another folder, or `--fresh` to start another run beside it"
 """What to do about a folder that holds another run."""
+_FOLDERS = ("model", "haystack", "retrieve")
 _UNSET = object()
 _MOST_TOLD = 5
 _PLACES = {
@@ -37,7 +39,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 def compare_settings(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise SettingsDiffer, which names the differences, if the run at `path` was made with other settings."""
-    there, here = dict(_flat(without_secrets(stored))), dict(_flat(without_secrets(asked)))
+    there, here = (_unslashed(dict(_flat(without_secrets(settings)))) for settings in (stored, asked))
     keys = [k for k in sorted(there.keys() | here.keys()) if there.get(k, _UNSET) != here.get(k, _UNSET)]
     if not keys:
         return
@@ -46,6 +48,14 @@ def compare_settings(path: Path, stored: Mapping[str, Any], asked: Mapping[str, 
     told = [f"{k} is {_quoted(there, k)} there and {_quoted(here, k)} here" for k in keys[:_MOST_TOLD]]
     more = f", and {len(keys) - _MOST_TOLD} more differ" if len(keys) > _MOST_TOLD else ""
     raise SettingsDiffer(f"`{path}` holds a run of other settings: {', '.join(told)}{more}; {ANOTHER}")
+
+
+def _unslashed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with folders as options spell them; an older version kept a `/` that was typed behind them."""
+    return {
+        key: without_end_slash(value) if key in _FOLDERS and isinstance(value, str) else value
+        for key, value in settings.items()
+    }
 
 
 def compare_frames(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:

@@ -24,6 +24,8 @@ from nih.tokenizers.chat_template import ChatTemplate
 from nih.tokenizers.tiktoken import names_encoding, open_encoding
 from nih.types import ChatText, TokenIds
 
+_MOST_ADDED = 1000
+"""More special tokens than kinds of models bring along."""
 _ANCHOR = "\n"
 """Text that a piece is put behind where a tokenizer treats the beginning of a text in its own way."""
 
@@ -152,6 +154,11 @@ def open_tokenizer(
     where, extra = locate(source)
     try:
         tokenizer = _from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code, **extra)
+        if not knows_words(tokenizer):
+            raise ModelError(
+                f"no tokenizer in `{source}` (it holds no vocabulary, so transformers makes an empty one); save it there with "
+                "`tokenizer.save_pretrained`, or name one with `--tokenizer`, or `--tokenizer byte` for a byte-level model"
+            )
         return HubTokenizer(tokenizer, name or source)
     except ModelError:
         raise
@@ -161,6 +168,17 @@ def open_tokenizer(
             f"no tokenizer in `{source}` ({reason(error)}); name one with `--tokenizer`, or `--tokenizer byte` "
             "for a byte-level model"
         ) from error
+
+
+def knows_words(tokenizer: Any) -> bool:
+    """Return whether the vocabulary holds more than added tokens and signs for a space.
+
+    For many kinds of models transformers makes a tokenizer of a folder without its files, which knows nothing but special tokens.
+    """
+    if len(tokenizer) > _MOST_ADDED:  # nearly every vocabulary, and listing it takes a while
+        return True
+    added = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    return any(word.strip("\u2581\u0120 ") for word in tokenizer.get_vocab() if word not in added)
 
 
 def _from_pretrained(where: str, **arguments: Any) -> Any:

@@ -20,7 +20,7 @@ from nih.prompts.grid import places, shares
 from nih.run.evaluate import evaluate
 from nih.run.job import prepare
 from nih.run.like import like
-from nih.store.settings import settings_hash
+from nih.store.settings import compare_settings, settings_hash
 from nih.types import Grid, Trials
 
 HARBOUR = """needle: The harbour master of {city} keeps a {animal}.
@@ -476,3 +476,54 @@ def test_what_can_be_no_name_of_a_file_is_refused(key: str, name: str) -> None:
     with pytest.raises(UsageError, match=f"--{key} .* can be no name") as caught:
         RunOptions.of(**{"model": "echo", key: name})
     assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("folder/", "folder"),
+        ("a/b//", "a/b"),
+        ("/", "/"),
+        ("owner/name", "owner/name"),
+        ("dense:folder/:4", "dense:folder:4"),
+        ("dense:a:b/:4", "dense:a:b:4"),
+        ("dense:/:4", "dense:/:4"),
+        ("bm25:4", "bm25:4"),
+        ("dense:4", "dense:4"),
+    ],
+)
+def test_a_slash_behind_a_folder_says_nothing(typed: str, kept: str) -> None:
+    """A shell's completion puts it there; the settings, and so the run's folder, are the same without it."""
+    assert RunOptions.of(model="echo", retrieve=typed).retrieve == kept
+    assert RunOptions.of(model=typed).model == kept
+    assert settings_hash(RunOptions.of(model=typed).deciding()) == settings_hash(
+        RunOptions.of(model=kept).deciding()
+    )
+
+
+def test_a_run_of_a_version_that_kept_the_slash_is_resumed(tmp_path: Path) -> None:
+    compare_settings(
+        tmp_path, {"model": "folder/", "retrieve": "dense:e/:2"}, {"model": "folder", "retrieve": "dense:e:2"}
+    )
+    with pytest.raises(SettingsDiffer, match="model is `folder` there and `other` here"):
+        compare_settings(tmp_path, {"model": "folder/"}, {"model": "other"})
+
+
+def test_options_are_taken_as_python_has_them(tmp_path: Path) -> None:
+    assert RunOptions.of(model=tmp_path, haystack=tmp_path / "a.txt").model == str(tmp_path)
+    assert RunOptions.of(model="echo", set="a=1").set == ("a=1",)
+    assert RunOptions.of(model="echo", set={"a": 1, "b": True}).set == ("a=1", "b=True")
+    assert RunOptions.of(model="echo", set=None).set == ()
+
+
+def test_like_takes_set_as_evaluate_does(tmp_path: Path) -> None:
+    run = evaluate(model="echo", lengths="512", depths="0", trials=1, out=tmp_path / "run", quiet=True).path
+    for typed in ({"digits": 3}, "digits=3", ["digits=3"]):
+        assert like(run, {"set": typed}).set == ("digits=3",)
+
+
+@pytest.mark.parametrize("name", ["lengths", "depths", "trials"])
+def test_an_empty_text_is_no_grid(name: str) -> None:
+    """As a shell gives it for a variable that is not set."""
+    with pytest.raises(UsageError, match=f"{name} `` has an empty part"):
+        prepare(RunOptions.of(model="echo", **{name: ""}))

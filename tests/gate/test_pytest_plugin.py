@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,15 @@ def test_a_run_that_was_made_before_is_judged_as_it_is(gate: NihGate, base: Path
         ({"within": 0.001}, "cannot show a drop below 0.001"),
         ({"model": "org/model"}, "org/model"),
         ({"max_drop": 2}, "--max-drop 2"),
+        ({"max_drop": "much"}, "`max_drop=much` must be a number"),
+        ({"alpha": None}, "`alpha=None` must be a number"),
+        ({"within": True}, "`within=True` must be a number"),
+        ({"max_slowdown": float("nan")}, "`max_slowdown=nan` must be a finite number"),
+        ({"like": 3}, "`like=3` is no path"),
+        ({"like": ""}, "`like=''` is no path"),
+        ({"run": ""}, "`run=''` is no path"),
+        ({"set": "a"}, "--set `a` is not KEY=VALUE"),
+        ({"set": [1]}, "--set .* must be text or a list of texts"),
     ],
 )
 def test_what_cannot_be_judged_fails_in_one_sentence(
@@ -129,3 +139,75 @@ def test_what_cannot_be_judged_fails_in_one_sentence(
     with pytest.raises(pytest.fail.Exception, match=said) as caught:
         gate(base, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value) and caught.value.pytrace is False
+
+
+@pytest.mark.parametrize("baseline", [None, 3, "", b"base", ["base"]])
+def test_a_baseline_that_is_no_path_is_refused(gate: NihGate, baseline: Any) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"`baseline=.*` is no path; give a run folder"):
+        gate(baseline)
+
+
+def test_a_relative_baseline_is_looked_for_where_pytest_was_started(
+    gate: NihGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(pytest.fail.Exception) as caught:
+        gate("base")
+    assert (
+        f'counts from `{tmp_path}`, where pytest was started, so write `Path(__file__).with_name("base")`'
+        in str(caught.value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"score": "nosuch"}, "unknown score `nosuch`"),
+        ({"within": 0.001}, "cannot show a drop below 0.001"),
+        ({"certify": True, "trials": 30}, "leave it out"),
+    ],
+)
+def test_what_no_answer_could_mend_is_said_before_the_model_is_asked(
+    options: dict[str, Any], said: str, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "measured"
+    with pytest.raises(pytest.fail.Exception, match=said):
+        NihGate(lambda: out)(base, model="echo", **options)
+    assert not out.exists()
+
+
+def test_a_damaged_baseline_is_said_before_the_model_is_asked(
+    gate: NihGate, base: Path, tmp_path: Path
+) -> None:
+    cut = Path(shutil.copytree(base, tmp_path / "cut"))
+    lines = (cut / "samples.jsonl").read_text().splitlines(keepends=True)
+    (cut / "samples.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(pytest.fail.Exception, match="lacks 1 of its 60 samples"):
+        gate(cut, model="echo")
+    assert not (tmp_path / "measured").exists()
+
+
+def test_options_are_taken_as_python_has_them(gate: NihGate, base: Path) -> None:
+    """A model's folder is a `Path`, and `set` a mapping, a text or a list, as for `evaluate`."""
+    outcome = gate(base, model=REFERENCE, set={"model.chunk": 256}, run=None)
+    assert outcome.model == str(REFERENCE)
+
+
+def test_a_fault_is_told_once_and_fixtures_of_any_scope_may_ask(tmp_path: Path, installed: Path) -> None:
+    (tmp_path / "test_scopes.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture(scope='module')\n"
+        "def measured(nih_gate): return nih_gate('nowhere')\n"
+        "def test_it(measured): pass\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rN", "test_scopes.py"],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": f"{installed}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 error" in done.stdout and done.stdout.count("error: there is no baseline `nowhere`") == 1
+    assert "another exception" not in done.stdout

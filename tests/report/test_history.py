@@ -262,3 +262,11 @@ def test_the_default_folder_is_the_same_for_the_same_runs(
     shutil.rmtree(three[0])
     fewer, _ = history(three[1:])
     assert first == again != fewer and first.is_relative_to("results/histories")
+
+
+def test_a_long_name_is_cut_and_what_was_measured_is_not(tmp_path: Path) -> None:
+    made(tmp_path / ("a" * 60), answered([True]), "2026-03-02T09:00:00+00:00", model="m" * 60)
+    found = open_history([tmp_path])
+    line = terminal(found)[1]
+    assert "a" * 60 not in line and "m" * 60 not in line
+    assert found.points[0].results.effective["passkey"].span in line

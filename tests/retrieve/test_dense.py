@@ -105,6 +105,14 @@ def test_what_is_not_computed_here_is_refused(
         Dense(str(copy(model, tmp_path, **files)), 1).scores("key", ["sky"])
 
 
+def test_a_folder_without_a_vocabulary_embeds_nothing(model: Path, tmp_path: Path) -> None:
+    folder = copy(model, tmp_path)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UsageError, match="holds no vocabulary of a tokenizer"):
+        Dense(str(folder), 1).scores("key", ["sky"])
+
+
 def test_code_of_the_folder_never_runs(model: Path, tmp_path: Path) -> None:
     folder = copy(model, tmp_path)
     config = json.loads((folder / "config.json").read_text())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nih.errors import SettingsDiffer, UsageError
+from nih.gate.baseline import asked
 from nih.gate.rules import Limits, gate
 from nih.options import RunOptions
 from nih.prompts.builder import digest_of
@@ -263,3 +264,17 @@ def test_the_manifest_of_before_is_read(runs: tuple[Run, Run]) -> None:
     values = dict(runs[0].results.run.manifest.values)
     assert "retrieval" not in values
     assert store.read(runs[0].path).manifest.retrieval == {}
+
+
+def test_the_gate_looks_at_what_a_dense_folder_holds_and_not_at_where_it_lies(runs: tuple[Run, Run]) -> None:
+    stored = store.read(runs[1].path)
+
+    def found_by(retrieve: str) -> Any:
+        values = stored.manifest.values
+        settings = {**values["settings"], "retrieve": retrieve}
+        return asked(
+            replace(stored, manifest=replace(stored.manifest, values={**values, "settings": settings}))
+        )
+
+    assert found_by("dense:/here/model:4") == found_by("dense:there:4") != found_by("dense:there:3")
+    assert found_by("dense:there:4") != found_by("bm25:4")

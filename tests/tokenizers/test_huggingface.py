@@ -254,6 +254,19 @@ def test_a_folder_without_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Qwen2", "GPTNeoX", "Bert", "Gemma", "T5"])
+def test_a_folder_with_weights_alone_has_no_tokenizer(tmp_path: Path, kind: str) -> None:
+    """transformers makes one of nothing but special tokens, by which every prompt would be empty."""
+    import transformers
+
+    getattr(transformers, f"{kind}Config")().save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"holds no vocabulary.*`tokenizer.save_pretrained`.*`--tokenizer`"
+    ) as caught:
+        open_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def _templated(template: str | None) -> HubTokenizer:
     wrapped = _unigram("first")
     wrapped.chat_template = template
