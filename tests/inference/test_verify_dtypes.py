@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from nih.errors import AnswerFailure
-from nih.inference.verify import FACTOR, Kept, Verifier, teacher_forced
+from nih.inference.verify import FACTOR, LEAST_NOISE, Kept, Verifier, teacher_forced
 from nih.models import mamba, rwkv, transformer
 from nih.models._recurrent import Options
 from nih.models.transformer import CachedSession
+from nih.options import RunOptions
+from nih.run.job import prepare
 from nih.tokenizers.byte import ByteTokenizer
 from nih.types import Sample
 from tests.support import recurrent, tiny
@@ -115,6 +117,23 @@ def test_right_trained_models_pass(name: str, dtype: str) -> None:
         for seed in range(2 if length < 4000 else 1)
     ]
     assert {f.state for f in found} == {"passed"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rwkv-mix", "aft-mix"])
+@pytest.mark.parametrize("chunk", [64, 1000])
+def test_roundings_of_thousands_of_tokens_pass_without_a_measurement(name: str, chunk: int) -> None:
+    """Pieces of other sizes add up their roundings differently, in a state that keeps them, and no probe of 64 tokens shows how much."""
+    job = prepare(RunOptions.of(model=name, task="mqar", lengths="2k,4k", depths="0,75", trials=2))
+    session: Any = job.model.session()
+    for ids in (sample.prompt.ids() for sample in job.plan.samples):
+        session.prefill_whole(ids)
+        whole = session.logits()
+        session.reset()
+        for start in range(0, len(ids), chunk):
+            session.extend([ids[start : start + chunk]])
+        passes = FACTOR["float32"] * LEAST_NOISE["float32"] * np.abs(whole).max()
+        assert np.abs(session.logits() - whole).max() < passes / 2
 
 
 def test_a_tie_that_falls_the_other_way_passes_and_is_counted() -> None:
