@@ -162,7 +162,7 @@ ladder: $(VENV)/nih
 	$(BIN)/python -m nih.models.reference.ladder results/examples
 	$(BIN)/nih bench accuracy $(RUNGS:%=$(RUNS)/ladder-%) --ratios --out results/examples/ladder/cost.png
 
-# The same steps of the same bytes for each; RWKV-4 in the size of AFT. Attention is left out: texts of 8k take it hours.
+# The same steps of the same bytes for each; RWKV-4 in the size of AFT. Attention is left out, because texts of 8k would take it many times as long.
 ALIKE := $(filter-out transformer,$(RUNGS))
 ladder-alike: $(VENV)/nih
 	for model in $(ALIKE); do folder=$(RUNS)/alike-$$model && rm -rf $$folder $$folder-run && more=--native; test $$model = mamba2 && more=; \
