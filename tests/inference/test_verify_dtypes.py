@@ -125,7 +125,8 @@ def test_right_trained_models_pass(name: str, dtype: str) -> None:
 def test_roundings_of_thousands_of_tokens_pass_without_a_measurement(name: str, chunk: int) -> None:
     """Pieces of other sizes add up their roundings differently, in a state that keeps them, and no probe of 64 tokens shows how much."""
     job = prepare(RunOptions.of(model=name, task="mqar", lengths="2k,4k", depths="0,75", trials=2))
-    session: Any = job.model.session()
+    model: Any = job.model
+    session = model.session()
     for ids in (sample.prompt.ids() for sample in job.plan.samples):
         session.prefill_whole(ids)
         whole = session.logits()
