@@ -7,12 +7,14 @@ them all at once, with the same kernels on the same memory, so that its numbers 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from nih.errors import ModelError, reason
 
+T = TypeVar("T")
 Rows = tuple[tuple[Tensor, ...], ...]
 """A recurrent state: one tuple per layer, every tensor with the rows in front."""
 Forward = Callable[[Tensor, Rows], tuple[Tensor, Rows]]
@@ -23,8 +25,8 @@ _WARM_UPS = 3
 """Calls before a capture: libraries choose their algorithms, and kernels are loaded, at the first ones."""
 
 
-def capture(work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-    """Capture `work` as a CUDA graph. It runs a few times before."""
+def capture(work: Callable[[], T]) -> tuple[Callable[[], object], T]:
+    """Capture `work` as a CUDA graph, and return what replays it and what the captured call returned. It runs a few times before."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

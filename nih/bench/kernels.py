@@ -23,6 +23,7 @@ from nih.bench.shares import shares
 from nih.errors import KernelError
 from nih.kernels import backend
 from nih.models._device import pick_device
+from nih.models._graphs import capture
 
 Print = Callable[[str], None]
 Row = dict[str, Any]
@@ -193,18 +194,15 @@ def input_sets(case: Case, inputs: Inputs) -> list[Inputs]:
 
 def graph_seconds(calls: Sequence[Callable[[], object]], replays: int = 20) -> float:
     """Return the device's seconds of one of the calls: the median over replays of a CUDA graph that holds all of them."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+
+    def work() -> None:
+        # Nothing is kept, so that the memory of one call's results serves the next.
         for call in calls:
             call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    graph.replay()
-    return statistics.median(_once(graph.replay, "cuda") for _ in range(replays)) / len(calls)
+
+    replay, _ = capture(work)
+    replay()
+    return statistics.median(_once(replay, "cuda") for _ in range(replays)) / len(calls)
 
 
 def _once(run: Callable[[], object], device: str) -> float:

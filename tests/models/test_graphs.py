@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from nih.models._graphs import capture as on_a_gpu
 from nih.models._recurrent import Options, RecurrentSession
 from tests.support import recurrent
 from tests.support.graphs import called_again
+from tests.support.recurrent import marks
 from tests.support.rwkv_files import write_pth
 
 NAMES = ["rwkv", "mamba", "mamba2", "v7"]
@@ -33,15 +33,6 @@ def opened(name: str, folder: Path, device: str = "cpu") -> RecurrentSession:
         source, name, Options(device=device, dtype="float32", tokenizer="byte")
     ).session()
     return session
-
-
-def marks(session: RecurrentSession, count: int, seed: int) -> list[Any]:
-    drawn, found = np.random.default_rng(seed), []
-    for _ in range(count):
-        session.reset()
-        session.extend([drawn.integers(32, 127, int(drawn.integers(3, 60))).astype(np.int32)])
-        found.append(session.mark())
-    return found
 
 
 def asked(session: RecurrentSession, of: list[Any]) -> Any:

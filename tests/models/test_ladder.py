@@ -266,3 +266,23 @@ def test_models_that_were_trained_alike_are_drawn_from_their_runs(tmp_path: Path
         own = rows[rows["model"] == name].set_index("length")[["n", "correct"]]
         assert own.to_dict() == cells.to_dict()
     assert all((tmp_path / f"ladder/alike.{kind}").stat().st_size for kind in ("png", "svg"))
+
+
+def test_the_page_tells_what_models_that_were_trained_alike_found() -> None:
+    """Each row of the table is the CSV's."""
+    page = (recurrent.ROOT / "docs/ladder.md").read_text()
+    rows = pd.read_csv(recurrent.ROOT / "results/examples/ladder/alike.csv")
+    titles = {
+        "AFT": "aft",
+        "RWKV-4": "rwkv",
+        "S4D": "s4d",
+        "Mamba": "mamba",
+        "Mamba-2": "mamba2",
+        "RWKV-7": "rwkv7",
+    }
+    told = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[1] in titles:
+            told[titles[cells[1]]] = [int(cell) for cell in cells[2:]]
+    assert told == {name: own["correct"].tolist() for name, own in rows.groupby("model")}

@@ -16,6 +16,7 @@ from nih.models._recurrent import Options, RecurrentSession
 from nih.models._rows import SIZES
 from nih.store.run import read
 from tests.support import recurrent
+from tests.support.recurrent import marks
 from tests.support.rwkv_files import write_pth
 
 ROWS = SIZES[-1]
@@ -29,16 +30,6 @@ def opened(name: str, dtype: Any = "float32") -> RecurrentSession:
     adapter: Any = rwkv if name == "rwkv" else mamba
     session: RecurrentSession = adapter.open_model(name, name, Options(device="cpu", dtype=dtype)).session()
     return session
-
-
-def marks(session: RecurrentSession, count: int, seed: int = 0) -> list[Any]:
-    """Marks behind random texts of several lengths."""
-    drawn, found = np.random.default_rng(seed), []
-    for _ in range(count):
-        session.reset()
-        session.extend([drawn.integers(32, 127, int(drawn.integers(3, 90))).astype(np.int32)])
-        found.append(session.mark())
-    return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

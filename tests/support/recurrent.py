@@ -176,6 +176,16 @@ def prompt(length: int, seed: int = 0) -> TokenIds:
     return np.random.default_rng([seed, length]).integers(0, VOCABULARY, length).astype(np.int32)
 
 
+def marks(session: RecurrentSession, count: int, seed: int = 0) -> list[Any]:
+    """Marks behind random texts of several lengths."""
+    drawn, found = np.random.default_rng(seed), []
+    for _ in range(count):
+        session.reset()
+        session.extend([drawn.integers(32, 127, int(drawn.integers(3, 90))).astype(np.int32)])
+        found.append(session.mark())
+    return found
+
+
 def prompt_of(name: str, seed: int, length: int) -> TokenIds:
     """Ids (T,) such as the model reads: random ones, or for a trained one text that asks for the key it hides."""
     if name in SHAPES:
