@@ -86,6 +86,17 @@ struct MatrixArgs {
     i64 threads, simd;           // CPU only
 };
 
+struct AttendArgs {              // CPU only
+    const void *q;               // (H, T, D): of the last T of N tokens
+    const void *k, *v;           // (G, N, D): H / G heads in turn attend to the same
+    void *y;                     // (H, T, D)
+    i64 H, G, T, N, D;
+    i64 q_h, q_t, k_h, k_t, v_h, v_t, y_h, y_t;
+    double scale;                // of the products of queries and keys
+    i64 dtype;
+    i64 threads, simd;
+};
+
 NIH_FN i64 nih_row_length(const i64 *lengths, i64 row, i64 steps) {
     if (!lengths) return steps;
     i64 n = lengths[row];
@@ -117,9 +128,10 @@ NIH_FN float nih_float(f16 x) {
     NihWord w;
     if (rest >= 0x7c00u) {
         w.u = 0x7f800000u | (rest & 0x3ffu) << 13;
+    } else if (rest >= 0x400u) {
+        w.u = (rest << 13) + 0x38000000u;
     } else {
-        w.u = rest << 13;
-        w.f *= 5.192296858534828e33f;  // 2^112: the exponent's bias, which also makes subnormals normal
+        w.f = (float)rest * 5.9604645e-8f;  // 2^-24: subnormals, of which no step may be one in float32, where they are flushed
     }
     w.u |= sign;
     return w.f;

@@ -21,6 +21,7 @@ namespace {
 constexpr int BLOCK = 64;  // channels that one task works on: whole cache lines of a row for every storage type
 constexpr int AHEAD = 8;   // rows that are prefetched ahead: rows are far apart, which no hardware prefetcher follows
 constexpr int ROWS = 64;   // steps of the scan whose inputs are staged in the first-level cache
+constexpr int KEYS = 128;  // keys of attention that are staged in the second-level cache
 constexpr int TOKENS = 16; // steps of the matrix state whose inputs are staged there, beside a strip of the state
 
 struct Part {  // what a task works on
@@ -41,6 +42,16 @@ struct Head {  // what a task of the matrix state works on
     i64 row, head, t0, steps;
 };
 
+struct AttendTask {  // what a task of attention works on: some tokens of the heads that share keys
+    i64 group, t0, tokens;
+};
+
+struct AttendRows {  // queries and outputs of a task's heads and tokens (rows, D or width), a block of keys and values, and of each row
+    float *query, *out, *keys, *values, *highest, *total;  // the highest score so far, and the sum of the weights lane by lane
+    i64 D, width;                                          // channels, and those filled up to whole panels
+    float unit;                                            // scores times this are exponents of two
+};
+
 typedef void (*WkvSpan)(const Wkv4Args &, Part, const float *, const float *, float *, float *);
 typedef void (*ScanSpan)(const ScanArgs &, Part, const float *, float *, float *, ScanRows);
 
@@ -52,6 +63,7 @@ struct Typed {
     void (*matrix_stage)(const MatrixArgs &, Head, MatrixRows);
     void (*matrix_decay)(const MatrixArgs &, Head, MatrixRows);
     void (*matrix_write)(const MatrixArgs &, Head, MatrixRows);
+    void (*attend)(const AttendArgs &, AttendTask, AttendRows);
 };
 
 struct Path {
@@ -60,6 +72,7 @@ struct Path {
     void (*scan_fold)(const float *, i64, float *, const float *);
     int strip;  // values that are advanced together
     void (*matrix_sweep[4])(MatrixRows, i64, i64, i64, float *);  // plain, with a and b, reading before the update, both
+    int tile, panel;  // rows and columns of a product of attention that stay in registers
 };
 
 #define NIH_PATH portable
@@ -443,6 +456,48 @@ void matrix_heads(const MatrixArgs &g) {
     }
 }
 
+struct AttendScratch {  // one thread's AttendRows
+    std::vector<float> memory;
+    AttendRows rows;
+
+    AttendScratch(const AttendArgs &g, i64 count, i64 width) {
+        constexpr i64 LINE = 16, WIDEST = 16;
+        memory.resize(count * (g.D + width + 1 + WIDEST) + KEYS * (g.D + width) + LINE);
+        float *next = memory.data() + (LINE - (uintptr_t)memory.data() / sizeof(float) % LINE) % LINE;
+        const auto take = [&next](i64 size) { return std::exchange(next, next + size); };
+        rows.keys = take(KEYS * g.D);
+        rows.values = take(KEYS * width);
+        rows.out = take(count * width);
+        rows.total = take(count * WIDEST);
+        rows.query = take(count * g.D);
+        rows.highest = next;
+        rows.D = g.D;
+        rows.width = width;
+        rows.unit = (float)(g.scale * 1.4426950408889634);
+    }
+};
+
+void attend_tasks(const AttendArgs &g) {
+    const Path &path = path_of(g.simd);
+    const auto attend = path.types[g.dtype].attend;
+    const i64 each = g.H / g.G, least = 4 * path.tile;
+    const int threads = g.H * g.T * g.N * g.D < 1 << 15 ? 1 : (int)g.threads;
+    // So many rows that staging the keys costs little beside them, and so many tasks that threads seldom wait.
+    i64 tokens = std::max(least, 256 / each / path.tile * path.tile);
+    while (tokens > least && g.G * ((g.T + tokens - 1) / tokens) < 4 * threads) tokens = std::max(least, tokens / 2 / path.tile * path.tile);
+    const i64 blocks = (g.T + tokens - 1) / tokens, width = (g.D + path.panel - 1) / path.panel * path.panel;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        FlushDenormals guard(g.simd);
+        AttendScratch scratch(g, each * tokens, width);
+#pragma omp for schedule(dynamic)
+        for (i64 task = g.G * blocks - 1; task >= 0; task--) {  // the last tokens first: they see most
+            const i64 t0 = task / g.G * tokens;
+            attend(g, {task % g.G, t0, std::min(tokens, g.T - t0)}, scratch.rows);
+        }
+    }
+}
+
 template <class Args, class Run> int guarded(const Args *args, Run run) {
     try {
         run(*args);
@@ -458,9 +513,10 @@ extern "C" {
 
 // The layout of the argument blocks: a loader that has another one must not call.
 int nih_abi() {
-    int result = 0;
-    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs)}) result = result << 7 | (int)(size / 8);
-    return result;
+    unsigned result = 0;
+    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs), sizeof(AttendArgs)})
+        result = result * 67 + (unsigned)(size / 8);
+    return (int)(result & 0x7fffffff);
 }
 
 // Best path that this processor runs: 0 portable, 1 AVX2 with FMA and F16C, 2 AVX-512 F, BW, DQ and VL.
@@ -496,5 +552,7 @@ int nih_causal_conv1d(const ConvArgs *args) {
 }
 
 int nih_matrix_state(const MatrixArgs *args) { return guarded(args, matrix_heads); }
+
+int nih_causal_attention(const AttendArgs *args) { return guarded(args, attend_tasks); }
 
 }

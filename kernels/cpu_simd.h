@@ -507,14 +507,17 @@ template <class S> NIH_TARGET static void matrix_write(const MatrixArgs &g, Head
         for (i64 c = 0; c < g.V; c += W) store(to + c, load(rows.y + t * rows.pitch + c), g.V - c < W ? (int)(g.V - c) : W);
 }
 
+#include "cpu_attention.h"
+
 template <class S> constexpr Typed typed() {
     return {wkv_span<S, true, false>, wkv_span<S, false, true>, wkv_span<S, true, true>,
             scan_span<S, true, false>, scan_span<S, false, true>, scan_span<S, true, true>,
-            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>};
+            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>, attend<S>};
 }
 
 constexpr Path path = {{typed<float>(), typed<bf16>(), typed<f16>()}, wkv_fold, scan_fold, STRIP,
-                       {matrix_sweep<false, false>, matrix_sweep<true, false>, matrix_sweep<false, true>, matrix_sweep<true, true>}};
+                       {matrix_sweep<false, false>, matrix_sweep<true, false>, matrix_sweep<false, true>, matrix_sweep<true, true>},
+                       SIDE, PANEL};
 
 }  // namespace NIH_PATH
 

@@ -51,12 +51,22 @@ class MatrixArgs(ctypes.Structure):
     )
 
 
+class AttendArgs(ctypes.Structure):
+    """One call of causal attention: pointers, heads, groups, shape (T, N, D), strides in elements."""
+
+    _fields_ = [
+        *_fields("q k v y", "H G T N D q_h q_t k_h k_t v_h v_t y_h y_t")[:-3],
+        ("scale", ctypes.c_double),
+        *_fields("", ""),
+    ]
+
+
 def abi() -> int:
-    """Return what `nih_abi` of a library with the same blocks returns: the number of fields of each, in 7 bits."""
+    """Return what `nih_abi` of a library with the same blocks returns: a number made of how many fields each has."""
     result = 0
-    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs):
-        result = result << 7 | ctypes.sizeof(block) // 8
-    return result
+    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs):
+        result = result * 67 + ctypes.sizeof(block) // 8
+    return result & 0x7FFFFFFF
 
 
 _Args = TypeVar("_Args", bound=ctypes.Structure)

@@ -2,7 +2,7 @@
 
 transformers gives every chunk after the first a mask of chunk x cache and copies the keys and values of grouped queries
 to all heads. Both cost more than they say: with a mask, a GPU's FlashAttention is out of reach and a CPU computes the
-masked half too. Here the cache's part, which every token of the chunk sees whole, needs no mask at all.
+masked half too. Here a CPU computes with a kernel of its own, and a GPU's FlashAttention is told that only later tokens are masked.
 
 It stands in for `sdpa` only where a probe shows that the masks say nothing but "no later token". On a GPU cuDNN's attention
 is off as well: it prepares a plan for each length of the cache, that is for each chunk and each decoded token.
@@ -23,6 +23,8 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from nih.kernels import causal_attention as kernel
+
 NAME = "nih_causal"
 """What transformers and run.json call this attention."""
 _PROBE = "nih_probe"
@@ -40,7 +42,6 @@ class Attends(Protocol):
 
 
 _rows: ContextVar[Sequence[Attends] | None] = ContextVar("rows", default=None)
-_flash_on_cpu: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def causal_attention(
@@ -64,8 +65,7 @@ def causal_attention(
     elif tokens == 1:
         out = from_one_token(query, key, value, scaling)
     elif query.device.type == "cpu":
-        # In float32 also what is stored in half precision, because two rounded parts would be rounded again where they meet.
-        out = _in_two_parts(query.float(), key.float(), value.float(), scaling).to(query.dtype)
+        return kernel.causal_attention(query[0], key[0], value[0], scaling)[None], None
     else:
         bias: Any = causal_lower_right(tokens, known)
         out = F.scaled_dot_product_attention(
@@ -76,8 +76,9 @@ def causal_attention(
 
 def from_one_token(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Attend from one token (1, H, 1, D) to keys and values (1, G, kv, D), its own among them. Returns (1, H, 1, D)."""
-    out = F.scaled_dot_product_attention(_packed(query, key.shape[1]), key, value, scale=scaling)
-    return out.reshape(query.shape)
+    # The queries of a group are rows over the same keys, of which none is masked.
+    rows = query.reshape(query.shape[0], key.shape[1], -1, query.shape[-1])
+    return F.scaled_dot_product_attention(rows, key, value, scale=scaling).reshape(query.shape)
 
 
 @contextmanager
@@ -88,28 +89,6 @@ def of_rows(layers: Sequence[Attends]) -> Iterator[None]:
         yield
     finally:
         _rows.reset(token)
-
-
-def _packed(query: Tensor, groups: int) -> Tensor:
-    """(1, H, q, D) -> (1, G, H/G q, D): the queries of a group are rows over the same keys where none is masked."""
-    return query.reshape(query.shape[0], groups, -1, query.shape[-1])
-
-
-def _in_two_parts(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Attend to the chunk itself causally, to the cache before it wholly, and weigh both by their sums of exponentials."""
-    groups, tokens = key.shape[1], query.shape[2]
-    before = key.shape[2] - tokens
-    each = query.shape[1] // groups
-    own_key, own_value = (x[:, :, before:].repeat_interleave(each, 1) for x in (key, value))
-    own: Tensor
-    own, own_sum = _flash_on_cpu(query, own_key, own_value, 0.0, True, scale=scaling)
-    if not before:
-        return own
-    past, past_sum = _flash_on_cpu(
-        _packed(query, groups), key[:, :, :before], value[:, :, :before], 0.0, False, scale=scaling
-    )
-    weight = torch.sigmoid(past_sum.reshape(own_sum.shape) - own_sum)[..., None]
-    return torch.lerp(own, past.reshape(own.shape), weight.to(own.dtype))
 
 
 def prefer_causal(model: Any, layers: int, read: Callable[[int], object]) -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nih.kernels import cpu_loader
+from nih.kernels.causal_attention import causal_attention, causal_attention_reference
 from tests.support.kernel_forms import MATRIX, OPS, Inputs, distance, draw_matrix, meaning, served_by
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -121,3 +122,27 @@ def test_a_cut_anywhere_changes_no_bit(data: Any, emulated: pytest.MonkeyPatch) 
     assert torch.equal(torch.cat(outputs, 1), y)
     assert state is not None
     assert torch.equal(state, end)
+
+
+@pytest.mark.parametrize(
+    ("heads", "groups", "tokens", "known", "channels"),
+    [(9, 3, 100, 421, 64), (2, 2, 63, 65, 80), (3, 1, 5, 64, 5)],
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_is_the_definition_in_pieces_too(
+    heads: int,
+    groups: int,
+    tokens: int,
+    known: int,
+    channels: int,
+    dtype: torch.dtype,
+    emulated: pytest.MonkeyPatch,
+) -> None:
+    query = torch.randn(heads, tokens, channels).to(dtype)
+    key, value = (torch.randn(groups, known, channels).to(dtype) for _ in range(2))
+    found = causal_attention(query, key, value)
+    truth = causal_attention_reference(query, key, value, channels**-0.5)
+    assert distance(found, truth) < 2e-5 + torch.finfo(dtype).eps
+    cut = tokens // 3
+    first = causal_attention(query[:, :cut], key[:, : known - tokens + cut], value[:, : known - tokens + cut])
+    assert torch.equal(torch.cat((first, causal_attention(query[:, cut:], key, value))), found)

@@ -232,6 +232,17 @@ def test_the_decay_keeps_its_own_type(dtype: torch.dtype, form: str) -> None:
     assert distance(other, MATRIX.reference(**(inputs | {"decay": inputs["decay"].to(dtype)}))[0]) < 2e-5
 
 
+def test_a_decay_below_the_normal_range_of_float16_is_no_zero(form: str) -> None:
+    """A logarithm of -5e-5 halves a state within 14,000 tokens; one decay per head is read by another way than one per key."""
+    inputs = variant(draw_matrix(1, 64, 2, 8, 9), False, False, True)
+    inputs["decay"] = torch.full_like(inputs["decay"], -5e-5).half()
+    found = run(inputs, form)
+    wide = run(inputs | {"decay": inputs["decay"].float()}, form)
+    never = run(inputs | {"decay": torch.zeros_like(inputs["decay"])}, form)
+    assert torch.equal(found[0], wide[0]) and torch.equal(found[1], wide[1])
+    assert not torch.equal(found[1], never[1])
+
+
 def test_rows_of_any_length(form: str) -> None:
     lengths = [0, 1, 16, 17, 63, 64, 99]
     inputs = variant(draw_matrix(7, 99, 2, 6, 7), True, True, False)
