@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from nih.bench import attention
 from nih.bench.kernel_ops import OPS, Case, Inputs, Way
 from nih.bench.shares import shares
 from nih.errors import KernelError
@@ -79,15 +80,18 @@ def main(
 ) -> None:
     """Measure the ops on one device and print a table per case; on a CPU with one thread, then with all of torch's.
 
-    `only` names the one op to measure. `out` also receives the rows as CSV, case by case. Raises KernelError, before any speed is
+    `only` names the one op to measure. `out` also receives the rows as CSV, case by case, those of attention left out. Raises KernelError, before any speed is
     printed, if a form of ours is wrong.
     """
     device = str(pick_device(device))
-    if only is not None and only not in OPS:
-        raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join(OPS)}`")
+    if only is not None and only not in (*OPS, attention.NAME):
+        raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join((*OPS, attention.NAME))}`")
     cases = [case for case in (CPU_CASES if device == "cpu" else CUDA_CASES) if only in (None, case.op)]
+    attends = device == "cpu" and only in (None, attention.NAME)
     with torch.no_grad(), _table(out) as write:
         sound = {case: check(case, device, show) for case in cases}
+        if attends:
+            attention.check()
         show(_machine(device))
         for count in sorted({1, torch.get_num_threads()}) if device == "cpu" else [torch.get_num_threads()]:
             with _threads(count):
@@ -95,6 +99,8 @@ def main(
                 show(f"\ncopy bandwidth {copy / 1e9:.1f} GB/s with {count} thread{'s' * (count > 1)}")
                 for case in cases:
                     write(measure(case, sound[case], device, rounds, copy, show))
+                if attends:
+                    attention.measure(rounds, show)
 
 
 # Correctness

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nih.bench import kernel_ops
+from nih.bench import attention, kernel_ops
 from nih.bench import kernels as bench
 from nih.bench.kernel_ops import OPS, Case, Inputs, Result, Way
 from nih.errors import KernelError
@@ -26,6 +26,7 @@ SMALL = (Case("wkv4", 1, 2200, 8), Case("selective_scan", 2, 2200, 8), Case("cau
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "CPU_CASES", SMALL)
     monkeypatch.setattr(bench, "copy_bandwidth", lambda device: 10e9)
+    monkeypatch.setattr(attention, "SHAPES", (attention.Shape(6, 2, 70, 200, 24),))
 
 
 def test_every_way_is_measured_with_one_thread_and_with_all(tmp_path: Path) -> None:
@@ -179,3 +180,22 @@ def test_the_sequential_kernel_computes_the_same_op() -> None:
     y, state = wkv4.wkv4_reference(**inputs)
     assert float((call.y - y).abs().max()) < 2e-5
     assert float((call.end[:, 0] / call.end[:, 1] - state[:, 0] / state[:, 1]).abs().max()) < 2e-5
+
+
+def test_attention_is_measured_beside_torchs_if_all_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    bench.main("cpu", rounds=1, only=attention.NAME, show=lines.append)
+    table = "\n".join(lines)
+    assert {"nih torch", "sdpa with a mask"} <= {line[2:36].strip() for line in table.splitlines()}
+    monkeypatch.setattr(attention, "causal_attention_torch", lambda q, k, v, scale: v.new_zeros(70, 6, 24))
+    lines.clear()
+    with pytest.raises(KernelError, match=r"`nih torch` is wrong by .* so no speed is printed"):
+        bench.main("cpu", rounds=1, show=lines.append)
+    assert lines == []
+
+
+def test_the_operations_of_attention_are_those_of_what_is_seen() -> None:
+    """Two products of D channels, a multiplication and an addition each, for every pair of a token and one that it sees."""
+    shape = attention.Shape(3, 1, 5, 9, 7)
+    pairs = sum(4 + token + 1 for token in range(5))
+    assert shape.operations == 4 * 7 * 3 * pairs
