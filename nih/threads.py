@@ -71,13 +71,12 @@ def _quotas(root: Path) -> Iterator[float]:
     """The quota of each cgroup from this process's own up to the mount: all of them count, so the smallest does."""
     for kind, folder, mount in _cgroups(root):
         read = _quota_v2 if kind == "cgroup2" else _quota_v1
-        while True:
-            quota = read(folder)
+        levels = [folder, *folder.parents]
+        above = levels.index(mount) + 1 if mount in levels else 1
+        for group in levels[:above]:
+            quota = read(group)
             if quota is not None:
                 yield quota
-            if folder == mount or mount not in folder.parents:
-                break
-            folder = folder.parent
 
 
 def _cgroups(root: Path) -> Iterator[tuple[str, Path, Path]]:
