@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from nih.coerce import Tokens, convert, flag
 from nih.errors import NihError, UsageError
 from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
 from nih.streams import ReaderGone, guard_streams
@@ -94,11 +95,14 @@ class _Command(TyperCommand):
 
 def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., None]:
     """Give a command the fields of RunOptions as its options, and three more ways of typing them."""
-    hints = get_type_hints(RunOptions)
+    hints, bounded = get_type_hints(RunOptions), get_type_hints(RunOptions, include_extras=True)
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for group in (Asked, Answering, Execution, Output):
         for field in fields(group):
             kind, default = (list[str], []) if field.name == "set" else (hints[field.name], field.default)
+            counts_tokens = (
+                bounded[field.name] == Tokens | None
+            )  # `RunOptions.of` reads its text, as it reads a length
             flags = [flag for flag in (field.metadata.get("short"),) if flag]
             shown = typer.Option(
                 f"--{field.name.replace('_', '-')}",
@@ -107,7 +111,7 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
                 show_default=bool(default),
                 rich_help_panel=field.metadata.get("panel", group.PANEL),
             )
-            parameters.append(_keyword(field.name, kind, default, shown))
+            parameters.append(_keyword(field.name, str | None if counts_tokens else kind, default, shown))
     parameters += [
         _keyword(name, kind, default, typer.Option(*flags, help=text, rich_help_panel=panel))
         for name, kind, default, flags, text, panel in _FURTHER
@@ -521,8 +525,9 @@ def bench_prefill(
     lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "1k-32k",
     repeats: int = 3,
     new_tokens: Annotated[
-        int, typer.Option(help="Tokens generated after each prompt, inside the length")
-    ] = 64,
+        str,
+        typer.Option(help="Tokens generated after each prompt, inside the length"),
+    ] = "64",
     device: str = "auto",
     dtype: str = "auto",
     up_to: Annotated[
@@ -539,7 +544,8 @@ def bench_prefill(
     """Measure the seconds and bytes of reading a prompt by length, and the exponents with which they grow."""
     from nih.bench.prefill import Request, prefill
 
-    request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
+    room = convert(new_tokens, Tokens, flag("new-tokens", new_tokens))
+    request = Request(tuple(model), lengths, repeats, room, device, dtype, timeout, tuple(up_to or ()))
     prefill(request, out, ratios=ratios, show=typer.echo, tell=_say)
 
 
