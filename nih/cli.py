@@ -576,7 +576,9 @@ def bench_threads(
 ) -> None:
     """Compare the number of threads that nih chooses with fixed ones: idle, under CPU quotas, beside busy processes."""
     from nih.bench.threads import threads
+    from nih.run.job import prepare
 
+    prepare(RunOptions.of(model=model, lengths=lengths, trials=trials, device="cpu"))
     words = ["--model", model, "--lengths", lengths, "--trials", trials, "--device", "cpu"]
     threads(words, repeats, typer.echo)
 

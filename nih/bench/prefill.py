@@ -58,6 +58,10 @@ class Request:
                 raise UnknownName.of("model in --up-to", model, self.models)
         if self.repeats < 1:
             raise UsageError(f"--repeats {self.repeats} measures nothing; type at least 1")
+        if self.timeout is not None and not self.timeout > 0:
+            raise UsageError(
+                f"--timeout {self.timeout:g} leaves no time to measure in; type a number of seconds above 0"
+            )
         if self.new_tokens < 2:
             raise UsageError(
                 f"--new-tokens {self.new_tokens} has no token after the first to take the time of; type at least 2"
