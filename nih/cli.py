@@ -39,6 +39,16 @@ app = typer.Typer(
 bench_app = typer.Typer(help="Measure speeds as ratios, side by side in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
+
+def _path(typed: Any) -> Path:
+    """Read the name of an output. An empty one is refused, because it would mean the present folder. Raises UsageError."""
+    if not str(typed):
+        raise UsageError("the name of an output is empty; type a file or folder, or leave the option out")
+    return Path(typed)
+
+
+_NAMED: dict[str, Any] = {"parser": _path, "metavar": "<path>"}
+"""What reads an option that names an output, and what its help shows."""
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
 
 
@@ -257,7 +267,8 @@ def show(
 
 
 _Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder; default: results/comparisons/<runs>-<hash>")
+    Path | None,
+    typer.Option("--out", "-o", help="Folder; default: results/comparisons/<runs>-<hash>", **_NAMED),
 ]
 
 
@@ -329,7 +340,8 @@ def history(
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
     no_answer: _NoAnswer = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; default: results/histories/<run>-<hash>")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder; default: results/histories/<run>-<hash>", **_NAMED),
     ] = None,
 ) -> None:
     """Draw accuracy and effective length of many runs of one grid over time. Prints the folder of the table and the picture."""
@@ -367,10 +379,14 @@ def gate(
         typer.Option(help="Also judge the seconds per sample: at most this many times the baseline's"),
     ] = None,
     score: Annotated[str | None, typer.Option(help="Judge both with this score, without the model")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case per rule")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML, one test case per rule", **_NAMED)
+    ] = None,
     summary: Annotated[
         Path | None,
-        typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
+        typer.Option(
+            help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set", **_NAMED
+        ),
     ] = None,
     plan: Annotated[
         bool,
@@ -387,6 +403,7 @@ def gate(
     from nih.gate import output as gate_report
     from nih.gate.rules import Limits
     from nih.gate.rules import gate as compare
+    from nih.store.files import check_file
 
     if plan:
         unused = {"--max-slowdown": max_slowdown, "--junit": junit, "--summary": summary}
@@ -401,6 +418,11 @@ def gate(
         raise UsageError(
             f"`{folder}` is judged against another run; type `nih gate {folder} --baseline BASELINE`"
         )
+    step = os.environ.get("GITHUB_STEP_SUMMARY")
+    files = {"--junit": junit, "--summary": summary, "GITHUB_STEP_SUMMARY": Path(step) if step else None}
+    for option, path in files.items():
+        if path is not None:
+            check_file(path, option)
     limits = Limits(0.05 if max_drop is None else max_drop, alpha, max_slowdown, within)
     outcome = compare(folder, baseline, limits, score)
     for note in outcome.notes:
@@ -411,7 +433,7 @@ def gate(
         gate_report.write(junit, gate_report.junit(outcome), "--junit")
     if summary:
         gate_report.write(summary, gate_report.markdown(outcome), "--summary")
-    if step := os.environ.get("GITHUB_STEP_SUMMARY"):
+    if step:
         gate_report.append(Path(step), gate_report.markdown(outcome))
     _say(gate_report.headline(outcome))
     if outcome.failed:
@@ -497,7 +519,7 @@ def bench_engines(
     repeats: Annotated[
         int, typer.Option(help="Times that each way answers all, in turn; the median counts")
     ] = 3,
-    out: Annotated[Path | None, typer.Option(help="Folder for engines.csv")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for engines.csv", **_NAMED)] = None,
 ) -> None:
     """Compare the seconds in which nih, vLLM and the `generate` of transformers answer one grid, loading left out."""
     from nih.bench.engines import Request, engines
@@ -537,7 +559,7 @@ def bench_prefill(
         float | None, typer.Option(help="Most seconds for one measurement; longer lengths are not tried")
     ] = None,
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure", **_NAMED)] = Path(
         "results/runs/bench-prefill"
     ),
 ) -> None:
@@ -554,13 +576,16 @@ def bench_prefill(
 def bench_accuracy(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --cost")],
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="Picture to write")] = Path("accuracy-cost.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write", **_NAMED)] = Path("accuracy-cost.png"),
 ) -> None:
     """Draw accuracy against seconds and against bytes, several runs in one picture."""
     from nih.report.cost import cost_against_accuracy, images
-    from nih.store.files import write_atomic
+    from nih.store.files import check_file, make_folder, write_atomic
 
-    write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    check_file(out, "--out")
+    picture = images(cost_against_accuracy(runs, ratios=ratios))["png"]
+    make_folder(out.parent)
+    write_atomic(out, picture)
     typer.echo(str(out))
 
 
@@ -597,7 +622,9 @@ def bench_startup() -> None:
 def bench_kernels(
     device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
     only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV file for the rows, written as they come", **_NAMED)
+    ] = None,
 ) -> None:
     """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure

@@ -350,6 +350,8 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
 
     def _check_names(self) -> None:
         """Refuse names that no file can have, which the system answers in many ways."""
+        if self.out == "":
+            raise UsageError("--out is empty; type a folder, or leave it out")
         for key in _NAMES:
             name = getattr(self, key) or ""
             if not _can_be_a_name(name):

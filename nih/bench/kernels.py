@@ -24,6 +24,7 @@ from nih.errors import KernelError
 from nih.kernels import backend
 from nih.models._device import pick_device
 from nih.models._graphs import capture
+from nih.store.files import check_file, make_folder, writing
 
 Print = Callable[[str], None]
 Row = dict[str, Any]
@@ -86,6 +87,8 @@ def main(
     if only is not None and only not in OPS:
         raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join(OPS)}`")
     cases = [case for case in (CPU_CASES if device == "cpu" else CUDA_CASES) if only in (None, case.op)]
+    if out is not None:
+        check_file(out, "--out")
     with torch.no_grad(), _table(out) as write:
         sound = {case: check(case, device, show) for case in cases}
         show(_machine(device))
@@ -298,8 +301,8 @@ def _table(out: Path | None) -> Iterator[Write]:
     if out is None:
         yield lambda rows: None
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="", encoding="utf-8") as file:
+    make_folder(out.parent)
+    with writing(out), out.open("w", newline="", encoding="utf-8") as file:
 
         def write(rows: Sequence[Row]) -> None:
             writer = csv.DictWriter(file, rows[0])

@@ -23,7 +23,7 @@ from nih.cost import measure as cost
 from nih.cost.measure import Machine, Measurement, Point
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UnknownName, UsageError
 from nih.prompts.grid import format_length, parse_length, parse_lengths
-from nih.store.files import make_folder, write_atomic
+from nih.store.files import check_folder, make_folder, write_atomic
 
 Tell = Callable[[str], None]
 
@@ -168,6 +168,7 @@ def prefill(request: Request, out: Path, *, ratios: bool, show: Tell, tell: Tell
     `ratios` draws multiples of the quickest model's shortest prompt instead of seconds, for a figure that leaves this machine.
     Raises UsageError, StoreError.
     """
+    check_folder(out)
     points = measure(request, tell)
     write(points, out, ratios)
     for line in lines(points):

@@ -26,7 +26,7 @@ from nih.report.tables import results_for, rounded_csv
 from nih.stats.effective_length import EffectiveLength
 from nih.stats.mean import Mean
 from nih.stats.results import Results
-from nih.store.files import MANIFEST, write_files
+from nih.store.files import MANIFEST, check_folder, write_files
 from nih.store.run import StoredRun, read
 from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
 
@@ -99,6 +99,8 @@ def history(
     A path is a run folder, or a folder of run folders. What cannot be read, is not whole or does not say when it began is left out,
     with a note. Raises SettingsDiffer if two runs were not asked the same grid, UsageError if no run is left, StoreError.
     """
+    if out is not None:
+        check_folder(out)
     found = open_history(paths, score, no_answer)
     folder = out or _default_folder(found)
     if (folder / MANIFEST).exists():
