@@ -94,6 +94,8 @@ def evaluate(
         costs.measurable(job.model)
     if options.certify:
         rounds.check(job)
+    if job.retriever:
+        job.retriever.check()
     if check:
         check(job)
     with _open(job) as directory:
