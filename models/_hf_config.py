@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from nih.coerce import Tokens
 from nih.errors import ModelError, reason
 from nih.tokenizers.huggingface import locate
 
@@ -37,7 +38,7 @@ class Options:
     so, else bfloat16."""
     tokenizer: str | None = None
     """A folder, hub id, .gguf file, or `byte`; None takes the model's own."""
-    chunk: int | None = None
+    chunk: Tokens | None = None
     """Most tokens per forward call during prefill; None is 640 on a CPU, on a GPU 8192 where no mask grows with it, else
     2048."""
     attn_implementation: str | None = None

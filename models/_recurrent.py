@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nih.coerce import Tokens
 from nih.errors import ModelError
 from nih.kernels import backend, fla
 from nih.models._device import pick_device, pick_dtype
@@ -49,7 +50,7 @@ class Options:
     models that are stored so, else float16 where the weights are, else bfloat16."""
     tokenizer: str | None = None
     """A `20B_tokenizer.json`, a `rwkv_vocab_v20230424.txt`, a folder, a hub id, or `byte`; None takes the model's own."""
-    chunk: int | None = None
+    chunk: Tokens | None = None
     """Most tokens per forward call during prefill; None is 1024 on a CPU, 8192 on a GPU."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nih.coerce import Tokens
 from nih.errors import AnswerTimeout, ModelError
 from nih.protocols import Tokenizer
 from nih.tokenizers.byte import ByteTokenizer
@@ -36,7 +37,7 @@ class Options:
     tokenizer: str | None = None
     delay: float = 0.0
     """Seconds slept before each answer."""
-    limit: int | None = None
+    limit: Tokens | None = None
 
 
 class EchoMark(NamedTuple):

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from nih.coerce import Tokens, convert, flag
 from nih.errors import NihError, UsageError
 from nih.options import Answering, Asked, Execution, Output, RunOptions, scoped
 from nih.streams import ReaderGone, guard_streams
@@ -38,6 +39,16 @@ app = typer.Typer(
 bench_app = typer.Typer(help="Measure speeds as ratios, side by side in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
+
+def _path(typed: Any) -> Path:
+    """Read the name of an output. An empty one is refused, because it would mean the present folder. Raises UsageError."""
+    if not str(typed):
+        raise UsageError("the name of an output is empty; type a file or folder, or leave the option out")
+    return Path(typed)
+
+
+_NAMED: dict[str, Any] = {"parser": _path, "metavar": "<path>"}
+"""What reads an option that names an output, and what its help shows."""
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
 
 
@@ -94,11 +105,13 @@ class _Command(TyperCommand):
 
 def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., None]:
     """Give a command the fields of RunOptions as its options, and three more ways of typing them."""
-    hints = get_type_hints(RunOptions)
+    hints, bounded = get_type_hints(RunOptions), get_type_hints(RunOptions, include_extras=True)
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for group in (Asked, Answering, Execution, Output):
         for field in fields(group):
             kind, default = (list[str], []) if field.name == "set" else (hints[field.name], field.default)
+            # `RunOptions.of` reads the text of a number of tokens, as it reads a length.
+            counts_tokens = bounded[field.name] == Tokens | None
             flags = [flag for flag in (field.metadata.get("short"),) if flag]
             shown = typer.Option(
                 f"--{field.name.replace('_', '-')}",
@@ -107,7 +120,7 @@ def _with_run_options(command: Callable[[RunOptions], None]) -> Callable[..., No
                 show_default=bool(default),
                 rich_help_panel=field.metadata.get("panel", group.PANEL),
             )
-            parameters.append(_keyword(field.name, kind, default, shown))
+            parameters.append(_keyword(field.name, str | None if counts_tokens else kind, default, shown))
     parameters += [
         _keyword(name, kind, default, typer.Option(*flags, help=text, rich_help_panel=panel))
         for name, kind, default, flags, text, panel in _FURTHER
@@ -253,7 +266,8 @@ def show(
 
 
 _Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder; default: results/comparisons/<runs>-<hash>")
+    Path | None,
+    typer.Option("--out", "-o", help="Folder; default: results/comparisons/<runs>-<hash>", **_NAMED),
 ]
 
 
@@ -325,7 +339,8 @@ def history(
     score: Annotated[str | None, typer.Option(help="Score again with this score, without the model")] = None,
     no_answer: _NoAnswer = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; default: results/histories/<run>-<hash>")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder; default: results/histories/<run>-<hash>", **_NAMED),
     ] = None,
 ) -> None:
     """Draw accuracy and effective length of many runs of one grid over time. Prints the folder of the table and the picture."""
@@ -363,10 +378,14 @@ def gate(
         typer.Option(help="Also judge the seconds per sample: at most this many times the baseline's"),
     ] = None,
     score: Annotated[str | None, typer.Option(help="Judge both with this score, without the model")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case per rule")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML, one test case per rule", **_NAMED)
+    ] = None,
     summary: Annotated[
         Path | None,
-        typer.Option(help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set"),
+        typer.Option(
+            help="Write Markdown; it is also added to $GITHUB_STEP_SUMMARY where that is set", **_NAMED
+        ),
     ] = None,
     plan: Annotated[
         bool,
@@ -383,6 +402,7 @@ def gate(
     from nih.gate import output as gate_report
     from nih.gate.rules import Limits
     from nih.gate.rules import gate as compare
+    from nih.store.files import check_file
 
     if plan:
         unused = {"--max-slowdown": max_slowdown, "--junit": junit, "--summary": summary}
@@ -397,6 +417,11 @@ def gate(
         raise UsageError(
             f"`{folder}` is judged against another run; type `nih gate {folder} --baseline BASELINE`"
         )
+    step = os.environ.get("GITHUB_STEP_SUMMARY")
+    files = {"--junit": junit, "--summary": summary, "GITHUB_STEP_SUMMARY": Path(step) if step else None}
+    for option, path in files.items():
+        if path is not None:
+            check_file(path, option)
     limits = Limits(0.05 if max_drop is None else max_drop, alpha, max_slowdown, within)
     outcome = compare(folder, baseline, limits, score)
     for note in outcome.notes:
@@ -407,7 +432,7 @@ def gate(
         gate_report.write(junit, gate_report.junit(outcome), "--junit")
     if summary:
         gate_report.write(summary, gate_report.markdown(outcome), "--summary")
-    if step := os.environ.get("GITHUB_STEP_SUMMARY"):
+    if step:
         gate_report.append(Path(step), gate_report.markdown(outcome))
     _say(gate_report.headline(outcome))
     if outcome.failed:
@@ -493,7 +518,7 @@ def bench_engines(
     repeats: Annotated[
         int, typer.Option(help="Times that each way answers all, in turn; the median counts")
     ] = 3,
-    out: Annotated[Path | None, typer.Option(help="Folder for engines.csv")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for engines.csv", **_NAMED)] = None,
 ) -> None:
     """Compare the seconds in which nih, vLLM and the `generate` of transformers answer one grid, loading left out."""
     from nih.bench.engines import Request, engines
@@ -521,8 +546,9 @@ def bench_prefill(
     lengths: Annotated[str, typer.Option(help="As for `nih run`")] = "1k-32k",
     repeats: int = 3,
     new_tokens: Annotated[
-        int, typer.Option(help="Tokens generated after each prompt, inside the length")
-    ] = 64,
+        str,
+        typer.Option(help="Tokens generated after each prompt, inside the length"),
+    ] = "64",
     device: str = "auto",
     dtype: str = "auto",
     up_to: Annotated[
@@ -532,14 +558,15 @@ def bench_prefill(
         float | None, typer.Option(help="Most seconds for one measurement; longer lengths are not tried")
     ] = None,
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure", **_NAMED)] = Path(
         "results/runs/bench-prefill"
     ),
 ) -> None:
     """Measure the seconds and bytes of reading a prompt by length, and the exponents with which they grow."""
     from nih.bench.prefill import Request, prefill
 
-    request = Request(tuple(model), lengths, repeats, new_tokens, device, dtype, timeout, tuple(up_to or ()))
+    room = convert(new_tokens, Tokens, flag("new-tokens", new_tokens))
+    request = Request(tuple(model), lengths, repeats, room, device, dtype, timeout, tuple(up_to or ()))
     prefill(request, out, ratios=ratios, show=typer.echo, tell=_say)
 
 
@@ -548,13 +575,16 @@ def bench_prefill(
 def bench_accuracy(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --cost")],
     ratios: Annotated[bool, typer.Option(help="Draw ratios, not this machine's seconds")] = False,
-    out: Annotated[Path, typer.Option(help="Picture to write")] = Path("accuracy-cost.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write", **_NAMED)] = Path("accuracy-cost.png"),
 ) -> None:
     """Draw accuracy against seconds and against bytes, several runs in one picture."""
     from nih.report.cost import cost_against_accuracy, images
-    from nih.store.files import write_atomic
+    from nih.store.files import check_file, make_folder, write_atomic
 
-    write_atomic(out, images(cost_against_accuracy(runs, ratios=ratios))["png"])
+    check_file(out, "--out")
+    picture = images(cost_against_accuracy(runs, ratios=ratios))["png"]
+    make_folder(out.parent)
+    write_atomic(out, picture)
     typer.echo(str(out))
 
 
@@ -570,7 +600,9 @@ def bench_threads(
 ) -> None:
     """Compare the number of threads that nih chooses with fixed ones: idle, under CPU quotas, beside busy processes."""
     from nih.bench.threads import threads
+    from nih.run.job import prepare
 
+    prepare(RunOptions.of(model=model, lengths=lengths, trials=trials, device="cpu"))
     words = ["--model", model, "--lengths", lengths, "--trials", trials, "--device", "cpu"]
     threads(words, repeats, typer.echo)
 
@@ -589,7 +621,9 @@ def bench_startup() -> None:
 def bench_kernels(
     device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `auto`")] = "auto",
     only: Annotated[str | None, typer.Option(help="The one op to measure, such as `selective_scan`")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file for the rows, written as they come")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV file for the rows, written as they come", **_NAMED)
+    ] = None,
 ) -> None:
     """Compare the kernels with the paths of transformers, after a correctness check."""
     from nih.bench.kernels import main as measure

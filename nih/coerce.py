@@ -16,11 +16,14 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt
 
 from nih.errors import UnknownName, UsageError
+from nih.text import read_tokens
 
 T = TypeVar("T")
 
 Count = Annotated[int, Ge(1)]
 """A whole number of at least 1."""
+Tokens = Annotated[int, Ge(1), "tokens"]
+"""A number of tokens, at least 1. It may be spelled as lengths are: `10k` is 10240."""
 Positive = Annotated[float, Gt(0)]
 """A number above 0."""
 
@@ -112,6 +115,8 @@ def convert(value: Any, hint: Any, said: str, most: int = MOST) -> Any:
         value = (value,)
     if isinstance(value, bool) and _plain(inner) in (int, float):
         raise UsageError(f"{said} must be {_NUMBERS[_plain(inner)]}")
+    if inner == Tokens and isinstance(value, str) and value.strip()[-1:].isalpha():
+        value = read_tokens(value) or value
     try:
         found = _adapter(inner).validate_python(value)
     except ValidationError as error:
@@ -137,6 +142,8 @@ def _wanted(hint: Any, problem: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(f"`{choice}`" for choice in get_args(hint))
     if get_origin(hint) is tuple:
         return "text or a list of texts; put what is not a plain word into quotes"
+    if hint == Tokens:
+        return "a whole number of tokens; type for example `1000` or `10k`"
     if _plain(hint) is bool:
         return "`true` or `false`"
     return _NUMBERS.get(_plain(hint), "text")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from nih.coerce import Count, Positive, build, convert, flag, without_end_slash
+from nih.coerce import Count, Positive, Tokens, build, convert, flag, without_end_slash
 from nih.errors import UnknownName, UsageError
 from nih.text import cut, sanitize
 
@@ -162,10 +162,10 @@ class Answering:
         None,
         "Date that a chat template tells the model, where it tells one: YYYY-MM-DD; default: today's, or that of the run that is resumed",
     )
-    max_new_tokens: Count | None = _option(
+    max_new_tokens: Tokens | None = _option(
         None, "Tokens reserved for the answer, inside the length; default: the task's", decides=True
     )
-    thinking: Count | None = _option(
+    thinking: Tokens | None = _option(
         None,
         "Tokens for thinking, beside those of the answer and outside the length; only what follows the thinking is scored",
         decides="unless default",
@@ -228,8 +228,8 @@ class Execution:
         False,
         "Ask lengths from short to long, each only until it is certain whether it reaches --threshold; stop after two below",
     )
-    certify_budget: Count | None = _option(
-        None, "With --certify, the most planned tokens to read; default: the whole grid's"
+    certify_budget: Tokens | None = _option(
+        None, "With --certify, the most planned tokens to read, such as `500k`; default: the whole grid's"
     )
 
     @property
@@ -350,6 +350,8 @@ class RunOptions(Output, Execution, Answering, Asked):  # a dataclass takes fiel
 
     def _check_names(self) -> None:
         """Refuse names that no file can have, which the system answers in many ways."""
+        if self.out == "":
+            raise UsageError("--out is empty; type a folder, or leave it out")
         for key in _NAMES:
             name = getattr(self, key) or ""
             if not _can_be_a_name(name):

@@ -415,5 +415,8 @@ class Retriever(Protocol):
     def described(self) -> Mapping[str, str]:
         """Return what run.json says of it."""
 
+    def check(self) -> None:
+        """Raise UsageError if it could score nothing, such as for damaged weights; contexts of few passages would not tell."""
+
     def scores(self, question: str, passages: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return a score (P,) for each of the P passages, the greater the better."""

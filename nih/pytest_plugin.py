@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from nih.gate.baseline import Baseline
     from nih.gate.rules import Limits, Outcome
+    from nih.run.job import Job
 
 
 class NihGate:
@@ -82,10 +84,14 @@ class NihGate:
         if run is not None:
             return gate(_given(run, like, options), held, checked, named)
         asked = held if like is None else _path("like", like)
-        _check_baseline(held, asked, checked, named)
-        return gate(self._measured(asked, options), held, checked, named)
+        known = _checked_baseline(held, asked, checked, named)
 
-    def _measured(self, asked: Path, options: dict[str, Any]) -> Path:
+        def check(job: Job) -> None:
+            _check_job(job, known, checked, named)
+
+        return gate(self._measured(asked, options, check), held, checked, named)
+
+    def _measured(self, asked: Path, options: dict[str, Any], check: Callable[[Job], None]) -> Path:
         from nih.errors import UsageError
         from nih.run.evaluate import evaluate
         from nih.run.like import like as options_of
@@ -95,11 +101,11 @@ class NihGate:
             raise UsageError(
                 "a run with `certify=True` cannot be held against a baseline, because its answers decide how often it asks; leave it out"
             )
-        return evaluate(chosen, tell=print, quiet=True).path
+        return evaluate(chosen, tell=print, quiet=True, check=check).path
 
 
-def _check_baseline(baseline: Path, asked: Path, limits: Limits, score: str | None) -> None:
-    """Raise what the gate would say of this baseline whatever the model answers, so that nothing is measured in vain."""
+def _checked_baseline(baseline: Path, asked: Path, limits: Limits, score: str | None) -> Baseline:
+    """Read a baseline. Raise what the gate would say of it whatever the model answers, so that nothing is measured in vain."""
     from nih.errors import UsageError
     from nih.gate.baseline import open_baseline
     from nih.gate.rules import gate
@@ -118,8 +124,33 @@ def _check_baseline(baseline: Path, asked: Path, limits: Limits, score: str | No
         )
     if baseline.is_dir():
         gate(baseline, baseline, limits, score)
-    else:
-        open_baseline(baseline)
+        return open_baseline(baseline)
+    for name, value in (("score", score), ("within", limits.within)):
+        if value is not None:
+            raise UsageError(
+                f"`{name}={value}` needs the samples of both sides, and baseline `{baseline}` is a table; give the baseline's run folder"
+            )
+    return open_baseline(baseline)
+
+
+def _check_job(job: Job, baseline: Baseline, limits: Limits, score: str | None) -> None:
+    """Raise SettingsDiffer if the job would not ask what the baseline was asked, UsageError if its samples would not pair for `within`."""
+    from nih.errors import SettingsDiffer, UsageError
+    from nih.gate.baseline import differences, ids_pair
+    from nih.run.record import planned
+
+    run = planned(job, Path(job.options.out or ""))
+    if found := differences(run, baseline, but=() if score is None else ("score",)):
+        raise SettingsDiffer(
+            f"what would be measured is not what baseline `{baseline.path}` was asked: {found}; leave out the options that differ, or give a "
+            "baseline that was asked the same"
+        )
+    ids = {(sample.task, sample.cell, sample.trial): sample.id for sample in job.samples}
+    if not ids_pair(run, ids, baseline) and limits.within is not None:
+        raise UsageError(
+            f"`within={limits.within:g}` compares the same samples on both sides, and the tokenizer differs from that of baseline "
+            f"`{baseline.path}`, so none would be the same; leave it out, or give a baseline with the same tokenizer"
+        )
 
 
 def _given(run: Any, like: Any, options: dict[str, Any]) -> Path:

@@ -91,6 +91,16 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
+_UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?)([km]?)", re.IGNORECASE)
+
+
+def read_tokens(text: str) -> float | None:
+    """Return the tokens that `1000`, `32k`, `1.5k` or `1m` spells (k = 1024, m = 1024 k); None for any other text."""
+    found = _TOKENS.fullmatch(text.strip())
+    return float(found[1]) * _UNITS[found[2].lower()] if found else None
+
+
 def length_label(tokens: float) -> str:
     """Return about four letters for an axis: 1024 -> `1k`, 10000 -> `9.8k`, 100000 -> `98k`, 1048576 -> `1m`, 1000 -> `1000`."""
     for unit, size in (("m", 1024 * 1024), ("k", 1024)):

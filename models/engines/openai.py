@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from nih.coerce import Tokens
 from nih.errors import EngineError
 from nih.inference.prefix_plan import build_plan
 from nih.inference.priming import Primings, possible_hits, primings
@@ -86,7 +87,7 @@ class Options:
     """What ends the model's thinking, where it is none of the usual tags."""
     stream: bool = _free(False)
     """Ask for streamed responses; a server that takes no others is found out."""
-    limit: int | None = _free(None)
+    limit: Tokens | None = _free(None)
     """Most positions of the model, for servers that do not report them."""
     attempts: int = _free(5)
     """Most requests per sample, the first one included."""

@@ -25,6 +25,7 @@ from nih.errors import KernelError
 from nih.kernels import backend
 from nih.models._device import pick_device
 from nih.models._graphs import capture
+from nih.store.files import check_file, make_folder, writing
 
 Print = Callable[[str], None]
 Row = dict[str, Any]
@@ -80,13 +81,17 @@ def main(
 ) -> None:
     """Measure the ops on one device and print a table per case; on a CPU with one thread, then with all of torch's.
 
-    `only` names the one op to measure. `out` also receives the rows as CSV, case by case, those of attention left out. Raises KernelError, before any speed is
-    printed, if a form of ours is wrong.
+    `only` names the one op to measure. `out` also receives the rows as CSV, case by case, those of attention left out. Raises
+    KernelError, before any speed is printed, if a form of ours is wrong.
     """
     device = str(pick_device(device))
     if only is not None and only not in (*OPS, attention.NAME):
         raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join((*OPS, attention.NAME))}`")
+    if only == attention.NAME and device != "cpu":
+        raise KernelError(f"`--only {only}` is a kernel for CPUs; add `--device cpu`")
     cases = [case for case in (CPU_CASES if device == "cpu" else CUDA_CASES) if only in (None, case.op)]
+    if out is not None:
+        check_file(out, "--out")
     attends = device == "cpu" and only in (None, attention.NAME)
     with torch.no_grad(), _table(out) as write:
         sound = {case: check(case, device, show) for case in cases}
@@ -304,8 +309,8 @@ def _table(out: Path | None) -> Iterator[Write]:
     if out is None:
         yield lambda rows: None
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="", encoding="utf-8") as file:
+    make_folder(out.parent)
+    with writing(out), out.open("w", newline="", encoding="utf-8") as file:
 
         def write(rows: Sequence[Row]) -> None:
             writer = csv.DictWriter(file, rows[0])

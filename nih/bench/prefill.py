@@ -23,7 +23,7 @@ from nih.cost import measure as cost
 from nih.cost.measure import Machine, Measurement, Point
 from nih.errors import AnswerFailure, AnswerTimeout, OutOfMemory, UnknownName, UsageError
 from nih.prompts.grid import format_length, parse_length, parse_lengths
-from nih.store.files import make_folder, write_atomic
+from nih.store.files import check_folder, make_folder, write_atomic
 
 Tell = Callable[[str], None]
 
@@ -58,6 +58,10 @@ class Request:
                 raise UnknownName.of("model in --up-to", model, self.models)
         if self.repeats < 1:
             raise UsageError(f"--repeats {self.repeats} measures nothing; type at least 1")
+        if self.timeout is not None and not self.timeout > 0:
+            raise UsageError(
+                f"--timeout {self.timeout:g} leaves no time to measure in; type a number of seconds above 0"
+            )
         if self.new_tokens < 2:
             raise UsageError(
                 f"--new-tokens {self.new_tokens} has no token after the first to take the time of; type at least 2"
@@ -164,6 +168,7 @@ def prefill(request: Request, out: Path, *, ratios: bool, show: Tell, tell: Tell
     `ratios` draws multiples of the quickest model's shortest prompt instead of seconds, for a figure that leaves this machine.
     Raises UsageError, StoreError.
     """
+    check_folder(out)
     points = measure(request, tell)
     write(points, out, ratios)
     for line in lines(points):

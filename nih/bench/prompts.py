@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nih.errors import UsageError
 from nih.options import RunOptions
 from nih.prompts.grid import parse_length
-from nih.registry import names, resolve_model
+from nih.registry import names
 from nih.run.job import prepare
 
 
@@ -20,7 +20,8 @@ def prompts(model: str, length: str, show: Callable[[str], None]) -> dict[str, f
     length that means nothing to any task.
     """
     parse_length(length)
-    resolve_model(model)
+    # A model that no task can be asked is refused once, and not with every task.
+    prepare(RunOptions.of(model=model, lengths=length, depths="50", trials=1))
     # The tokenisers of Hugging Face read this at their first batch.
     os.environ["RAYON_NUM_THREADS"] = "1"
     speeds: dict[str, float] = {}

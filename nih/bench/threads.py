@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +57,6 @@ def threads(
     Raises UsageError for a run that ends before its first answer, in the words of its last line.
     """
     fixed = sorted({1, len(os.sched_getaffinity(0))})
-    show(
-        f"{'situation':24} {'nih, s':>8} "
-        + " ".join(f"{f'{n} fixed, s':>11}" for n in fixed)
-        + f" {'to the best':>12}"
-    )
     ratios = {}
     for situation in situations:
         taken: dict[int, list[float]] = {count: [] for count in (0, *fixed)}
@@ -71,8 +66,15 @@ def threads(
         median = {count: statistics.median(seconds) for count, seconds in taken.items()}
         ratios[situation.name] = median[0] / min(median[count] for count in fixed)
         columns = " ".join(f"{median[count]:11.2f}" for count in fixed)
+        if len(ratios) == 1:
+            show(_head(fixed))
         show(f"{situation.name:24} {median[0]:8.2f} {columns} {ratios[situation.name]:12.2f}")
     return ratios
+
+
+def _head(fixed: Sequence[int]) -> str:
+    counts = " ".join(f"{f'{n} fixed, s':>11}" for n in fixed)
+    return f"{'situation':24} {'nih, s':>8} {counts} {'to the best':>12}"
 
 
 def _seconds(words: list[str], count: int, situation: Situation) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isclose, isfinite, nan
 from pathlib import Path
@@ -31,6 +31,8 @@ _NEEDED = ("model", "task", "length", "depth", "n", "correct", "errors")
 _ANSWERERS = ("model", "model_options", "device", "dtype", "share", "tokenizer", "grid")
 """Settings that decide who answers and how, not what is asked; and the grid, which is compared by its parts."""
 _TEXT = "text of the haystack"
+Ids = Mapping[tuple[str, Cell, int], str]
+"""The id of each sample, by its task, cell and trial."""
 _MOST = 1 << 53
 """Of a count in a table."""
 
@@ -68,7 +70,7 @@ def check(run: StoredRun, baseline: Baseline) -> tuple[bool, list[str]]:
     if isinstance(baseline, Table):
         return False, _check_table(run, baseline)
     _check_settings(run, baseline)
-    paired = _same_prompts(run, baseline)
+    paired = _same_prompts(run, _ids(run), baseline)
     notes = _model_note(run, (baseline.model,))
     if not paired:
         notes.append(
@@ -80,15 +82,41 @@ def check(run: StoredRun, baseline: Baseline) -> tuple[bool, list[str]]:
     return paired, notes
 
 
+def differences(run: StoredRun, baseline: Baseline, but: Collection[str] = ()) -> str:
+    """Return in what a run was asked something else than its baseline, `but` for some names, in words; "" if in nothing.
+
+    The run may have no rows yet.
+    """
+    if isinstance(baseline, StoredRun):
+        here, there = asked(run), asked(baseline)
+    else:
+        here, there = _axes(run, baseline)
+    found = told([name for name in here if name not in but and here[name] != there[name]], here, there)
+    if not found and isinstance(baseline, Table) and (strange := _strange_cell(cells_of(run), baseline)):
+        place, had = strange
+        return f"{cells_of(run)[place]} trials here and {had} there at {_at(place)}"
+    return found
+
+
+def ids_pair(run: StoredRun, ids: Ids, baseline: Baseline) -> bool:
+    """Return whether a run with samples of these `ids` has the baseline's samples; only its manifest is looked at.
+
+    Raises SettingsDiffer if only the prompt itself can explain a difference.
+    """
+    return isinstance(baseline, StoredRun) and _same_prompts(run, ids, baseline)
+
+
 # Run against run
 
 
-def _same_prompts(run: StoredRun, baseline: StoredRun) -> bool:
+def _ids(run: StoredRun) -> Ids:
+    return {(row.task, row.cell, row.trial): row.id for row in run.rows}
+
+
+def _same_prompts(run: StoredRun, ids: Ids, baseline: StoredRun) -> bool:
     """Return whether equal places hold equal samples. Raises SettingsDiffer if only the prompt itself can explain a difference."""
-    there = {(row.task, row.cell, row.trial): row.id for row in baseline.rows}
-    places = sorted(
-        place for row in run.rows if there.get(place := (row.task, row.cell, row.trial), row.id) != row.id
-    )
+    there = _ids(baseline)
+    places = sorted(place for place, id in ids.items() if there.get(place, id) != id)
     if not places:
         return True
     if run.tokenizer != baseline.tokenizer:
@@ -206,7 +234,8 @@ def _model_note(run: StoredRun, models: tuple[str, ...]) -> list[str]:
 # Run against table
 
 
-def _check_table(run: StoredRun, table: Table) -> list[str]:
+def _axes(run: StoredRun, table: Table) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a table shows of what was asked, of the run and of the table."""
     here: dict[str, Any] = {
         "task": tuple(task.name for task in run.manifest.tasks),
         "lengths": run.manifest.grid.lengths,
@@ -217,6 +246,11 @@ def _check_table(run: StoredRun, table: Table) -> list[str]:
         "lengths": tuple(sorted({cell.length for _, cell in table.cells})),
         "depths": tuple(sorted({cell.depth for _, cell in table.cells})),
     }
+    return here, there
+
+
+def _check_table(run: StoredRun, table: Table) -> list[str]:
+    here, there = _axes(run, table)
     spelled = {
         "task": ",".join(there["task"]),
         "lengths": ",".join(map(format_length, there["lengths"])),
@@ -243,14 +277,22 @@ def _check_trials(run: StoredRun, table: Table) -> None:
             f"baseline `{table.path}` lacks {len(lacking)} of {len(planned)} cells (first: {_at(lacking[0])}); draw it anew with "
             "`nih report RUN`"
         )
+    if strange := _strange_cell(planned, table):
+        place, had = strange
+        raise SettingsDiffer(
+            f"`{run.path}` has {planned[place]} trials at {_at(place)} and baseline `{table.path}` "
+            f"has {had}; run it again with `--trials` as the baseline had it, or give a baseline of this run's settings"
+        )
+
+
+def _strange_cell(planned: Mapping[Key, int], table: Table) -> tuple[Key, int] | None:
+    """Return the first cell in which the table has another number of samples than is planned, and that number; None if there is none."""
     for place, counts in sorted(table.cells.items()):
         had = counts.n + counts.errors + counts.no_answer
         # A cell over the model's limit has no samples.
         if had not in (0, planned.get(place, had)):
-            raise SettingsDiffer(
-                f"`{run.path}` has {planned[place]} trials at {_at(place)} and baseline `{table.path}` "
-                f"has {had}; run it again with `--trials` as the baseline had it, or give a baseline of this run's settings"
-            )
+            return place, had
+    return None
 
 
 def _at(place: Key) -> str:

@@ -17,12 +17,11 @@ from typing import TypeVar
 import numpy as np
 
 from nih.errors import GridError
-from nih.text import cut, sanitize
+from nih.text import cut, read_tokens, sanitize
 from nih.types import MOST_SAMPLES, MOST_STEPS, MOST_TOKENS, Cell, Grid, Trials
 
 T = TypeVar("T")
-_UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
-_LENGTH = re.compile(r"(\d+(?:\.\d+)?)([km]?)", re.IGNORECASE)
+_UNITS = {"k": 1024, "m": 1024 * 1024}
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -89,10 +88,9 @@ def shares(limit: int | None, totals: Sequence[int]) -> list[int | None]:
 def parse_length(text: str) -> int:
     """Read one length: `1000`, `32k`, `1.5k`, `1m`. Raises GridError."""
     text = cut(text.strip(), 40)
-    match = _LENGTH.fullmatch(text)
-    if not match:
+    tokens = read_tokens(text)
+    if tokens is None:
         raise GridError(f"length `{text}` is not a number of tokens; type for example `1000`, `32k` or `1m`")
-    tokens = float(match[1]) * _UNITS[match[2].lower()]
     if tokens != int(tokens) or tokens < 1:
         raise GridError(f"length `{text}` is {tokens:g} tokens; it must be a whole number of at least 1")
     if tokens > MOST_TOKENS:

@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nih.coerce import MOST_OF_A_TASK, Count, build, convert, entry, mapping
+from nih.coerce import MOST_OF_A_TASK, Count, Tokens, build, convert, entry, mapping
 from nih.errors import UnknownName, UsageError
 from nih.prompts.yaml_file import read
 from nih.types import Needle
@@ -88,7 +88,7 @@ class _File:
     score: str = "contains"
     haystack: str = "prose"
     stop: tuple[str, ...] = (".", "\n")
-    room: Count | None = None
+    room: Tokens | None = None
     version: Count = 1
 
 

@@ -27,7 +27,7 @@ from nih.report.tables import results_for, rounded_csv
 from nih.stats.difference import Difference, paired, unpaired
 from nih.stats.haystacks import haystack_of
 from nih.stats.mean import Mean
-from nih.store.files import MANIFEST, write_files
+from nih.store.files import MANIFEST, check_folder, write_files
 from nih.store.journal import Row
 from nih.store.run import StoredRun
 from nih.text import depth_label, length_label, markdown_table, markdown_text, sanitize
@@ -61,6 +61,8 @@ def compare(
     Default folder: `results/comparisons/<the runs' folders>-<8 hex of their paths>`. Returns the folder and the sentences that say
     what was compared with what. Raises UsageError if the runs cannot be compared, StoreError.
     """
+    if out is not None:
+        check_folder(out)
     results = [results_for(path, score, no_answer) for path in paths]
     names = labels([each.run for each in results])
     views = aligned([RunView.of(each, name) for each, name in zip(results, names, strict=True)])

@@ -26,7 +26,7 @@ from nih.report.tables import results_for, rounded_csv
 from nih.stats.effective_length import EffectiveLength
 from nih.stats.mean import Mean
 from nih.stats.results import Results
-from nih.store.files import MANIFEST, write_files
+from nih.store.files import MANIFEST, check_folder, write_files
 from nih.store.run import StoredRun, read
 from nih.text import cut, length_label, markdown_table, markdown_text, sanitize
 
@@ -40,6 +40,8 @@ _FREE = ("seed", "trials")
 """What runs of one history may differ in: other needles, and more or fewer of them, measure the same."""
 _YEARS = (1970, 2200)
 """Clocks that are not set, or lie, tell other years; no axis could show them."""
+_MOST_TOLD = 5
+"""Runs of another grid that are named beside the first."""
 _MOST_LABELS = 10
 """Lengths that are named on an axis."""
 _ACROSS = 3
@@ -97,6 +99,8 @@ def history(
     A path is a run folder, or a folder of run folders. What cannot be read, is not whole or does not say when it began is left out,
     with a note. Raises SettingsDiffer if two runs were not asked the same grid, UsageError if no run is left, StoreError.
     """
+    if out is not None:
+        check_folder(out)
     found = open_history(paths, score, no_answer)
     folder = out or _default_folder(found)
     if (folder / MANIFEST).exists():
@@ -136,8 +140,7 @@ def open_history(
     if not points:
         raise UsageError(f"none of the folders holds a run that can be drawn ({notes[0]})")
     points.sort(key=lambda point: (point.began, str(point.run.path)))
-    for point in points[1:]:
-        _check_same(points[0].run, point.run)
+    _check_same([point.run for point in points])
     return History(tuple(points), tuple(notes))
 
 
@@ -165,20 +168,37 @@ def _point(path: Path, score: str | None, no_answer: Literal["wrong"] | None) ->
     return Point(began.replace(tzinfo=None), results_for(run, score, no_answer))
 
 
-def _check_same(first: StoredRun, other: StoredRun) -> None:
-    """Raise SettingsDiffer if two runs were not asked the same grid."""
-    here, there = ({**asked(run), "threshold": run.threshold} for run in (other, first))
-    differing = [name for name in here if name not in _FREE and here[name] != there[name]]
-    if not differing:
+def _check_same(runs: Sequence[StoredRun]) -> None:
+    """Raise SettingsDiffer, which names every run that was not asked the grid of the first one, and in what it differs."""
+    first, there = runs[0], _held_alike(runs[0])
+    found: list[tuple[StoredRun, list[str]]] = []
+    for run in runs[1:]:
+        here = _held_alike(run)
+        if differing := [name for name in here if here[name] != there[name]]:
+            found.append((run, differing))
+    if not found:
         return
     advice = (
         f"type `--score {first.score_name.split(', ')[0]}` to judge all alike"
-        if differing == ["score"]
+        if all(differing == ["score"] for _, differing in found)
         else "type only runs of one grid, as `nih run --like RUN` makes them"
     )
+    other, differing = found[0]
+    others = [f"`{run.path}` ({', '.join(names)})" for run, names in found[1 : 1 + _MOST_TOLD]]
+    if left := len(found) - 1 - len(others):
+        others.append(f"{left} more")
+    nor = f"; nor {'were' if len(found) > 2 else 'was'} {', '.join(others)}" if others else ""
     raise SettingsDiffer(
-        f"`{other.path}` was not asked what `{first.path}` was: {told(differing, here, there)}; {advice}"
+        f"`{other.path}` was not asked what `{first.path}` was: {told(differing, _held_alike(other), there)}"
+        f"{nor}; {advice}"
     )
+
+
+def _held_alike(run: StoredRun) -> dict[str, Any]:
+    """Return what all runs of a history must have in common."""
+    return {name: value for name, value in asked(run).items() if name not in _FREE} | {
+        "threshold": run.threshold
+    }
 
 
 # The table

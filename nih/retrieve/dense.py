@@ -91,6 +91,10 @@ class Dense:
             f"--retrieve {self.name}: {len(self._cut)} passages have more than the {most} tokens that the model reads, so they are found by their beginning",
         )
 
+    def check(self) -> None:
+        """Load the model. Raises UsageError if it cannot be loaded, or embeds otherwise than is computed here."""
+        self._embedded(self._pooling.question)
+
     def scores(self, question: str, passages: Sequence[str]) -> Vector:
         """Return the cosine (P,) of each passage with the question. Raises UsageError if the model cannot be loaded."""
         asked = self._embedded(self._pooling.question + question)

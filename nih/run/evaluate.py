@@ -75,12 +75,14 @@ def evaluate(
     *,
     tell: Callable[[str], None] | None = None,
     quiet: bool | None = None,
+    check: Callable[[Job], None] | None = None,
     **arguments: Any,
 ) -> Run:
     """Run an evaluation, or resume it, and write its reports: `evaluate(model="smollm2", lengths="512-2k", trials=2)`.
 
     Takes the options of `nih run` as arguments (or a ready RunOptions). `tell` gets a line for each thing the user should know
-    (default: to stderr), `quiet` hides the progress bar (default: where stderr is not a terminal).
+    (default: to stderr), `quiet` hides the progress bar (default: where stderr is not a terminal), `check` gets the job before its folder
+    is made and may raise.
     Raises UsageError and its kin for what the user can mend; KeyboardInterrupt after the journal is safe.
     """
     options = options or RunOptions.of(**arguments)
@@ -92,6 +94,10 @@ def evaluate(
         costs.measurable(job.model)
     if options.certify:
         rounds.check(job)
+    if job.retriever:
+        job.retriever.check()
+    if check:
+        check(job)
     with _open(job) as directory:
         kind = CertifiedLoop if options.certify else Loop
         loop = kind(job, directory, say, hidden, started)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from nih.prompts.passages import RULES as PASSAGES
@@ -10,21 +13,33 @@ from nih.run.job import Job, grid_settings
 from nih.scores import find, score_answer
 from nih.stats import certify
 from nih.store.journal import Row
+from nih.store.manifest import Manifest
+from nih.store.run import StoredRun
 from nih.types import Answer, Retrieved, Sample
 
 Prefill = Literal["shared", "chunks", "whole", "none", "engine"]
 """How a row's prompt was read: along the tree, alone in chunks, alone in one call, not at all, or as an engine saw fit."""
 
 
+def planned(job: Job, path: Path) -> StoredRun:
+    """Return the run at `path` as it is before anything is asked: without rows, and without notes on its prompts."""
+    values = {**_described(job, []), "settings": job.settings, "chat_frame": job.chat_frame}
+    return StoredRun(path, Manifest(json.loads(json.dumps(values))), ())
+
+
 def describe(job: Job) -> dict[str, Any]:
     """Describe a run for its manifest."""
-    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
     # Notes tell of prompts that were built.
     notes = [job.frame.note] if job.frame.note else []
     if job.options.chat_date and not job.clock.told:
         notes.append("--chat-date changes nothing, because the chat template tells no date")
     notes += [note for task in job.tasks for note in task.prompts.notes] if job.samples else []
     notes += job.retriever.notes if job.retriever else ()
+    return _described(job, notes)
+
+
+def _described(job: Job, notes: Sequence[str]) -> dict[str, Any]:
+    sources = {task.prompts.text.name: task.prompts.text.fingerprint for task in job.tasks}
     return {
         "options": asdict(job.options),
         "model": job.options.model,
@@ -33,7 +48,7 @@ def describe(job: Job) -> dict[str, Any]:
         "seed": job.options.seed,
         "haystack": {"name": ", ".join(sources), "fingerprint": ", ".join(sources.values())},
         **({"suite": job.suite.as_values()} if job.suite else {}),
-        **({"notes": notes} if notes else {}),
+        **({"notes": list(notes)} if notes else {}),
         **({"certify": _certify(job)} if job.options.certify else {}),
         **({"retrieval": _retrieval(job)} if job.retriever else {}),
         "one_haystack": job.options.one_haystack,

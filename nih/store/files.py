@@ -54,6 +54,38 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def check_folder(path: Path, option: str = "--out") -> None:
+    """Raise StoreError, which names the option, if a folder can neither be written into nor made; nothing is made."""
+    if problem := _problem_of_folder(path):
+        raise _refused(path, problem, option, "folder")
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raise StoreError, which names the option, if a file cannot be written, or its folder not be made; nothing is made."""
+    if os.path.isdir(path):
+        problem = errno.EISDIR
+    elif os.path.exists(path):
+        problem = 0 if os.access(path, os.W_OK) else errno.EACCES
+    else:
+        problem = _problem_of_folder(path.parent)
+    if problem:
+        raise _refused(path, problem, option, "file")
+
+
+def _problem_of_folder(path: Path) -> int:
+    """Return why a folder can neither be written into nor made, as a number of errno; 0 if it can."""
+    place = next(each for each in (path, *path.parents) if os.path.lexists(each) or each == each.parent)
+    if not os.path.isdir(place):
+        return errno.ENOTDIR
+    return 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+
+
+def _refused(path: Path, problem: int, option: str, kind: str) -> StoreError:
+    return StoreError(
+        f"cannot write `{path}`: {os.strerror(problem)}; give `{option}` a {kind} that you can write to"
+    )
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write every byte, however many calls the system takes for it. Raises OSError."""
     while data:

@@ -194,6 +194,12 @@ def test_attention_is_measured_beside_torchs_if_all_are_right(monkeypatch: pytes
     assert lines == []
 
 
+def test_attention_on_a_gpu_is_not_ours_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "pick_device", lambda device: torch.device("cuda"))
+    with pytest.raises(KernelError, match="add `--device cpu`"):
+        bench.main("cuda", only=attention.NAME)
+
+
 def test_the_operations_of_attention_are_those_of_what_is_seen() -> None:
     """Two products of D channels, a multiplication and an addition each, for every pair of a token and one that it sees."""
     shape = attention.Shape(3, 1, 5, 9, 7)

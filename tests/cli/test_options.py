@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +12,14 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from nih.cli import app
 from nih.coerce import Count, build, entry, flag
 from nih.errors import NihError, SettingsDiffer, UnknownName, UsageError
 from nih.gate.rules import Limits, gate
 from nih.options import Answering, Asked, Execution, Output, Resolved, RunOptions, resolve, scoped
-from nih.prompts.grid import places, shares
+from nih.prompts.grid import parse_length, places, shares
 from nih.run.evaluate import evaluate
 from nih.run.job import prepare
 from nih.run.like import like
@@ -325,6 +328,52 @@ def test_a_wrong_option_is_one_sentence(options: dict[str, Any], told: str) -> N
     with pytest.raises(NihError) as error:
         prepare(RunOptions.of(model="echo", **options))
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "tokens"),
+    [("300", 300), ("10k", 10240), ("1.5K", 1536), ("2m", 2 << 20), (" 1k ", 1024), (7, 7)],
+)
+def test_tokens_are_spelled_as_lengths_are(typed: str | int, tokens: int) -> None:
+    assert parse_length(str(typed)) == tokens
+    made = RunOptions.of(
+        model="echo", certify=True, certify_budget=typed, max_new_tokens=typed, thinking=typed
+    )
+    assert {made.certify_budget, made.max_new_tokens, made.thinking} == {tokens}
+    assert type(made.certify_budget) is int
+    assert prepare(RunOptions.of(model="echo", set={"limit": typed})).model.limit == tokens
+
+
+@pytest.mark.parametrize("option", ["certify_budget", "max_new_tokens", "thinking"])
+@pytest.mark.parametrize("typed", ["", "k", "10kb", "-1k", "1.0001k", "ten"])
+def test_what_is_no_number_of_tokens_says_what_to_type(option: str, typed: str) -> None:
+    told = re.escape(
+        f"{flag(option, typed)} must be a whole number of tokens; type for example `1000` or `10k`"
+    )
+    with pytest.raises(UsageError, match=f"^{told}$"):
+        RunOptions.of(model="echo", certify=True, **{option: typed})
+
+
+def test_the_command_line_reads_tokens_as_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[RunOptions] = []
+    monkeypatch.setattr("nih.run.job.prepare", lambda options: asked.append(options))
+    monkeypatch.setattr("nih.run.plan.plan", lambda job: {})
+    words = [
+        "plan",
+        "--model",
+        "echo",
+        "--certify",
+        "--certify-budget",
+        "10k",
+        "--thinking",
+        "1k",
+        "--max-new-tokens",
+        "9",
+    ]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert [(o.certify_budget, o.thinking, o.max_new_tokens) for o in asked] == [(10240, 1024, 9)]
+    refused = CliRunner().invoke(app, ["bench", "prefill", "--model", "echo", "--new-tokens", "1x"])
+    assert refused.exit_code == 2 and "--new-tokens `1x` must be a whole number of tokens" in refused.output
 
 
 def test_task_and_model_options_have_flags_of_their_own() -> None:

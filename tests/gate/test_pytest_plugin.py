@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import nih
 from nih import evaluate
 from nih.models.reference import weights
 from nih.pytest_plugin import NihGate
+from tests.support import vocabularies
 
 ROOT = Path(__file__).parents[2]
 SUITE = Path(__file__).parents[1] / "data" / "engine_suite"
@@ -165,6 +167,15 @@ def test_a_relative_baseline_is_looked_for_where_pytest_was_started(
         ({"score": "nosuch"}, "unknown score `nosuch`"),
         ({"within": 0.001}, "cannot show a drop below 0.001"),
         ({"certify": True, "trials": 30}, "leave it out"),
+        ({"trials": 31}, "trials is `31` here and `30` there; leave out the options that differ"),
+        ({"seed": 1}, "seed is `1` here and `0` there"),
+        ({"lengths": "256"}, r"lengths is `\[256\]` here and `\[512\]` there"),
+        ({"depths": "0"}, "depths is"),
+        ({"limit": 10}, "limit is `10` here and not set there"),
+        ({"haystack": "noise"}, "haystack is `noise` here and `prose` there"),
+        ({"task": "fact"}, "task is"),
+        ({"max_new_tokens": 7}, "tokens of the answer is `7` here and not set there"),
+        ({"set": {"task.digits": 9}}, "task options is"),
     ],
 )
 def test_what_no_answer_could_mend_is_said_before_the_model_is_asked(
@@ -174,6 +185,52 @@ def test_what_no_answer_could_mend_is_said_before_the_model_is_asked(
     with pytest.raises(pytest.fail.Exception, match=said):
         NihGate(lambda: out)(base, model="echo", **options)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"score": "exact"}, "`score=exact` needs the samples of both sides"),
+        ({"within": 0.06}, "`within=0.06` needs the samples of both sides"),
+        ({"trials": 31}, "31 trials here and 30 there at passkey, 512 tokens, depth 0"),
+        ({"lengths": "256"}, r"lengths is `\[256\]` here and `\[512\]` there"),
+    ],
+)
+def test_what_a_table_cannot_be_held_against_is_said_before_the_model_is_asked(
+    options: dict[str, Any], said: str, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "measured"
+    with pytest.raises(pytest.fail.Exception, match=said):
+        NihGate(lambda: out)(base / "cells.csv", like=base, **options)
+    assert not out.exists()
+
+
+def test_a_prompt_that_changed_is_said_before_the_model_is_asked(base: Path, tmp_path: Path) -> None:
+    """Same settings and another id, as a changed template leaves them."""
+    changed, out = Path(shutil.copytree(base, tmp_path / "changed")), tmp_path / "measured"
+    first, *rest = (changed / "samples.jsonl").read_text().splitlines(keepends=True)
+    row = json.loads(first)
+    (changed / "samples.jsonl").write_text(json.dumps({**row, "id": row["id"][::-1]}) + "\n" + "".join(rest))
+    with pytest.raises(
+        pytest.fail.Exception, match=r"has other prompts than baseline .*first: passkey, 512 tokens"
+    ):
+        NihGate(lambda: out)(changed)
+    assert not out.exists()
+
+
+def test_within_over_another_tokenizer_is_refused_before_the_model_is_asked(
+    base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "measured"
+    vocabularies.chatting("{{ messages }}").save_pretrained(tmp_path / "words")
+    gate = NihGate(lambda: out)
+    with pytest.raises(pytest.fail.Exception, match="the tokenizer differs from that of baseline"):
+        gate(base, tokenizer=tmp_path / "words", within=0.06)
+    assert not out.exists()
+
+
+def test_a_score_for_both_sides_lets_their_own_differ(gate: NihGate, base: Path) -> None:
+    assert not gate(base, score="exact").failed
 
 
 def test_a_damaged_baseline_is_said_before_the_model_is_asked(

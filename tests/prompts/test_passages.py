@@ -48,6 +48,8 @@ class Fixed:
         self.name, self.fingerprint, self.notes = f"fixed:{count}", "fixed", ()
         self.seen: list[tuple[str, list[str]]] = []
 
+    def check(self) -> None: ...
+
     def described(self) -> dict[str, str]:
         return {"name": self.name}
 

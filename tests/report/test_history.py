@@ -185,6 +185,39 @@ def test_runs_of_another_grid_are_refused(
     assert named in str(caught.value) and "\n" not in str(caught.value) and f"`{other}`" in str(caught.value)
 
 
+def test_every_run_of_another_grid_is_named_with_what_differs(three: list[Path], tmp_path: Path) -> None:
+    others = [
+        made(tmp_path / f"other-{i}", answered([True]), f"2026-04-{i + 1:02}T00:00:00+00:00", **facts)
+        for i, facts in enumerate(
+            [{"haystack": {"name": "prose"}}, {"one_haystack": True, "haystack": {"name": "essays"}}]
+        )
+    ]
+    with pytest.raises(SettingsDiffer) as caught:
+        open_history([*three, *others])
+    told = str(caught.value)
+    assert "\n" not in told and told.count("`nih run --like RUN`") == 1
+    assert (
+        f"`{others[0]}` was not asked what" in told and "haystack is `prose` here and `noise` there" in told
+    )
+    assert f"; nor was `{others[1]}` (haystack, one_haystack); type only runs" in told
+
+
+def test_of_many_runs_of_another_grid_five_are_named_and_the_rest_counted(
+    three: list[Path], tmp_path: Path
+) -> None:
+    names = [f"other-{i}" for i in range(9)]
+    for i, name in enumerate(names):
+        made(
+            tmp_path / name,
+            answered([True]),
+            f"2026-04-{i + 1:02}T00:00:00+00:00",
+            haystack={"name": "prose"},
+        )
+    with pytest.raises(SettingsDiffer, match=r"; nor were .*, 3 more; type only") as caught:
+        open_history([*three, *(tmp_path / name for name in names)])
+    assert [f"/{name}`" in str(caught.value) for name in names] == [True] * 6 + [False] * 3
+
+
 def test_other_needles_and_more_of_them_are_one_history(three: list[Path], tmp_path: Path) -> None:
     fewer = [r for r in answered([True]) if r.trial < 2]
     other = made(tmp_path / "d", fewer, "2026-04-01T00:00:00+00:00", seed=9, grid=grid(LENGTHS, DEPTHS, 2))

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from nih.errors import UsageError
 from nih.retrieve import open_retriever
 from nih.retrieve.dense import Dense
+from nih.run.evaluate import evaluate
 
 WORDS = "the sky is blue grass green marta hid brass compass in velmoor where did hide what key".split()
 PASSAGES = ["the sky is blue", "the grass is green", "marta hid the brass compass in velmoor", "what key", ""]
@@ -133,6 +134,28 @@ def test_a_folder_without_safetensors_is_refused(model: Path, tmp_path: Path) ->
     os.rename(folder / "model.safetensors", folder / "pytorch_model.bin")
     with pytest.raises(UsageError, match=r"no config\.json with \.safetensors"):
         Dense(str(folder), 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "pooling"])
+def test_a_damaged_model_is_told_before_the_run_begins_however_short_its_contexts_are(
+    model: Path, tmp_path: Path, damage: str
+) -> None:
+    """Contexts of one passage are read whole, so nothing of them would be embedded."""
+    (tmp_path / "damaged").mkdir()
+    folder = copy(
+        model, tmp_path / "damaged", **({"pooling": {"pooling_mode": "max"}} if damage == "pooling" else {})
+    )
+    weights = (folder / "model.safetensors").read_bytes()
+    spoilt = {"cut": weights[: len(weights) // 2], "header": b"\xff" * 64 + weights[64:], "pooling": weights}[
+        damage
+    ]
+    (folder / "model.safetensors").write_bytes(spoilt)
+    out = tmp_path / "run"
+    asked = {"model": "echo", "lengths": "512", "depths": "0", "trials": 1, "out": out, "quiet": True}
+    with pytest.raises(UsageError, match=r"^--retrieve: `.*damaged` [^\n]*$"):
+        evaluate(**asked, retrieve=f"dense:{folder}:1000")
+    assert not out.exists()
+    assert evaluate(**asked, retrieve=f"dense:{model}:1000").exit_state == "done"
 
 
 def test_the_fingerprint_is_that_of_the_files(model: Path, tmp_path: Path) -> None:
