@@ -186,11 +186,13 @@ def test_runs_of_another_grid_are_refused(
 
 
 def test_every_run_of_another_grid_is_named_with_what_differs(three: list[Path], tmp_path: Path) -> None:
+    differing: list[dict[str, Any]] = [
+        {"haystack": {"name": "prose"}},
+        {"one_haystack": True, "haystack": {"name": "essays"}},
+    ]
     others = [
         made(tmp_path / f"other-{i}", answered([True]), f"2026-04-{i + 1:02}T00:00:00+00:00", **facts)
-        for i, facts in enumerate(
-            [{"haystack": {"name": "prose"}}, {"one_haystack": True, "haystack": {"name": "essays"}}]
-        )
+        for i, facts in enumerate(differing)
     ]
     with pytest.raises(SettingsDiffer) as caught:
         open_history([*three, *others])

@@ -151,7 +151,14 @@ def test_a_damaged_model_is_told_before_the_run_begins_however_short_its_context
     ]
     (folder / "model.safetensors").write_bytes(spoilt)
     out = tmp_path / "run"
-    asked = {"model": "echo", "lengths": "512", "depths": "0", "trials": 1, "out": out, "quiet": True}
+    asked: dict[str, Any] = {
+        "model": "echo",
+        "lengths": "512",
+        "depths": "0",
+        "trials": 1,
+        "out": out,
+        "quiet": True,
+    }
     with pytest.raises(UsageError, match=r"^--retrieve: `.*damaged` [^\n]*$"):
         evaluate(**asked, retrieve=f"dense:{folder}:1000")
     assert not out.exists()
