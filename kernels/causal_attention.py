@@ -37,13 +37,15 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
     _check(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     op.expect(scale > 0, _OP, f"takes a positive `scale`, but got {scale}")
-    return _FORMS[_form()](query, key, value, scale)
+    return _FORMS[serving().form](query, key, value, scale)
 
 
-def _form() -> backend.Form:
-    form = backend.choose("cpu").form
-    # Without vectors of eight floats the products of torch's own library are faster.
-    return "torch" if form == "cpu" and not cpu_loader.simd() else form
+def serving() -> backend.Choice:
+    """Return the form that serves here, and why. Raises KernelError if `NIH_KERNELS` forces one that cannot."""
+    chosen = backend.choose("cpu")
+    if chosen.form == "cpu" and backend.requested() == "auto" and not cpu_loader.simd():
+        return backend.Choice("torch", f"without AVX2, torch's products are faster than {chosen.why}")
+    return chosen
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -94,9 +96,8 @@ def causal_attention_torch(query: Tensor, key: Tensor, value: Tensor, scale: flo
     out: Tensor
     out, own_sum = _flash(query, own_key, own_value, 0.0, True, scale=scale)
     if before:
-        rows = query.reshape(
-            1, groups, each * tokens, -1
-        )  # the queries of a group are rows over the same keys
+        # The queries of a group are rows over the same keys, of which none is masked.
+        rows = query.reshape(1, groups, each * tokens, -1)
         past, past_sum = _flash(rows, key[:, :, :before], value[:, :, :before], 0.0, False, scale=scale)
         weight = torch.sigmoid(past_sum.reshape(own_sum.shape) - own_sum)[..., None]
         out = torch.lerp(out, past.reshape(out.shape), weight.to(out.dtype))

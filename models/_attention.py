@@ -120,6 +120,9 @@ def _is_plain(
     fast = query.device.type == "cpu" or query.dtype != torch.float32
     if not fast or len(sizes) > 1 or max(sizes) > _WIDEST_HEAD or query.shape[1] % key.shape[1]:
         return False
+    scaling = further.get("scaling")
+    if scaling is not None and scaling <= 0:
+        return False
     if further.get("is_causal", getattr(module, "is_causal", True)) is False:
         return False
     if any(

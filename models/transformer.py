@@ -22,6 +22,7 @@ import torch
 from torch.fx.experimental import _config as _torch_config
 
 from nih.errors import ModelError, OutOfMemory, reason
+from nih.kernels import causal_attention
 from nih.models._attention import NAME, of_rows, prefer_causal, without_cudnn
 from nih.models._cache import (
     CacheMark,
@@ -182,6 +183,8 @@ class TransformerModel:
         }
         if "_loaded" in vars(self):
             own["attn_implementation"] = self._loaded.config._attn_implementation
+            if own["attn_implementation"] == NAME and self._device.type == "cpu":
+                own["attention_kernel"] = causal_attention.serving()._asdict()
             if self._device.type == "cuda":
                 own["cudnn_attention"] = False
             if kernels := answering(self._loaded):

@@ -16,8 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nih.errors import KernelError
-from nih.kernels import backend, cpu_loader
-from nih.kernels.causal_attention import causal_attention, causal_attention_reference, causal_attention_torch
+from nih.kernels import cpu_loader
+from nih.kernels.causal_attention import (
+    causal_attention,
+    causal_attention_reference,
+    causal_attention_torch,
+    serving,
+)
 
 NAME = "causal_attention"
 _TOLERANCE = 1e-5
@@ -94,7 +99,7 @@ def _draw(shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
 def _ways(shape: Shape) -> Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     scale = shape.channels**-0.5
     ways: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
-    if backend.choose("cpu").form == "cpu" and cpu_loader.simd():
+    if serving().form == "cpu":
         ways[f"nih {cpu_loader.describe()}"] = causal_attention
     ways["nih torch"] = partial(causal_attention_torch, scale=scale)
     ways["sdpa with a mask"] = _masked

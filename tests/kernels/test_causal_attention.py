@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nih.errors import KernelError
 from nih.kernels import backend, cpu_loader
-from nih.kernels.causal_attention import causal_attention, causal_attention_reference
+from nih.kernels.causal_attention import causal_attention, causal_attention_reference, serving
 
 FORMS = ["cpu-avx512", "cpu-avx2", "cpu-portable", "torch", "reference"]
 UNITS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -20,15 +20,13 @@ UNITS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat
 
 @pytest.fixture(params=FORMS)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Let one form serve; `cpu-portable` is the C++ form for processors without vectors of eight, which nothing calls but this."""
+    """Let one form serve; `cpu-portable` is the C++ form for processors without AVX2, which serves only where it is forced."""
     word, _, simd = str(request.param).partition("-")
     if simd:
         if cpu_loader.missing() or cpu_loader.PATHS.index(simd) > cpu_loader.simd():
             pytest.skip(f"no library, or no processor with {simd}")
         monkeypatch.setenv(cpu_loader.SIMD_VARIABLE, simd)
     monkeypatch.setenv(backend.VARIABLE, word)
-    if simd == "portable":
-        monkeypatch.setattr("nih.kernels.causal_attention._form", lambda: "cpu")
     yield str(request.param)
 
 
@@ -190,3 +188,14 @@ def test_numbers_below_the_normal_range_of_float16_count() -> None:
     found = causal_attention(query, key, value)
     wide = causal_attention(query.float(), key.float(), value.float())
     assert torch.equal(found, wide.half()) and not torch.equal(found, torch.zeros_like(found))
+
+
+def test_without_wide_vectors_torch_serves_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    if cpu_loader.missing():
+        pytest.skip("no library")
+    monkeypatch.setenv(cpu_loader.SIMD_VARIABLE, "portable")
+    monkeypatch.setenv(backend.VARIABLE, "cpu")
+    assert serving().form == "cpu", "what is forced is kept"
+    monkeypatch.delenv(backend.VARIABLE)
+    form, why = serving()
+    assert form == "torch" and "without AVX2" in why and "portable" in why

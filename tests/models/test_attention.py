@@ -11,7 +11,8 @@ import torch
 import transformers
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from nih.models._attention import NAME, causal_attention, prefer_causal, without_cudnn
+from nih.kernels import causal_attention as causal_attention_kernel
+from nih.models._attention import NAME, _is_plain, causal_attention, prefer_causal, without_cudnn
 from nih.models._cache import grows_only, new_cache
 from nih.models.transformer import CachedSession, Options, open_model
 from nih.tokenizers.byte import ByteTokenizer
@@ -130,6 +131,14 @@ def test_a_run_says_which_attention_it_took(tmp_path: Any) -> None:
         )
         model.session()
         assert model.identity()["attn_implementation"] == taken
+        kernel = causal_attention_kernel.serving()._asdict() if taken == NAME else None
+        assert model.identity().get("attention_kernel") == kernel
+
+
+@pytest.mark.parametrize(("scaling", "plain"), [(None, True), (0.3, True), (0.0, False), (-0.3, False)])
+def test_scores_that_are_turned_round_stay_with_sdpa(scaling: float | None, plain: bool) -> None:
+    query, key = torch.randn(1, 4, 1, 16), torch.randn(1, 2, 9, 16)
+    assert _is_plain(torch.nn.Module(), query, key, key, None, {"scaling": scaling}) == plain
 
 
 def test_cudnn_is_off_only_inside() -> None:
