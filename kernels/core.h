@@ -97,6 +97,17 @@ struct AttendArgs {              // CPU only
     i64 threads, simd;
 };
 
+struct LinearArgs {              // CPU only
+    const void *x;               // (M, K)
+    const void *weight;          // (N, K)
+    const void *bias;            // (N) or null
+    void *y;                     // (M, N)
+    i64 M, N, K;
+    i64 x_m, w_n, y_m;
+    i64 dtype;
+    i64 threads, simd;
+};
+
 NIH_FN i64 nih_row_length(const i64 *lengths, i64 row, i64 steps) {
     if (!lengths) return steps;
     i64 n = lengths[row];

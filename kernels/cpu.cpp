@@ -1,4 +1,4 @@
-// WKV4, selective scan, causal convolution and matrix state for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
+// WKV4, selective scan, causal convolution, matrix state, causal attention and products of matrices for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
 //
 // Every row is folded chunk by chunk in the same way whether its chunks are computed one after the other (each thread has its own rows and
 // channels) or side by side (threads share a row's time); so the bits of a result don't depend on the number of threads. The matrix state
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,9 @@ constexpr int BLOCK = 64;  // channels that one task works on: whole cache lines
 constexpr int AHEAD = 8;   // rows that are prefetched ahead: rows are far apart, which no hardware prefetcher follows
 constexpr int ROWS = 64;   // steps of the scan whose inputs are staged in the first-level cache
 constexpr int KEYS = 128;  // keys of attention that are staged in the second-level cache
+constexpr int COLUMNS = 96; // outputs of a product that one task computes
+constexpr int DEPTH = 256; // inputs that are summed before they are added to what was summed before
+constexpr int PITCH = DEPTH + 16; // of staged rows of that many inputs, whose places in the cache differ
 constexpr int TOKENS = 16; // steps of the matrix state whose inputs are staged there, beside a strip of the state
 
 struct Part {  // what a task works on
@@ -52,6 +56,14 @@ struct AttendRows {  // queries and outputs of a task's heads and tokens (rows, 
     float unit;                                            // scores times this are exponents of two
 };
 
+struct LinearTask {  // what a task of a product works on
+    i64 row, rows, column, columns;
+};
+
+struct LinearRows {  // a block of the weights as panels, lines of it and rows of x in float32, and the sums (rows, COLUMNS)
+    float *panels, *lines, *x, *sums;
+};
+
 typedef void (*WkvSpan)(const Wkv4Args &, Part, const float *, const float *, float *, float *);
 typedef void (*ScanSpan)(const ScanArgs &, Part, const float *, float *, float *, ScanRows);
 
@@ -64,6 +76,7 @@ struct Typed {
     void (*matrix_decay)(const MatrixArgs &, Head, MatrixRows);
     void (*matrix_write)(const MatrixArgs &, Head, MatrixRows);
     void (*attend)(const AttendArgs &, AttendTask, AttendRows);
+    void (*linear)(const LinearArgs &, LinearTask, LinearRows);
 };
 
 struct Path {
@@ -72,8 +85,16 @@ struct Path {
     void (*scan_fold)(const float *, i64, float *, const float *);
     int strip;  // values that are advanced together
     void (*matrix_sweep[4])(MatrixRows, i64, i64, i64, float *);  // plain, with a and b, reading before the update, both
-    int tile, panel;  // rows and columns of a product of attention that stay in registers
+    int tile, panel;  // rows and columns of a product that stay in registers
 };
+
+// to[j][i] = from[i][j] of four rows and columns, all read before any is written
+inline void transpose_four(const float *from, i64 from_stride, float *to, i64 to_stride) {
+    float x[4][4];
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) x[j][i] = from[i * from_stride + j];
+    for (int j = 0; j < 4; j++) std::memcpy(to + j * to_stride, x[j], sizeof x[j]);
+}
 
 #define NIH_PATH portable
 #define NIH_WIDTH 4
@@ -396,14 +417,6 @@ struct MatrixScratch {  // one thread's staged inputs and state: strips of (K, s
     }
 };
 
-// to[j][i] = from[i][j] of four rows and columns, all read before any is written
-inline void transpose_four(const float *from, i64 from_stride, float *to, i64 to_stride) {
-    float x[4][4];
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 4; j++) x[j][i] = from[i * from_stride + j];
-    for (int j = 0; j < 4; j++) std::memcpy(to + j * to_stride, x[j], sizeof x[j]);
-}
-
 // to (columns, rows) = from (rows, columns), transposed
 void transpose(const float *from, i64 from_stride, i64 rows, i64 columns, float *to, i64 to_stride) {
     const i64 whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
@@ -498,6 +511,43 @@ void attend_tasks(const AttendArgs &g) {
     }
 }
 
+// One thread's LinearRows. The thread keeps the memory: a product for one token takes less time than asking for it.
+LinearRows linear_scratch(i64 count) {
+    constexpr i64 LINE = 16, MOST_SIDE = 12, MOST_SQUARE = 8;
+    thread_local std::vector<float> memory;
+    const i64 size = COLUMNS * DEPTH + (MOST_SQUARE + MOST_SIDE) * PITCH + count * COLUMNS + LINE;
+    if ((i64)memory.size() < size) memory.resize(size);
+    float *next = memory.data() + (LINE - (uintptr_t)memory.data() / sizeof(float) % LINE) % LINE;
+    const auto take = [&next](i64 many) { return std::exchange(next, next + many); };
+    LinearRows rows;
+    rows.panels = take(COLUMNS * DEPTH);
+    rows.lines = take(MOST_SQUARE * PITCH);
+    rows.x = take(MOST_SIDE * PITCH);
+    rows.sums = next;
+    return rows;
+}
+
+void linear_tasks(const LinearArgs &g) {
+    const Path &path = path_of(g.simd);
+    const auto linear = path.types[g.dtype].linear;
+    constexpr i64 MOST = 720, LEAST = 120;
+    const int threads = g.M * g.N * g.K < 1 << 18 ? 1 : (int)g.threads;
+    const i64 groups = (g.N + COLUMNS - 1) / COLUMNS;
+    // So many rows that turning the weights costs little beside them, and so many tasks that threads seldom wait.
+    i64 count = std::min(MOST, g.M);
+    while (threads > 1 && count >= 2 * LEAST && groups * ((g.M + count - 1) / count) < 3 * threads) count = (count / 2 + 11) / 12 * 12;
+    const i64 blocks = (g.M + count - 1) / count;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        const LinearRows rows = linear_scratch(count);
+#pragma omp for schedule(dynamic)
+        for (i64 task = 0; task < groups * blocks; task++) {
+            const i64 row = task / groups * count, column = task % groups * COLUMNS;
+            linear(g, {row, std::min(count, g.M - row), column, std::min<i64>(COLUMNS, g.N - column)}, rows);
+        }
+    }
+}
+
 template <class Args, class Run> int guarded(const Args *args, Run run) {
     try {
         run(*args);
@@ -514,7 +564,7 @@ extern "C" {
 // The layout of the argument blocks: a loader that has another one must not call.
 int nih_abi() {
     unsigned result = 0;
-    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs), sizeof(AttendArgs)})
+    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs), sizeof(AttendArgs), sizeof(LinearArgs)})
         result = result * 67 + (unsigned)(size / 8);
     return (int)(result & 0x7fffffff);
 }
@@ -527,6 +577,16 @@ int nih_simd() {
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
+#else
+    return 0;
+#endif
+}
+
+// Whether this is one of Intel's processors, for which MKL is made.
+int nih_intel() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
 #else
     return 0;
 #endif
@@ -554,5 +614,7 @@ int nih_causal_conv1d(const ConvArgs *args) {
 int nih_matrix_state(const MatrixArgs *args) { return guarded(args, matrix_heads); }
 
 int nih_causal_attention(const AttendArgs *args) { return guarded(args, attend_tasks); }
+
+int nih_linear(const LinearArgs *args) { return guarded(args, linear_tasks); }
 
 }

@@ -4,22 +4,6 @@
 // so the bits of a token's output depend on its own query and on the keys and values up to it alone.
 // Source: Milakov and Gimelshein, Online normalizer calculation for softmax (2018); in blocks as of Dao et al., FlashAttention (2022).
 
-constexpr int PANEL = 2 * W;                      // columns that a tile of registers holds
-constexpr int SIDE = W == 16 ? 12 : W == 8 ? 6 : 4;  // and its rows
-
-// sum (SIDE, PANEL) += a (SIDE, depth) x b (depth, PANEL), in the order of depth
-NIH_INLINE void attend_multiply(const float *a, i64 a_row, const float *b, i64 b_row, i64 depth, vf (&sum)[SIDE][2]) {
-    for (i64 d = 0; d < depth; d++, b += b_row) {
-        const vf left = load(b), right = load(b + W);
-#pragma GCC unroll 12
-        for (int r = 0; r < SIDE; r++) {
-            const vf x = set1(a[r * a_row + d]);
-            sum[r][0] = fma(x, left, sum[r][0]);
-            sum[r][1] = fma(x, right, sum[r][1]);
-        }
-    }
-}
-
 // Scores (SIDE, KEYS) of SIDE tokens in turn, of which the first sees `seen` of the block's `count` keys. Returns how many columns were computed.
 NIH_INLINE int attend_score(const float *query, i64 D, const float *keys, i64 seen, i64 count, float *scores) {
     const i64 last = std::min<i64>(count, seen + SIDE - 1);
@@ -28,7 +12,7 @@ NIH_INLINE int attend_score(const float *query, i64 D, const float *keys, i64 se
         vf sum[SIDE][2];
 #pragma GCC unroll 12
         for (int r = 0; r < SIDE; r++) sum[r][0] = sum[r][1] = set1(0.0f);
-        attend_multiply(query, D, keys + column * D, PANEL, D, sum);
+        multiply(query, D, keys + column * D, PANEL, D, sum);
 #pragma GCC unroll 12
         for (int r = 0; r < SIDE; r++) {
             store(scores + r * KEYS + column, sum[r][0]);
@@ -75,19 +59,12 @@ NIH_TARGET static void attend_tile(AttendRows rows, i64 row, i64 seen, i64 count
             sum[r][0] = mul(fade[r], load(out + r * rows.width));
             sum[r][1] = mul(fade[r], load(out + r * rows.width + W));
         }
-        attend_multiply(scores, KEYS, rows.values + c, rows.width, columns, sum);
+        multiply(scores, KEYS, rows.values + c, rows.width, columns, sum);
 #pragma GCC unroll 12
         for (int r = 0; r < SIDE; r++) {
             store(out + r * rows.width, sum[r][0]);
             store(out + r * rows.width + W, sum[r][1]);
         }
-    }
-}
-
-template <class S> NIH_INLINE void attend_widen(const S *from, i64 count, float *to) {
-    for (i64 d = 0; d < count; d += W) {
-        const int lanes = count - d < W ? (int)(count - d) : W;
-        store(to + d, load(from + d, lanes), lanes);
     }
 }
 
@@ -99,7 +76,7 @@ template <class S> NIH_TARGET static void attend_stage(const AttendArgs &g, i64 
         float *column = rows.keys + j / PANEL * PANEL * g.D + j % PANEL, *line = rows.values + j * rows.width;
         if (j < count) {
             for (i64 d = 0; d < g.D; d++) column[d * PANEL] = nih_float(key[d]);
-            attend_widen(value, g.D, line);
+            widen(value, g.D, line);
         } else {
             for (i64 d = 0; d < g.D; d++) column[d * PANEL] = 0.0f;
             std::fill_n(line, rows.width, 0.0f);
@@ -116,7 +93,7 @@ template <class S> NIH_TARGET static void attend_begin(const AttendArgs &g, Atte
     std::fill_n(rows.highest, each * pitch, NIH_LOWEST);
     for (i64 h = 0; h < each; h++)
         for (i64 t = 0; t < at.tokens; t++)
-            attend_widen((const S *)g.q + (at.group * each + h) * g.q_h + (at.t0 + t) * g.q_t, g.D, rows.query + (h * pitch + t) * g.D);
+            widen((const S *)g.q + (at.group * each + h) * g.q_h + (at.t0 + t) * g.q_t, g.D, rows.query + (h * pitch + t) * g.D);
 }
 
 template <class S> NIH_TARGET static void attend_end(const AttendArgs &g, AttendTask at, i64 pitch, AttendRows rows) {

@@ -507,12 +507,38 @@ template <class S> NIH_TARGET static void matrix_write(const MatrixArgs &g, Head
         for (i64 c = 0; c < g.V; c += W) store(to + c, load(rows.y + t * rows.pitch + c), g.V - c < W ? (int)(g.V - c) : W);
 }
 
+// ---- products of matrices ------------------------------------------------------------------------------------------
+
+constexpr int PANEL = 2 * W;                         // columns that a tile of registers holds
+constexpr int SIDE = W == 16 ? 12 : W == 8 ? 6 : 4;  // and its rows, at most
+
+// sum (R, PANEL) += a (R, depth) x b (depth, PANEL), in the order of depth
+template <int R> NIH_INLINE void multiply(const float *a, i64 a_row, const float *b, i64 b_row, i64 depth, vf (&sum)[R][2]) {
+    for (i64 d = 0; d < depth; d++, b += b_row) {
+        const vf left = load(b), right = load(b + W);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            const vf x = set1(a[r * a_row + d]);
+            sum[r][0] = fma(x, left, sum[r][0]);
+            sum[r][1] = fma(x, right, sum[r][1]);
+        }
+    }
+}
+
+template <class S> NIH_INLINE void widen(const S *from, i64 count, float *to) {
+    for (i64 d = 0; d < count; d += W) {
+        const int lanes = count - d < W ? (int)(count - d) : W;
+        store(to + d, load(from + d, lanes), lanes);
+    }
+}
+
 #include "cpu_attention.h"
+#include "cpu_linear.h"
 
 template <class S> constexpr Typed typed() {
     return {wkv_span<S, true, false>, wkv_span<S, false, true>, wkv_span<S, true, true>,
             scan_span<S, true, false>, scan_span<S, false, true>, scan_span<S, true, true>,
-            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>, attend<S>};
+            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>, attend<S>, linear<S>};
 }
 
 constexpr Path path = {{typed<float>(), typed<bf16>(), typed<f16>()}, wkv_fold, scan_fold, STRIP,

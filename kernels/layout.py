@@ -61,10 +61,16 @@ class AttendArgs(ctypes.Structure):
     ]
 
 
+class LinearArgs(ctypes.Structure):
+    """One call of a linear layer: pointers, shape (M, N, K), strides in elements."""
+
+    _fields_ = _fields("x weight bias y", "M N K x_m w_n y_m")
+
+
 def abi() -> int:
     """Return what `nih_abi` of a library with the same blocks returns: a number made of how many fields each has."""
     result = 0
-    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs):
+    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs, LinearArgs):
         result = result * 67 + ctypes.sizeof(block) // 8
     return result & 0x7FFFFFFF
 

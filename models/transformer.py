@@ -22,7 +22,7 @@ import torch
 from torch.fx.experimental import _config as _torch_config
 
 from nih.errors import ModelError, OutOfMemory, reason
-from nih.kernels import causal_attention
+from nih.kernels import causal_attention, linear
 from nih.models._attention import NAME, of_rows, prefer_causal, without_cudnn
 from nih.models._cache import (
     CacheMark,
@@ -58,6 +58,7 @@ from nih.models._hf_kernels import MOST_PER_CALL, answering, counts_in_32_bits
 from nih.models._hf_load import find_tokenizer, load, weight_files
 from nih.models._kv_rows import COPIES, PER_LAYER, KeyRows, held
 from nih.models._loading import fingerprint, is_reference, reference
+from nih.models._products import use_own_products
 from nih.models._rope import ChangingRope, Factors, changing_rope, even_calls
 from nih.models._rows import MOST_BYTES, RowSession, tie_of
 from nih.models._session import JUDGED_CHUNK, Mark
@@ -185,6 +186,8 @@ class TransformerModel:
             own["attn_implementation"] = self._loaded.config._attn_implementation
             if own["attn_implementation"] == NAME and self._device.type == "cpu":
                 own["attention_kernel"] = causal_attention.serving()._asdict()
+            if self._multiplies_itself:
+                own["linear_kernel"] = linear.serving()._asdict()
             if self._device.type == "cuda":
                 own["cudnn_attention"] = False
             if kernels := answering(self._loaded):
@@ -238,6 +241,8 @@ class TransformerModel:
         model = load(self._source, self._options, self._config, self._dtype, self._device)
         if self._device.type == "cpu" and is_slow(self._dtype):
             widen_products(model)
+        if self._multiplies_itself:
+            use_own_products(model)
         if self._dtype != torch.float32:
             self._widen_logits(model)
         if (
@@ -271,6 +276,10 @@ class TransformerModel:
                 self._logits_dtype,
                 why,
             )
+
+    @property
+    def _multiplies_itself(self) -> bool:
+        return self._device.type == "cpu" and self._dtype == torch.float32
 
     @cached_property
     def _tie(self) -> float | None:

@@ -1,0 +1,78 @@
+"""A linear layer on a CPU whose rows do not depend on each other: y = x W^T + b.
+
+Libraries choose the order in which a product is summed by its number of rows, so that a token's bits change with the chunk or the batch
+in which it is computed. Here every output is summed in one order. MKL, with which torch multiplies float32, is made for Intel's
+processors; on others this form is faster as well.
+
+Letters: M rows, N outputs, K inputs.
+Source: Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (2008).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from nih.kernels import backend, cpu_loader, op
+from nih.kernels.layout import DTYPES, LinearArgs
+
+_OP = "linear"
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute F.linear in C++: x (..., K), weight (N, K), bias (N) or None -> (..., N), fresh; one type, on a CPU, any strides.
+
+    All sums are float32. The bits of a row depend neither on the other rows nor on the number of threads.
+    Raises KernelError for arguments against this contract, and where there are no C++ kernels.
+    """
+    tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    op.expect(weight.dim() == 2, _OP, f"takes `weight` (N, K), but got {tuple(weight.shape)}")
+    outputs, inputs = weight.shape
+    op.expect(
+        x.dim() > 0 and x.shape[-1] == inputs, _OP, f"takes `x` (..., {inputs}), but got {tuple(x.shape)}"
+    )
+    op.expect_shape(_OP, "bias", bias, (outputs,))
+    for name, tensor in tensors.items():
+        op.expect_type(_OP, name, tensor)
+        op.expect(
+            tensor.device.type == "cpu", _OP, f"takes tensors on a CPU, but got `{name}` on {tensor.device}"
+        )
+        op.expect(tensor.dtype is x.dtype, _OP, f"takes one type, but got {x.dtype} and {tensor.dtype}")
+    return run(x, weight, bias)
+
+
+def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `linear` of arguments that are known to keep its contract: for layers, which are called hundreds of times per token."""
+    outputs, inputs = weight.shape
+    flat, weight = op.rows(x.reshape(-1, inputs), x.dtype), op.rows(weight, x.dtype)
+    bias = None if bias is None else bias.contiguous()
+    if not inputs:
+        y = torch.zeros(len(flat), outputs, dtype=x.dtype)
+        return (y if bias is None else y + bias).view(*x.shape[:-1], outputs)
+    y = torch.empty(len(flat), outputs, dtype=x.dtype)
+    args = LinearArgs(
+        *map(op.pointer, (flat, weight, bias, y)),
+        *(len(flat), outputs, inputs, flat.stride(0), weight.stride(0), outputs),
+        DTYPES[x.dtype],
+    )
+    cpu_loader.call(_OP, args)
+    return y.view(*x.shape[:-1], outputs)
+
+
+def serving() -> backend.Choice:
+    """Return the form that multiplies float32 here, `cpu` or `torch`, and why. Raises KernelError if `NIH_KERNELS` forces one that cannot."""
+    chosen = backend.choose("cpu")
+    if chosen.form != "cpu":
+        return backend.Choice("torch", chosen.why)
+    if backend.requested() == "auto" and not cpu_loader.simd():
+        return backend.Choice("torch", f"without AVX2, torch's products are faster than {chosen.why}")
+    if backend.requested() == "auto" and _is_home_of_mkl():
+        return backend.Choice("torch", "MKL, on a processor of Intel's")
+    return chosen
+
+
+@functools.cache
+def _is_home_of_mkl() -> bool:
+    return bool(torch.backends.mkl.is_available() and cpu_loader.library().nih_intel())
