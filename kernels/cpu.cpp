@@ -52,6 +52,7 @@ struct AttendTask {  // what a task of attention works on: some tokens of the he
 
 struct AttendRows {  // queries and outputs of a task's heads and tokens (rows, D or width), a block of keys and values, and of each row
     float *query, *out, *keys, *values, *highest, *total;  // the highest score so far, and the sum of the weights lane by lane
+    float *lines;                                          // keys that are being turned
     i64 D, width;                                          // channels, and those filled up to whole panels
     float unit;                                            // scores times this are exponents of two
 };
@@ -474,11 +475,12 @@ struct AttendScratch {  // one thread's AttendRows
     AttendRows rows;
 
     AttendScratch(const AttendArgs &g, i64 count, i64 width) {
-        constexpr i64 LINE = 16, WIDEST = 16;
-        memory.resize(count * (g.D + width + 1 + WIDEST) + KEYS * (g.D + width) + LINE);
+        constexpr i64 LINE = 16, WIDEST = 16, SQUARES = 8 * PITCH, BEYOND = 8 * 2 * WIDEST;  // squares reach beyond the last channel
+        memory.resize(count * (g.D + width + 1 + WIDEST) + KEYS * (g.D + width) + SQUARES + BEYOND + LINE);
         float *next = memory.data() + (LINE - (uintptr_t)memory.data() / sizeof(float) % LINE) % LINE;
         const auto take = [&next](i64 size) { return std::exchange(next, next + size); };
-        rows.keys = take(KEYS * g.D);
+        rows.lines = take(SQUARES);
+        rows.keys = take(KEYS * g.D + BEYOND);
         rows.values = take(KEYS * width);
         rows.out = take(count * width);
         rows.total = take(count * WIDEST);

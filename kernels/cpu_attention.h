@@ -72,15 +72,14 @@ NIH_TARGET static void attend_tile(AttendRows rows, i64 row, i64 seen, i64 count
 template <class S> NIH_TARGET static void attend_stage(const AttendArgs &g, i64 group, i64 first, i64 count, AttendRows rows) {
     const S *key = (const S *)g.k + group * g.k_h + first * g.k_t, *value = (const S *)g.v + group * g.v_h + first * g.v_t;
     const i64 whole = (count + PANEL - 1) / PANEL * PANEL;
-    for (i64 j = 0; j < whole; j++, key += g.k_t, value += g.v_t) {
-        float *column = rows.keys + j / PANEL * PANEL * g.D + j % PANEL, *line = rows.values + j * rows.width;
-        if (j < count) {
-            for (i64 d = 0; d < g.D; d++) column[d * PANEL] = nih_float(key[d]);
-            widen(value, g.D, line);
-        } else {
-            for (i64 d = 0; d < g.D; d++) column[d * PANEL] = 0.0f;
-            std::fill_n(line, rows.width, 0.0f);
+    for (i64 j = 0; j < whole; j += SQUARE)
+        for (i64 d = 0; d < g.D; d += DEPTH) {
+            float *columns = rows.keys + (j / PANEL * g.D + d) * PANEL + j % PANEL;
+            turn(key + j * g.k_t + d, g.k_t, count - j, std::min<i64>(DEPTH, g.D - d), columns, rows.lines);
         }
+    for (i64 j = 0; j < whole; j++) {
+        if (j < count) widen(value + j * g.v_t, g.D, rows.values + j * rows.width);
+        else std::fill_n(rows.values + j * rows.width, rows.width, 0.0f);
     }
 }
 

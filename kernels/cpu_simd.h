@@ -532,6 +532,58 @@ template <class S> NIH_INLINE void widen(const S *from, i64 count, float *to) {
     }
 }
 
+#if NIH_WIDTH == 4
+
+constexpr int SQUARE = 4;
+
+NIH_INLINE void turn_square(const float *from, i64 stride, float *to) { transpose_four(from, stride, to, PANEL); }
+
+#else
+
+constexpr int SQUARE = 8;
+
+NIH_INLINE __m256 four_and_four(const float *low, const float *high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+}
+
+// to[j][i] = from[i][j] of eight rows and columns
+NIH_INLINE void turn_square(const float *from, i64 stride, float *to) {
+    for (int half = 0; half < 2; half++, from += 4, to += 4 * PANEL) {
+        const __m256 a = four_and_four(from, from + 4 * stride), b = four_and_four(from + stride, from + 5 * stride);
+        const __m256 c = four_and_four(from + 2 * stride, from + 6 * stride), d = four_and_four(from + 3 * stride, from + 7 * stride);
+        const __m256 ab = _mm256_unpacklo_ps(a, b), AB = _mm256_unpackhi_ps(a, b);
+        const __m256 cd = _mm256_unpacklo_ps(c, d), CD = _mm256_unpackhi_ps(c, d);
+        _mm256_storeu_ps(to, _mm256_shuffle_ps(ab, cd, 0x44));
+        _mm256_storeu_ps(to + PANEL, _mm256_shuffle_ps(ab, cd, 0xee));
+        _mm256_storeu_ps(to + 2 * PANEL, _mm256_shuffle_ps(AB, CD, 0x44));
+        _mm256_storeu_ps(to + 3 * PANEL, _mm256_shuffle_ps(AB, CD, 0xee));
+    }
+}
+
+#endif
+
+// The first SQUARE of some lines (count, depth) as columns of a panel (depth, PANEL), with zeros for those beyond `count`.
+// `lines` holds SQUARE of them, PITCH apart; depth is at most DEPTH.
+template <class S> NIH_INLINE void turn(const S *from, i64 stride, i64 count, i64 depth, float *to, float *lines) {
+    const float *line = lines;
+    i64 apart = PITCH;
+    if constexpr (std::is_same_v<S, float>) {
+        if (count >= SQUARE && depth % SQUARE == 0) {
+            line = from;
+            apart = stride;
+        }
+    }
+    for (int r = 0; line == lines && r < SQUARE; r++) {
+        if (r < count) widen(from + r * stride, depth, lines + r * PITCH);
+        else std::fill_n(lines + r * PITCH, depth, 0.0f);
+    }
+    for (i64 d = 0; d < depth; d += SQUARE) {
+        if (d % (64 / sizeof(S)) == 0)
+            for (int r = 0; r < SQUARE; r++) __builtin_prefetch(from + (SQUARE + r) * stride + d);  // the next lines lie apart
+        turn_square(line + d, apart, to + d * PANEL);
+    }
+}
+
 #include "cpu_attention.h"
 #include "cpu_linear.h"
 

@@ -46,19 +46,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `linear` of arguments that are known to keep its contract: for layers, which are called hundreds of times per token."""
     outputs, inputs = weight.shape
-    flat, weight = op.rows(x.reshape(-1, inputs), x.dtype), op.rows(weight, x.dtype)
-    bias = None if bias is None else bias.contiguous()
-    if not inputs:
-        y = torch.zeros(len(flat), outputs, dtype=x.dtype)
-        return (y if bias is None else y + bias).view(*x.shape[:-1], outputs)
-    y = torch.empty(len(flat), outputs, dtype=x.dtype)
+    shape = (*x.shape[:-1], outputs)
+    y = torch.zeros(shape, dtype=x.dtype) if not inputs else torch.empty(shape, dtype=x.dtype)
+    if not inputs and bias is not None:
+        y += bias
+    if not inputs or not y.numel():
+        return y
+    flat = op.rows(x.reshape(-1, inputs), x.dtype)
+    weight, bias = op.rows(weight, x.dtype), None if bias is None else bias.contiguous()
     args = LinearArgs(
         *map(op.pointer, (flat, weight, bias, y)),
         *(len(flat), outputs, inputs, flat.stride(0), weight.stride(0), outputs),
         DTYPES[x.dtype],
     )
     cpu_loader.call(_OP, args)
-    return y.view(*x.shape[:-1], outputs)
+    return y
 
 
 def serving() -> backend.Choice:
