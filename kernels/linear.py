@@ -11,6 +11,7 @@ Source: Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,4 +78,5 @@ def serving() -> backend.Choice:
 
 @functools.cache
 def _is_home_of_mkl() -> bool:
-    return bool(torch.backends.mkl.is_available() and cpu_loader.library().nih_intel())
+    has_mkl: Any = torch.backends.mkl.is_available  # torch does not annotate it
+    return bool(has_mkl() and cpu_loader.library().nih_intel())

@@ -5,16 +5,15 @@ Each way is first held against the definition in float64. A speed is in operatio
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nih.bench.in_turn import measure_in_turn
 from nih.errors import KernelError
 from nih.kernels import cpu_loader
 from nih.kernels.causal_attention import (
@@ -74,19 +73,8 @@ def measure(rounds: int, show: Callable[[str], None]) -> None:
     """Time all ways in turn and print the medians."""
     for shape in SHAPES:
         inputs = _draw(shape)
-        ways = _ways(shape)
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way(*inputs)
-                seconds[name].append(time.perf_counter() - start)
-        show(f"\n{shape}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}")
-        show(f"  {'way':34} {'ms':>10} {'Gflop/s':>9} {'x ours':>9}")
-        ours = median(next(iter(seconds.values())))
-        for name, taken in seconds.items():
-            one = median(taken)
-            show(f"  {name:34} {one * 1e3:10.2f} {shape.operations / one / 1e9:9.1f} {one / ours:9.2f}")
+        ways = {name: partial(way, *inputs) for name, way in _ways(shape).items()}
+        measure_in_turn(shape, ways, shape.operations, rounds, show)
 
 
 def _draw(shape: Shape) -> tuple[Tensor, Tensor, Tensor]:

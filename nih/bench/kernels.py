@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nih.bench import attention
+from nih.bench import attention, linear
 from nih.bench.kernel_ops import OPS, Case, Inputs, Way
 from nih.bench.shares import shares
 from nih.errors import KernelError
@@ -30,6 +30,9 @@ from nih.store.files import check_file, make_folder, writing
 Print = Callable[[str], None]
 Row = dict[str, Any]
 Write = Callable[[Sequence[Row]], None]
+
+CPU_ONLY = {attention.NAME: attention, linear.NAME: linear}
+"""Kernels without a state and without a form for GPUs, which have tables of their own."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """Largest error of an output, in units of the truth where that is above 1; the halves' is their rounding."""
@@ -81,22 +84,22 @@ def main(
 ) -> None:
     """Measure the ops on one device and print a table per case; on a CPU with one thread, then with all of torch's.
 
-    `only` names the one op to measure. `out` also receives the rows as CSV, case by case, those of attention left out. Raises
+    `only` names the one op to measure. `out` also receives the rows as CSV, case by case, those of `CPU_ONLY` left out. Raises
     KernelError, before any speed is printed, if a form of ours is wrong.
     """
     device = str(pick_device(device))
-    if only is not None and only not in (*OPS, attention.NAME):
-        raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join((*OPS, attention.NAME))}`")
-    if only == attention.NAME and device != "cpu":
+    if only is not None and only not in (*OPS, *CPU_ONLY):
+        raise KernelError(f"`--only {only}` names no op; give one of `{'|'.join((*OPS, *CPU_ONLY))}`")
+    if only in CPU_ONLY and device != "cpu":
         raise KernelError(f"`--only {only}` is a kernel for CPUs; add `--device cpu`")
     cases = [case for case in (CPU_CASES if device == "cpu" else CUDA_CASES) if only in (None, case.op)]
     if out is not None:
         check_file(out, "--out")
-    attends = device == "cpu" and only in (None, attention.NAME)
+    stateless = [op for name, op in CPU_ONLY.items() if device == "cpu" and only in (None, name)]
     with torch.no_grad(), _table(out) as write:
         sound = {case: check(case, device, show) for case in cases}
-        if attends:
-            attention.check()
+        for op in stateless:
+            op.check()
         show(_machine(device))
         for count in sorted({1, torch.get_num_threads()}) if device == "cpu" else [torch.get_num_threads()]:
             with _threads(count):
@@ -104,8 +107,8 @@ def main(
                 show(f"\ncopy bandwidth {copy / 1e9:.1f} GB/s with {count} thread{'s' * (count > 1)}")
                 for case in cases:
                     write(measure(case, sound[case], device, rounds, copy, show))
-                if attends:
-                    attention.measure(rounds, show)
+                for op in stateless:
+                    op.measure(rounds, show)
 
 
 # Correctness

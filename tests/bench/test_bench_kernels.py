@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nih.bench import attention, kernel_ops
+from nih.bench import attention, kernel_ops, linear
 from nih.bench import kernels as bench
 from nih.bench.kernel_ops import OPS, Case, Inputs, Result, Way
 from nih.errors import KernelError
@@ -27,6 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "CPU_CASES", SMALL)
     monkeypatch.setattr(bench, "copy_bandwidth", lambda device: 10e9)
     monkeypatch.setattr(attention, "SHAPES", (attention.Shape(6, 2, 70, 200, 24),))
+    monkeypatch.setattr(linear, "SHAPES", (linear.Shape(7, 40, 30, 2),))
 
 
 def test_every_way_is_measured_with_one_thread_and_with_all(tmp_path: Path) -> None:
@@ -194,10 +195,21 @@ def test_attention_is_measured_beside_torchs_if_all_are_right(monkeypatch: pytes
     assert lines == []
 
 
-def test_attention_on_a_gpu_is_not_ours_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_measured_beside_torchs_if_they_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    bench.main("cpu", rounds=1, only=linear.NAME, show=lines.append)
+    table = "\n".join(lines)
+    assert "torch" in {line[2:36].strip() for line in table.splitlines()} and "M=7 N=40 K=30" in table
+    monkeypatch.setattr(linear, "_ways", lambda: {"nih": lambda x, weight: x.new_zeros(7, 40)})
+    with pytest.raises(KernelError, match=r"`nih` is wrong by .* so no speed is printed"):
+        bench.main("cpu", rounds=1, only=linear.NAME, show=lines.append)
+
+
+@pytest.mark.parametrize("name", bench.CPU_ONLY)
+def test_kernels_for_cpus_are_not_measured_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "pick_device", lambda device: torch.device("cuda"))
     with pytest.raises(KernelError, match="add `--device cpu`"):
-        bench.main("cuda", only=attention.NAME)
+        bench.main("cuda", only=name)
 
 
 def test_the_operations_of_attention_are_those_of_what_is_seen() -> None:

@@ -30,10 +30,14 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
         yield str(request.param)
 
 
-def draw(rows: int, outputs: int, inputs: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def draw(
+    rows: int, outputs: int, inputs: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     """x, weight and bias, of which the products are of about the size of 1."""
     generator = torch.Generator().manual_seed(rows * 1000003 + outputs * 1009 + inputs)
-    x, weight, bias = (torch.randn(*s, generator=generator) for s in ((rows, inputs), (outputs, inputs), (outputs,)))
+    x, weight, bias = (
+        torch.randn(*s, generator=generator) for s in ((rows, inputs), (outputs, inputs), (outputs,))
+    )
     return x.to(dtype), (weight * inputs**-0.5).to(dtype), bias.to(dtype)
 
 
