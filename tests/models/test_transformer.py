@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from nih.errors import ModelError, OutOfMemory
+from nih.kernels import linear
 from nih.models import _cache
 from nih.models._hf_config import position_limit
 from nih.models.transformer import CachedSession, Options, TransformerModel, open_model
@@ -299,6 +300,7 @@ def test_identity_tells_what_decides_the_answers(folder: Path, tmp_path: Path) -
         "chunk": 640,
         "sharing": "crop",
         "attn_implementation": "eager",
+        "linear_kernel": linear.serving()._asdict(),
         "parameters": sum(p.numel() for p in tiny.model("llama").parameters()),
         "tokenizer": "byte",
         "tokenizer_fingerprint": ByteTokenizer.fingerprint,
