@@ -90,13 +90,14 @@ class _Doubled(torch.nn.Linear):
 def test_only_plain_layers_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backend.VARIABLE, "cpu")
     torch.manual_seed(0)
-    model = torch.nn.ModuleList([torch.nn.Linear(8, 5), _Doubled(8, 5)])
+    layer = torch.nn.Linear(8, 5)
+    model = torch.nn.ModuleList([layer, _Doubled(8, 5)])
     x = torch.randn(3, 8)
     with torch.no_grad():
-        before = [layer(x) for layer in model]
+        before = [module(x) for module in model]
         assert use_own_products(model).form == "cpu"
-        plain, doubled = (layer(x) for layer in model)
-        assert torch.equal(plain, kernel.linear(x, model[0].weight, model[0].bias))
+        plain, doubled = (module(x) for module in model)
+        assert torch.equal(plain, kernel.linear(x, layer.weight, layer.bias))
         assert torch.allclose(plain, before[0], atol=1e-6) and torch.equal(doubled, before[1])
 
 
