@@ -72,6 +72,14 @@ def _choose(device_type: str, word: str, simd: str) -> Choice:
     return Choice(form, f"forced with `{VARIABLE}`")
 
 
+def choose_with_vectors() -> Choice:
+    """Return the form for a CPU of what torch computes well itself: C++ with wide vectors or where it is forced, else torch's."""
+    chosen = choose("cpu")
+    if chosen.form == "cpu" and requested() == "auto" and not cpu_loader.simd():
+        return Choice("torch", f"without AVX2, torch's products are faster than {chosen.why}")
+    return chosen
+
+
 def beside_fla(device_type: str) -> Choice:
     """Return the form for what flash-linear-attention does not compute, and against which it is verified."""
     return _choose(device_type, "auto", os.environ.get(cpu_loader.SIMD_VARIABLE, ""))

@@ -42,10 +42,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
 
 def serving() -> backend.Choice:
     """Return the form that serves here, and why. Raises KernelError if `NIH_KERNELS` forces one that cannot."""
-    chosen = backend.choose("cpu")
-    if chosen.form == "cpu" and backend.requested() == "auto" and not cpu_loader.simd():
-        return backend.Choice("torch", f"without AVX2, torch's products are faster than {chosen.why}")
-    return chosen
+    return backend.choose_with_vectors()
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -66,11 +66,9 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def serving() -> backend.Choice:
     """Return the form that multiplies float32 here, `cpu` or `torch`, and why. Raises KernelError if `NIH_KERNELS` forces one that cannot."""
-    chosen = backend.choose("cpu")
+    chosen = backend.choose_with_vectors()
     if chosen.form != "cpu":
         return backend.Choice("torch", chosen.why)
-    if backend.requested() == "auto" and not cpu_loader.simd():
-        return backend.Choice("torch", f"without AVX2, torch's products are faster than {chosen.why}")
     if backend.requested() == "auto" and _is_home_of_mkl():
         return backend.Choice("torch", "MKL, on a processor of Intel's")
     return chosen

@@ -63,13 +63,20 @@ def is_slow(dtype: torch.dtype) -> bool:
 
 def widen_products(model: torch.nn.Module) -> None:
     """Let all plain linear layers of `model` compute by `linear`."""
+    compute_products_by(linear, model)
+
+
+def compute_products_by(
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor], model: torch.nn.Module
+) -> None:
+    """Let all plain linear layers of `model` compute by `product`; quantised ones and adapters are of other classes, and stay."""
     for module in model.modules():
         if type(module) is torch.nn.Linear:
-            module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]  # for this module alone
+            module.forward = functools.partial(_forward, product, module)  # type: ignore[method-assign]  # for this module alone
 
 
-def _forward(module: Any, x: Tensor) -> Tensor:
-    return linear(x, module.weight, module.bias)
+def _forward(product: Callable[[Tensor, Tensor, Tensor | None], Tensor], module: Any, x: Tensor) -> Tensor:
+    return product(x, module.weight, module.bias)
 
 
 def linear_to_float32(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -5,29 +5,24 @@ A token's numbers then depend neither on the chunk in which it is read nor on th
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nih.kernels import linear as kernel
 from nih.kernels.backend import Choice
+from nih.models._half import compute_products_by
 
 
 def use_own_products(model: torch.nn.Module) -> Choice:
     """Let all plain linear layers of `model` compute by `nih.kernels.linear` if that serves here. Returns what serves."""
     chosen = kernel.serving()
     if chosen.form == "cpu":
-        for module in model.modules():
-            # Quantised layers and adapters are of other classes, and stay as they are.
-            if type(module) is torch.nn.Linear:
-                module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]  # for this module alone
+        compute_products_by(_product, model)
     return chosen
 
 
-def _forward(module: Any, x: Tensor) -> Tensor:
-    weight = module.weight
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.dtype is torch.float32 and weight.dtype is torch.float32 and not torch.is_grad_enabled():
-        return kernel.run(x, weight, module.bias)
-    return torch.nn.functional.linear(x, weight, module.bias)
+        return kernel.run(x, weight, bias)
+    return F.linear(x, weight, bias)
