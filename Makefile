@@ -41,7 +41,7 @@ $(VENV)/python:
 	@touch $@
 
 # Three stamps, because a demo needs neither the developers' tools nor the weights of SmolLM2.
-$(VENV)/nih: $(VENV)/python pyproject.toml kernels/cpu.cpp kernels/core.h kernels/cpu_simd.h kernels/cpu_attention.h kernels/cpu_linear.h
+$(VENV)/nih: $(VENV)/python pyproject.toml kernels/cpu.cpp kernels/core.h kernels/cpu_simd.h kernels/cpu_attention.h kernels/cpu_linear.h kernels/cpu_elements.h
 	@echo "== installing nih and what it needs (torch, transformers, ...): a minute or two"
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@

@@ -60,14 +60,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
         f"takes a number of heads that is a multiple of the groups, but got {heads} and {groups}",
     )
     op.expect(tokens <= known, _OP, f"takes the last T of N tokens, but got T = {tokens} and N = {known}")
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        op.expect_type(_OP, name, tensor)
-        op.expect(
-            tensor.device.type == "cpu", _OP, f"takes tensors on a CPU, but got `{name}` on {tensor.device}"
-        )
-        op.expect(
-            tensor.dtype is query.dtype, _OP, f"takes one type, but got {query.dtype} and {tensor.dtype}"
-        )
+    op.expect_on_cpu(_OP, {"query": query, "key": key, "value": value})
 
 
 def causal_attention_reference(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -108,6 +108,27 @@ struct LinearArgs {              // CPU only
     i64 threads, simd;
 };
 
+struct NormArgs {                // CPU only
+    const void *x;               // (M, C)
+    const void *weight;          // (C)
+    void *y;                     // (M, C)
+    i64 M, C;
+    i64 x_m, y_m;
+    i64 twice;                   // round before the weight as well
+    double eps, offset;          // what is added to the mean square, and to the weight
+    i64 dtype;
+    i64 threads, simd;
+};
+
+struct GateArgs {                // CPU only
+    const void *gate, *up;       // (M, C)
+    void *y;                     // (M, C)
+    i64 M, C;
+    i64 gate_m, up_m, y_m;
+    i64 dtype;
+    i64 threads, simd;
+};
+
 NIH_FN i64 nih_row_length(const i64 *lengths, i64 row, i64 steps) {
     if (!lengths) return steps;
     i64 n = lengths[row];

@@ -6,6 +6,7 @@
 #include "core.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -59,6 +60,7 @@ struct AttendRows {  // queries and outputs of a task's heads and tokens (rows, 
 
 struct LinearTask {  // what a task of a product works on
     i64 row, rows, column, columns;
+    i64 next;  // the column at which the thread's next task probably begins
 };
 
 struct LinearRows {  // a block of the weights as panels, lines of it and rows of x in float32, and the sums (rows, COLUMNS)
@@ -78,6 +80,8 @@ struct Typed {
     void (*matrix_write)(const MatrixArgs &, Head, MatrixRows);
     void (*attend)(const AttendArgs &, AttendTask, AttendRows);
     void (*linear)(const LinearArgs &, LinearTask, LinearRows);
+    void (*rms_norm)(const NormArgs &, i64 row);
+    void (*swiglu)(const GateArgs &, i64 row);
 };
 
 struct Path {
@@ -545,9 +549,15 @@ void linear_tasks(const LinearArgs &g) {
 #pragma omp for schedule(dynamic)
         for (i64 task = 0; task < groups * blocks; task++) {
             const i64 row = task / groups * count, column = task % groups * COLUMNS;
-            linear(g, {row, std::min(count, g.M - row), column, std::min<i64>(COLUMNS, g.N - column)}, rows);
+            linear(g, {row, std::min(count, g.M - row), column, std::min<i64>(COLUMNS, g.N - column), column + threads * COLUMNS}, rows);
         }
     }
+}
+
+// Runs `kernel` for each of M rows of C numbers; few are not worth waking threads.
+template <class Args> void rows_of(const Args &g, void (*kernel)(const Args &, i64 row)) {
+#pragma omp parallel for num_threads((int)g.threads) schedule(static) if (g.threads > 1 && g.M * g.C >= 1 << 15)
+    for (i64 row = 0; row < g.M; row++) kernel(g, row);
 }
 
 template <class Args, class Run> int guarded(const Args *args, Run run) {
@@ -566,7 +576,8 @@ extern "C" {
 // The layout of the argument blocks: a loader that has another one must not call.
 int nih_abi() {
     unsigned result = 0;
-    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs), sizeof(AttendArgs), sizeof(LinearArgs)})
+    for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs), sizeof(AttendArgs), sizeof(LinearArgs),
+                        sizeof(NormArgs), sizeof(GateArgs)})
         result = result * 67 + (unsigned)(size / 8);
     return (int)(result & 0x7fffffff);
 }
@@ -618,5 +629,13 @@ int nih_matrix_state(const MatrixArgs *args) { return guarded(args, matrix_heads
 int nih_causal_attention(const AttendArgs *args) { return guarded(args, attend_tasks); }
 
 int nih_linear(const LinearArgs *args) { return guarded(args, linear_tasks); }
+
+int nih_rms_norm(const NormArgs *args) {
+    return guarded(args, [](const NormArgs &g) { rows_of(g, path_of(g.simd).types[g.dtype].rms_norm); });
+}
+
+int nih_swiglu(const GateArgs *args) {
+    return guarded(args, [](const GateArgs &g) { rows_of(g, path_of(g.simd).types[g.dtype].swiglu); });
+}
 
 }

@@ -20,17 +20,22 @@ NIH_INLINE vf load(const bf16 *p) {
 }
 NIH_INLINE vf load(const f16 *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 NIH_INLINE void store(float *p, vf x) { _mm512_storeu_ps(p, x); }
-NIH_INLINE void store(bf16 *p, vf x) {
+// The nearest bf16 in the upper half of each float, ties to even; NaN stays NaN.
+NIH_INLINE __m512i nearest_bf16(vf x) {
     __m512i bits = _mm512_castps_si512(x);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-    __m512i rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), even, quiet);
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), even, quiet);
+}
+NIH_INLINE void store(bf16 *p, vf x) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest_bf16(x), 16)));
 }
 NIH_INLINE void store(f16 *p, vf x) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+NIH_INLINE vf rounded(bf16, vf x) { return _mm512_castsi512_ps(_mm512_and_si512(nearest_bf16(x), _mm512_set1_epi32((int)0xffff0000))); }
+NIH_INLINE vf rounded(f16, vf x) { return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
 NIH_INLINE vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 NIH_INLINE vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 NIH_INLINE vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
@@ -63,17 +68,22 @@ NIH_INLINE vf load(const bf16 *p) {
 }
 NIH_INLINE vf load(const f16 *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 NIH_INLINE void store(float *p, vf x) { _mm256_storeu_ps(p, x); }
-NIH_INLINE void store(bf16 *p, vf x) {
+NIH_INLINE __m256i nearest_bf16(vf x) {
     __m256i bits = _mm256_castps_si256(x);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i even = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    __m256i rounded = _mm256_srli_epi32(_mm256_blendv_epi8(even, quiet, nan), 16);
+    return _mm256_blendv_epi8(even, quiet, nan);
+}
+NIH_INLINE void store(bf16 *p, vf x) {
+    __m256i rounded = _mm256_srli_epi32(nearest_bf16(x), 16);
     __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(packed));
 }
 NIH_INLINE void store(f16 *p, vf x) { _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+NIH_INLINE vf rounded(bf16, vf x) { return _mm256_castsi256_ps(_mm256_and_si256(nearest_bf16(x), _mm256_set1_epi32((int)0xffff0000))); }
+NIH_INLINE vf rounded(f16, vf x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 NIH_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 NIH_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 NIH_INLINE vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
@@ -107,6 +117,11 @@ template <class S> NIH_INLINE vf load(const S *p) {
 template <class S> NIH_INLINE void store(S *p, vf x) {
     for (int i = 0; i < W; i++) nih_store(p + i, x[i]);
 }
+template <class S> NIH_INLINE vf rounded(S, vf x) {
+    S row[W];
+    store(row, x);
+    return load(row);
+}
 NIH_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
 NIH_INLINE vf mul(vf a, vf b) { return a * b; }
 NIH_INLINE vf add(vf a, vf b) { return a + b; }
@@ -131,6 +146,8 @@ NIH_INLINE vf scale(vf x, vf n) {
 }
 
 #endif
+
+NIH_INLINE vf rounded(float, vf x) { return x; }
 
 // The last lanes of a row that is no multiple of W go through a buffer, so that nothing outside the row is touched.
 template <class S> NIH_INLINE vf load(const S *p, int lanes) {
@@ -586,11 +603,13 @@ template <class S> NIH_INLINE void turn(const S *from, i64 stride, i64 count, i6
 
 #include "cpu_attention.h"
 #include "cpu_linear.h"
+#include "cpu_elements.h"
 
 template <class S> constexpr Typed typed() {
     return {wkv_span<S, true, false>, wkv_span<S, false, true>, wkv_span<S, true, true>,
             scan_span<S, true, false>, scan_span<S, false, true>, scan_span<S, true, true>,
-            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>, attend<S>, linear<S>};
+            conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>, attend<S>, linear<S>,
+            rms_norm<S>, swiglu<S>};
 }
 
 constexpr Path path = {{typed<float>(), typed<bf16>(), typed<f16>()}, wkv_fold, scan_fold, STRIP,

@@ -67,10 +67,27 @@ class LinearArgs(ctypes.Structure):
     _fields_ = _fields("x weight bias y", "M N K x_m w_n y_m")
 
 
+class NormArgs(ctypes.Structure):
+    """One call of RMSNorm: pointers, shape (M, C), strides in elements."""
+
+    _fields_ = [
+        *_fields("x weight y", "M C x_m y_m twice")[:-3],
+        ("eps", ctypes.c_double),
+        ("offset", ctypes.c_double),
+        *_fields("", ""),
+    ]
+
+
+class GateArgs(ctypes.Structure):
+    """One call of SwiGLU: pointers, shape (M, C), strides in elements."""
+
+    _fields_ = _fields("gate up y", "M C gate_m up_m y_m")
+
+
 def abi() -> int:
     """Return what `nih_abi` of a library with the same blocks returns: a number made of how many fields each has."""
     result = 0
-    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs, LinearArgs):
+    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs, LinearArgs, NormArgs, GateArgs):
         result = result * 67 + ctypes.sizeof(block) // 8
     return result & 0x7FFFFFFF
 

@@ -35,12 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x.dim() > 0 and x.shape[-1] == inputs, _OP, f"takes `x` (..., {inputs}), but got {tuple(x.shape)}"
     )
     op.expect_shape(_OP, "bias", bias, (outputs,))
-    for name, tensor in tensors.items():
-        op.expect_type(_OP, name, tensor)
-        op.expect(
-            tensor.device.type == "cpu", _OP, f"takes tensors on a CPU, but got `{name}` on {tensor.device}"
-        )
-        op.expect(tensor.dtype is x.dtype, _OP, f"takes one type, but got {x.dtype} and {tensor.dtype}")
+    op.expect_on_cpu(_OP, tensors)
     return run(x, weight, bias)
 
 

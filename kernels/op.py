@@ -129,6 +129,17 @@ def expect_type(op: str, name: str, tensor: Tensor) -> None:
     )
 
 
+def expect_on_cpu(op: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise KernelError unless all tensors lie on a CPU and have one type that the kernels read."""
+    first = next(iter(tensors.values())).dtype
+    for name, tensor in tensors.items():
+        expect_type(op, name, tensor)
+        expect(
+            tensor.device.type == "cpu", op, f"takes tensors on a CPU, but got `{name}` on {tensor.device}"
+        )
+        expect(tensor.dtype is first, op, f"takes one type, but got {first} and {tensor.dtype}")
+
+
 def expect_one_device(op: str, tensors: Mapping[str, Tensor | None]) -> None:
     """Raise KernelError unless all the given tensors lie on one device."""
     placed = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}

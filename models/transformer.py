@@ -41,6 +41,7 @@ from nih.models._cache import (
     unknown_layers,
 )
 from nih.models._device import pick_device, pick_dtype
+from nih.models._fused import fuse_elements
 from nih.models._half import is_slow, widen_logits, widen_products
 from nih.models._hf_config import (
     Options,
@@ -121,6 +122,7 @@ class TransformerModel:
         self._logits_dtype = str(self._dtype).removeprefix("torch.")
         self._tokenizer = tokenizer
         self._turn = NO_TURN
+        self._fused: Mapping[str, int] = {}
 
     def take_turns(self, turn: Turn) -> None:
         """End answers also at the end of a turn of a chat."""
@@ -188,6 +190,8 @@ class TransformerModel:
                 own["attention_kernel"] = causal_attention.serving()._asdict()
             if self._multiplies_itself:
                 own["linear_kernel"] = linear.serving()._asdict()
+            if self._fused:
+                own["fused_layers"] = dict(self._fused)
             if self._device.type == "cuda":
                 own["cudnn_attention"] = False
             if kernels := answering(self._loaded):
@@ -243,6 +247,8 @@ class TransformerModel:
             widen_products(model)
         if self._multiplies_itself:
             use_own_products(model)
+        if self._device.type == "cpu":
+            self._fused = fuse_elements(model)
         if self._dtype != torch.float32:
             self._widen_logits(model)
         if (

@@ -15,8 +15,9 @@ def measure_in_turn(
     operations: float,
     rounds: int,
     show: Callable[[str], None],
+    unit: str = "Gflop/s",
 ) -> None:
-    """Time every way once per round and print the medians; `operations` are those of one call, and the first way is ours."""
+    """Time every way once per round and print the medians; `operations`, or bytes, are those of one call, and the first way is ours."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -25,7 +26,7 @@ def measure_in_turn(
             seconds[name].append(time.perf_counter() - start)
     threads = torch.get_num_threads()
     show(f"\n{title}, {threads} thread{'s' * (threads > 1)}")
-    show(f"  {'way':34} {'ms':>10} {'Gflop/s':>9} {'x ours':>9}")
+    show(f"  {'way':34} {'ms':>10} {unit:>9} {'x ours':>9}")
     ours = median(next(iter(seconds.values())))
     for name, taken in seconds.items():
         one = median(taken)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nih.bench import attention, linear
+from nih.bench import attention, elements, linear
 from nih.bench.kernel_ops import OPS, Case, Inputs, Way
 from nih.bench.shares import shares
 from nih.errors import KernelError
@@ -31,7 +31,7 @@ Print = Callable[[str], None]
 Row = dict[str, Any]
 Write = Callable[[Sequence[Row]], None]
 
-CPU_ONLY = {attention.NAME: attention, linear.NAME: linear}
+CPU_ONLY = {module.NAME: module for module in (attention, linear, elements)}
 """Kernels without a state and without a form for GPUs, which have tables of their own."""
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}

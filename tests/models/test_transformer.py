@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from nih.errors import ModelError, OutOfMemory
-from nih.kernels import linear
+from nih.kernels import backend, linear
 from nih.models import _cache
 from nih.models._hf_config import position_limit
 from nih.models.transformer import CachedSession, Options, TransformerModel, open_model
@@ -301,6 +301,11 @@ def test_identity_tells_what_decides_the_answers(folder: Path, tmp_path: Path) -
         "sharing": "crop",
         "attn_implementation": "eager",
         "linear_kernel": linear.serving()._asdict(),
+        **(
+            {"fused_layers": {"rms_norm": 7, "swiglu": 3}}
+            if backend.choose_with_vectors().form == "cpu"
+            else {}
+        ),
         "parameters": sum(p.numel() for p in tiny.model("llama").parameters()),
         "tokenizer": "byte",
         "tokenizer_fingerprint": ByteTokenizer.fingerprint,
