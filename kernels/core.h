@@ -129,6 +129,16 @@ struct GateArgs {                // CPU only
     i64 threads, simd;
 };
 
+struct RotaryArgs {              // CPU only
+    const void *x;               // (B, H, T, D)
+    const void *cos, *sin;       // (B, T, D)
+    void *y;                     // (B, H, T, D)
+    i64 B, H, T, D;
+    i64 x_b, x_h, x_t, cos_b, cos_t, sin_b, sin_t, y_b, y_h, y_t;
+    i64 dtype;
+    i64 threads, simd;
+};
+
 NIH_FN i64 nih_row_length(const i64 *lengths, i64 row, i64 steps) {
     if (!lengths) return steps;
     i64 n = lengths[row];

@@ -27,6 +27,7 @@ constexpr int KEYS = 128;  // keys of attention that are staged in the second-le
 constexpr int COLUMNS = 96; // outputs of a product that one task computes
 constexpr int DEPTH = 256; // inputs that are summed before they are added to what was summed before
 constexpr int PITCH = DEPTH + 16; // of staged rows of that many inputs, whose places in the cache differ
+constexpr int SQUARES = 8 * PITCH; // lines of the largest square that is turned
 constexpr int TOKENS = 16; // steps of the matrix state whose inputs are staged there, beside a strip of the state
 
 struct Part {  // what a task works on
@@ -82,6 +83,7 @@ struct Typed {
     void (*linear)(const LinearArgs &, LinearTask, LinearRows);
     void (*rms_norm)(const NormArgs &, i64 row);
     void (*swiglu)(const GateArgs &, i64 row);
+    void (*rotary)(const RotaryArgs &, i64 row);
 };
 
 struct Path {
@@ -479,7 +481,7 @@ struct AttendScratch {  // one thread's AttendRows
     AttendRows rows;
 
     AttendScratch(const AttendArgs &g, i64 count, i64 width) {
-        constexpr i64 LINE = 16, WIDEST = 16, SQUARES = 8 * PITCH, BEYOND = 8 * 2 * WIDEST;  // squares reach beyond the last channel
+        constexpr i64 LINE = 16, WIDEST = 16, BEYOND = 8 * 2 * WIDEST;  // squares reach beyond the last channel
         memory.resize(count * (g.D + width + 1 + WIDEST) + KEYS * (g.D + width) + SQUARES + BEYOND + LINE);
         float *next = memory.data() + (LINE - (uintptr_t)memory.data() / sizeof(float) % LINE) % LINE;
         const auto take = [&next](i64 size) { return std::exchange(next, next + size); };
@@ -519,15 +521,15 @@ void attend_tasks(const AttendArgs &g) {
 
 // One thread's LinearRows. The thread keeps the memory: a product for one token takes less time than asking for it.
 LinearRows linear_scratch(i64 count) {
-    constexpr i64 LINE = 16, MOST_SIDE = 12, MOST_SQUARE = 8;
+    constexpr i64 LINE = 16, MOST_SIDE = 12;
     thread_local std::vector<float> memory;
-    const i64 size = COLUMNS * DEPTH + (MOST_SQUARE + MOST_SIDE) * PITCH + count * COLUMNS + LINE;
+    const i64 size = COLUMNS * DEPTH + SQUARES + MOST_SIDE * PITCH + count * COLUMNS + LINE;
     if ((i64)memory.size() < size) memory.resize(size);
     float *next = memory.data() + (LINE - (uintptr_t)memory.data() / sizeof(float) % LINE) % LINE;
     const auto take = [&next](i64 many) { return std::exchange(next, next + many); };
     LinearRows rows;
     rows.panels = take(COLUMNS * DEPTH);
-    rows.lines = take(MOST_SQUARE * PITCH);
+    rows.lines = take(SQUARES);
     rows.x = take(MOST_SIDE * PITCH);
     rows.sums = next;
     return rows;
@@ -554,10 +556,10 @@ void linear_tasks(const LinearArgs &g) {
     }
 }
 
-// Runs `kernel` for each of M rows of C numbers; few are not worth waking threads.
-template <class Args> void rows_of(const Args &g, void (*kernel)(const Args &, i64 row)) {
-#pragma omp parallel for num_threads((int)g.threads) schedule(static) if (g.threads > 1 && g.M * g.C >= 1 << 15)
-    for (i64 row = 0; row < g.M; row++) kernel(g, row);
+// Runs `kernel` for each of `count` rows, of so many numbers in all; few are not worth waking threads.
+template <class Args> void rows_of(const Args &g, i64 count, i64 numbers, void (*kernel)(const Args &, i64 row)) {
+#pragma omp parallel for num_threads((int)g.threads) schedule(static) if (g.threads > 1 && numbers >= 1 << 15)
+    for (i64 row = 0; row < count; row++) kernel(g, row);
 }
 
 template <class Args, class Run> int guarded(const Args *args, Run run) {
@@ -577,7 +579,7 @@ extern "C" {
 int nih_abi() {
     unsigned result = 0;
     for (size_t size : {sizeof(Wkv4Args), sizeof(ScanArgs), sizeof(ConvArgs), sizeof(MatrixArgs), sizeof(AttendArgs), sizeof(LinearArgs),
-                        sizeof(NormArgs), sizeof(GateArgs)})
+                        sizeof(NormArgs), sizeof(GateArgs), sizeof(RotaryArgs)})
         result = result * 67 + (unsigned)(size / 8);
     return (int)(result & 0x7fffffff);
 }
@@ -631,11 +633,17 @@ int nih_causal_attention(const AttendArgs *args) { return guarded(args, attend_t
 int nih_linear(const LinearArgs *args) { return guarded(args, linear_tasks); }
 
 int nih_rms_norm(const NormArgs *args) {
-    return guarded(args, [](const NormArgs &g) { rows_of(g, path_of(g.simd).types[g.dtype].rms_norm); });
+    return guarded(args, [](const NormArgs &g) { rows_of(g, g.M, g.M * g.C, path_of(g.simd).types[g.dtype].rms_norm); });
+}
+
+int nih_rotary(const RotaryArgs *args) {
+    return guarded(args, [](const RotaryArgs &g) {
+        rows_of(g, g.B * g.T, g.B * g.T * g.H * g.D, path_of(g.simd).types[g.dtype].rotary);
+    });
 }
 
 int nih_swiglu(const GateArgs *args) {
-    return guarded(args, [](const GateArgs &g) { rows_of(g, path_of(g.simd).types[g.dtype].swiglu); });
+    return guarded(args, [](const GateArgs &g) { rows_of(g, g.M, g.M * g.C, path_of(g.simd).types[g.dtype].swiglu); });
 }
 
 }

@@ -609,7 +609,7 @@ template <class S> constexpr Typed typed() {
     return {wkv_span<S, true, false>, wkv_span<S, false, true>, wkv_span<S, true, true>,
             scan_span<S, true, false>, scan_span<S, false, true>, scan_span<S, true, true>,
             conv_span<S>, conv_state<S>, matrix_stage<S>, matrix_decay<S>, matrix_write<S>, attend<S>, linear<S>,
-            rms_norm<S>, swiglu<S>};
+            rms_norm<S>, swiglu<S>, rotary<S>};
 }
 
 constexpr Path path = {{typed<float>(), typed<bf16>(), typed<f16>()}, wkv_fold, scan_fold, STRIP,

@@ -84,10 +84,19 @@ class GateArgs(ctypes.Structure):
     _fields_ = _fields("gate up y", "M C gate_m up_m y_m")
 
 
+class RotaryArgs(ctypes.Structure):
+    """One call of the rotary embedding: pointers, shape (B, H, T, D), strides in elements."""
+
+    _fields_ = _fields("x cos sin y", "B H T D x_b x_h x_t cos_b cos_t sin_b sin_t y_b y_h y_t")
+
+
+_BLOCKS = (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs, LinearArgs, NormArgs, GateArgs, RotaryArgs)
+
+
 def abi() -> int:
     """Return what `nih_abi` of a library with the same blocks returns: a number made of how many fields each has."""
     result = 0
-    for block in (Wkv4Args, ScanArgs, ConvArgs, MatrixArgs, AttendArgs, LinearArgs, NormArgs, GateArgs):
+    for block in _BLOCKS:
         result = result * 67 + ctypes.sizeof(block) // 8
     return result & 0x7FFFFFFF
 

@@ -1,24 +1,29 @@
-"""RMSNorm and SwiGLU of a model of transformers on a CPU, each in one pass over memory by our own kernels.
+"""RMSNorm, SwiGLU and rotary embeddings of a model of transformers on a CPU, each in one pass over memory by our own kernels.
 
-torch computes RMSNorm in six passes and SwiGLU in two, each over a whole chunk's activations.
+torch computes RMSNorm in six passes, SwiGLU in two and a rotary embedding in six, each over a whole chunk's activations.
 A layer is replaced only where a probe shows that ours says the same; all others stay as they are.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import deprecation
 
-from nih.kernels import backend, rms_norm, swiglu
+from nih.kernels import backend, rms_norm, rotary, swiglu
 from nih.kernels.layout import DTYPES
 
 _EPS_NAMES = ("variance_epsilon", "eps")
 _GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_ROTARY = "apply_rotary_pos_emb"
+"""What the attention layers of transformers call to turn queries and keys: a function of each family's module."""
 _SIZES = (1e-3, 1.0, 30.0)
 """Of the numbers with which layers are probed: where eps decides, where it does not, and where activations are large."""
 
@@ -50,6 +55,9 @@ def fuse_elements(model: nn.Module) -> Mapping[str, int]:
                 if gated[kind]:
                     module.forward = functools.partial(_gate, module.forward, module)
                     fused["swiglu"] += 1
+            elif turning := _turning(type(module)):  # type: ignore[arg-type]  # classes are hashable
+                module.forward = MethodType(turning, module)
+                fused["rotary"] += 1
     return dict(fused)
 
 
@@ -69,6 +77,62 @@ def _gate(original: Callable[[Tensor], Tensor], module: Any, x: Tensor) -> Tenso
         return original(x)
     down: Tensor = module.down_proj(swiglu.run(gate, up, out=gate))
     return down
+
+
+@functools.cache
+def _turning(kind: Any) -> FunctionType | None:
+    """Return the `forward` of a class of attention layers that turns by our kernel; None if it turns in another way, or not at all.
+
+    It is the class's own code, for which one name means another function; the class and its module stay as they are.
+    """
+    outer, own = kind.forward, inspect.unwrap(kind.forward)
+    original = getattr(own, "__globals__", {}).get(_ROTARY)
+    if original is None or _ROTARY not in own.__code__.co_names or not _turns_halves(original):
+        return None
+    if outer is not own and outer.__code__.co_filename != deprecation.__file__:
+        return None  # what else is wrapped around it would be left out
+    names = {**own.__globals__, _ROTARY: functools.partial(_turn, original)}
+    made = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
+    made.__kwdefaults__ = own.__kwdefaults__
+    return made
+
+
+def _turn(original: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Turn queries and keys (B, H, T, D) by cos and sin (B or 1, T, D); whatever else is given is the family's own affair."""
+    if named or len(given) != 4 or torch.is_grad_enabled() or not _fit(*given):
+        return original(*given, **named)
+    q, k, cos, sin = given
+    cos, sin = (part.expand(len(q), -1, -1) for part in (cos, sin))
+    return rotary.run(q, cos, sin), rotary.run(k, cos, sin)
+
+
+def _fit(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    return (
+        q.dtype is k.dtype is cos.dtype is sin.dtype
+        and q.dim() == k.dim() == 4
+        and cos.dim() == sin.dim() == 3
+        and q.shape[-2:] == k.shape[-2:] == cos.shape[-2:] == sin.shape[-2:]
+        and len(q) == len(k)
+        and len(cos) == len(sin)
+        and len(cos) in (1, len(q))
+    )
+
+
+def _turns_halves(original: Callable[..., Any]) -> bool:
+    """Whether a function turns queries and keys to the bit as the kernel does, in all types."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in DTYPES:
+        q, k = (torch.randn(2, heads, 5, 16, generator=generator).to(dtype) for heads in (3, 1))
+        cos, sin = (torch.randn(2, 5, 16, generator=generator).to(dtype) for _ in range(2))
+        try:
+            expected = original(q, k, cos, sin)
+        # Whatever a family's own function raises when it is given nothing else.
+        except Exception:
+            return False
+        found = [rotary.run(x, cos, sin) for x in (q, k)]
+        if not all(map(torch.equal, found, expected)):
+            return False
+    return True
 
 
 def _norm_of(module: nn.Module) -> _Norm | None:

@@ -22,7 +22,8 @@ import torch
 from torch.fx.experimental import _config as _torch_config
 
 from nih.errors import ModelError, OutOfMemory, reason
-from nih.kernels import causal_attention, linear
+from nih.kernels import causal_attention
+from nih.kernels.backend import Choice
 from nih.models._attention import NAME, of_rows, prefer_causal, without_cudnn
 from nih.models._cache import (
     CacheMark,
@@ -122,6 +123,7 @@ class TransformerModel:
         self._logits_dtype = str(self._dtype).removeprefix("torch.")
         self._tokenizer = tokenizer
         self._turn = NO_TURN
+        self._linear_kernel: Choice | None = None
         self._fused: Mapping[str, int] = {}
 
     def take_turns(self, turn: Turn) -> None:
@@ -188,8 +190,8 @@ class TransformerModel:
             own["attn_implementation"] = self._loaded.config._attn_implementation
             if own["attn_implementation"] == NAME and self._device.type == "cpu":
                 own["attention_kernel"] = causal_attention.serving()._asdict()
-            if self._multiplies_itself:
-                own["linear_kernel"] = linear.serving()._asdict()
+            if self._linear_kernel:
+                own["linear_kernel"] = self._linear_kernel._asdict()
             if self._fused:
                 own["fused_layers"] = dict(self._fused)
             if self._device.type == "cuda":
@@ -245,8 +247,8 @@ class TransformerModel:
         model = load(self._source, self._options, self._config, self._dtype, self._device)
         if self._device.type == "cpu" and is_slow(self._dtype):
             widen_products(model)
-        if self._multiplies_itself:
-            use_own_products(model)
+        if self._device.type == "cpu" and self._dtype == torch.float32:
+            self._linear_kernel = use_own_products(model)
         if self._device.type == "cpu":
             self._fused = fuse_elements(model)
         if self._dtype != torch.float32:
@@ -282,10 +284,6 @@ class TransformerModel:
                 self._logits_dtype,
                 why,
             )
-
-    @property
-    def _multiplies_itself(self) -> bool:
-        return self._device.type == "cpu" and self._dtype == torch.float32
 
     @cached_property
     def _tie(self) -> float | None:

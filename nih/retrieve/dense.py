@@ -133,9 +133,9 @@ class Dense:
         where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, **where)
-            model = AutoModel.from_pretrained(
-                self._folder, dtype=torch.float32, use_safetensors=True, **where
-            ).eval()
+            model, report = AutoModel.from_pretrained(
+                self._folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+            )
         # Nearly every built-in class: what can be wrong with a folder of somebody else's.
         except Exception as error:
             own = (
@@ -144,6 +144,13 @@ class Dense:
                 else reason(error)
             )
             raise self._unfit(f"cannot be loaded: {own}; give another model") from error
+        # What pools inside the model is not asked, and many files lack it.
+        if lacking := sorted(name for name in report["missing_keys"] if "pooler" not in name.split(".")):
+            raise self._unfit(
+                f"lacks {len(lacking)} of the model's tensors (`{lacking[0]}` ...), for which it would embed by random numbers; "
+                "download it anew, or give another folder"
+            )
+        model.eval()
         if not knows_words(tokenizer):
             raise self._unfit(
                 "holds no vocabulary of a tokenizer, so it would embed no words; add the tokenizer's files, or give another folder"

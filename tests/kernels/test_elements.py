@@ -1,4 +1,4 @@
-"""RMSNorm and SwiGLU on a CPU: their definitions in float64, torch's roundings in half precision, and rows that stand alone."""
+"""RMSNorm, SwiGLU and rotary embeddings on a CPU: their definitions in float64, torch's roundings in half precision, and rows that stand alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nih.errors import KernelError
 from nih.kernels import cpu_loader
 from nih.kernels.rms_norm import rms_norm
+from nih.kernels.rotary import rotary
 from nih.kernels.swiglu import run, swiglu
 
 PATHS = ["avx512", "avx2", "portable"]
@@ -104,6 +105,40 @@ def test_swiglu_of_what_is_far_from_zero(path: str) -> None:
     assert found.tolist() == [200.0, torch.inf, 0.0, 0.0, 0.0, 0.0, torch.inf]
 
 
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As transformers computes it: the halves of a head are its pairs."""
+    low, high = x.chunk(2, -1)
+    return x * cos[:, None] + torch.cat((-high, low), -1) * sin[:, None]
+
+
+@pytest.mark.parametrize("dtype", UNITS, ids=str)
+@pytest.mark.parametrize("shape", [(1, 9, 40, 64), (2, 3, 5, 6), (1, 1, 1, 2), (3, 2, 4, 34), (1, 4, 0, 8)])
+def test_rotary_is_torchs_to_the_bit(path: str, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    batch, heads, tokens, channels = shape
+    generator = torch.Generator().manual_seed(channels)
+    x = torch.randn(batch, tokens, heads, channels, generator=generator).to(dtype).transpose(1, 2)
+    angles = torch.randn(batch, tokens, channels, generator=generator)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    found = rotary(x, cos, sin)
+    assert found.shape == x.shape and torch.equal(found, turned(x, cos, sin))
+    one = rotary(x, *(part[:1].expand(batch, -1, -1) for part in (cos, sin)))
+    assert torch.equal(one, turned(x, cos[:1], sin[:1]))
+    assert torch.equal(rotary(x.transpose(-1, -2).contiguous().transpose(-1, -2), cos, sin), found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 40), st.floats(0, 6.28))
+def test_turning_keeps_lengths(heads: int, tokens: int, pairs: int, angle: float) -> None:
+    """A rotation keeps the length of each pair, and two of them turn by the sum of their angles."""
+    x = torch.randn(1, heads, tokens, 2 * pairs, generator=torch.Generator().manual_seed(pairs))
+    angles = torch.full((1, tokens, 2 * pairs), angle)
+    once = rotary(x, angles.cos(), angles.sin())
+    before, after = (v.view(1, heads, tokens, 2, pairs).square().sum(3) for v in (x, once))
+    assert torch.allclose(after, before, rtol=1e-5, atol=1e-6)
+    twice = rotary(once, angles.cos(), angles.sin())
+    assert torch.allclose(twice, rotary(x, (2 * angles).cos(), (2 * angles).sin()), atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", UNITS, ids=str)
 def test_a_rows_bits_depend_neither_on_its_company_nor_on_the_threads(path: str, dtype: torch.dtype) -> None:
     x, other = draw(130, 400, dtype)
@@ -173,6 +208,11 @@ def test_arguments_against_the_contract_are_refused() -> None:
         (lambda: rms_norm(x[0, 0], weight, 1e-6), "takes `x` (..., C)"),
         (lambda: rms_norm(x, weight.half(), 1e-6), "takes one type"),
         (lambda: rms_norm(x.double(), weight.double(), 1e-6), "float32, bfloat16 or float16"),
+        (lambda: rotary(torch.zeros(1, 2, 3, 5), torch.zeros(1, 3, 5), torch.zeros(1, 3, 5)), "D even"),
+        (
+            lambda: rotary(torch.zeros(1, 2, 3, 4), torch.zeros(3, 4), torch.zeros(1, 3, 4)),
+            "`cos` of shape (1, 3, 4)",
+        ),
         (lambda: swiglu(x, weight), "`up` of shape (3, 4)"),
         (lambda: swiglu(x, x.half()), "takes one type"),
         (lambda: swiglu(x.to("meta"), x), "on a CPU"),

@@ -1,7 +1,8 @@
-"""RMSNorm and SwiGLU by our kernels: the models say the same, what is something else stays, and run.json tells how many layers."""
+"""RMSNorm, SwiGLU and rotary embeddings by our kernels: the models say the same, what is something else stays, and run.json tells how many layers."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm
 
 from nih.kernels import backend, cpu_loader
 from nih.models._fused import fuse_elements
@@ -23,17 +25,20 @@ pytestmark = pytest.mark.skipif(
 )
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYERS = {
-    "llama": {"rms_norm": 7, "swiglu": 3},
-    "qwen3": {"rms_norm": 13, "swiglu": 3},
-    "gemma3_text": {"rms_norm": 19},
-    "gpt_neox": {},
+    "llama": {"rms_norm": 7, "swiglu": 3, "rotary": 3},
+    "qwen3": {"rms_norm": 13, "swiglu": 3, "rotary": 3},
+    "gemma3_text": {"rms_norm": 19, "rotary": 3},
+    "gpt_neox": {"rotary": 3},
+    "cohere2": {"swiglu": 3},
+    "gpt2": {},
 }
 """Replaced layers of the tiny models of three layers: two norms a layer and one at the end; Qwen3 norms queries and keys too, Gemma 3
-also what each part adds, and has another activation; GPT-NeoX has LayerNorm."""
+also what each part adds, and has another activation; GPT-NeoX has LayerNorm; Cohere 2 has LayerNorm too and turns pairs of neighbours;
+GPT-2 learns its positions."""
 
 
 def opened(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, dtype: str = "float32"
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, dtype: Any = "float32"
 ) -> Any:
     monkeypatch.setenv(backend.VARIABLE, form)
     tiny.model(name).save_pretrained(folder)
@@ -86,6 +91,65 @@ def test_every_way_to_round_is_found(kind: Any, dtype: torch.dtype) -> None:
         assert torch.allclose(after, before, rtol=1e-6, atol=0)
     else:
         assert (after == before).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_turned_attention_layer_is_the_layer_to_the_bit(dtype: torch.dtype) -> None:
+    """Only its rotary embedding is another one, whose roundings are torch's."""
+    model = tiny.random_model("llama", 3).to(dtype)
+    layer = model.model.layers[1].self_attn
+    x = torch.randn(1, 9, model.config.hidden_size).to(dtype)
+    with torch.inference_mode():
+        angles = model.model.rotary_emb(x, torch.arange(9)[None])
+        expected = layer(x, position_embeddings=angles, attention_mask=None)[0]
+        fuse_elements(layer)
+        assert "forward" in vars(layer)
+        assert torch.equal(layer(x, position_embeddings=angles, attention_mask=None)[0], expected)
+
+
+def test_other_models_of_the_family_stay_as_they_are() -> None:
+    """Nothing in transformers is changed."""
+    before = LlamaAttention.forward, modeling_llama.apply_rotary_pos_emb
+    fuse_elements(tiny.random_model("llama", 4))
+    assert (LlamaAttention.forward, modeling_llama.apply_rotary_pos_emb) == before
+    assert not any("forward" in vars(part) for part in tiny.random_model("llama", 4).modules())
+
+
+def test_calls_of_another_form_go_to_the_familys_function() -> None:
+    """An indexer may turn its queries alone, by name, or with heads that lie elsewhere."""
+    given: list[Any] = []
+    model = tiny.random_model("llama", 5)
+    fuse_elements(model)
+    forward = vars(model.model.layers[0].self_attn)["forward"]
+    turn = functools.partial(
+        forward.__func__.__globals__["apply_rotary_pos_emb"].func, lambda *a, **n: given.append((a, n))
+    )
+    q, angles = torch.randn(2, 3, 5, 8), torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        for args, names in (
+            ((q,), {"cos": angles, "sin": angles, "unsqueeze_dim": 2}),
+            ((q, q, angles, angles), {"unsqueeze_dim": 2}),
+            ((q, q, angles, angles, 2), {}),
+            ((q, q, angles[..., :4], angles[..., :4]), {}),
+            ((q, q[:1], angles, angles), {}),
+            ((q, q.half(), angles, angles), {}),
+            ((q.transpose(1, 2), q.transpose(1, 2), angles, angles), {}),
+        ):
+            turn(*args, **names)
+    assert len(given) == 7
+    turn(q, q, angles, angles)
+    assert len(given) == 8, "gradients are asked for"
+
+
+def test_what_is_wrapped_around_an_attention_layer_is_not_left_out() -> None:
+    class Wrapped(LlamaAttention):
+        @functools.wraps(LlamaAttention.forward)
+        def forward(self, *given: Any, **named: Any) -> Any:  # type: ignore[override]  # wrapped
+            output, weights = super().forward(*given, **named)
+            return 2 * output, weights
+
+    layer = Wrapped(tiny.config("llama"), 0)
+    assert "rotary" not in fuse_elements(layer)
 
 
 class CenteredRMSNorm(LlamaRMSNorm):

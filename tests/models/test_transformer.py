@@ -302,7 +302,7 @@ def test_identity_tells_what_decides_the_answers(folder: Path, tmp_path: Path) -
         "attn_implementation": "eager",
         "linear_kernel": linear.serving()._asdict(),
         **(
-            {"fused_layers": {"rms_norm": 7, "swiglu": 3}}
+            {"fused_layers": {"rms_norm": 7, "swiglu": 3, "rotary": 3}}
             if backend.choose_with_vectors().form == "cpu"
             else {}
         ),

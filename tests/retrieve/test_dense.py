@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from nih.errors import UsageError
@@ -134,6 +136,26 @@ def test_a_folder_without_safetensors_is_refused(model: Path, tmp_path: Path) ->
     os.rename(folder / "model.safetensors", folder / "pytorch_model.bin")
     with pytest.raises(UsageError, match=r"no config\.json with \.safetensors"):
         Dense(str(folder), 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "is_fit"), [("encoder.layer.1.output.dense.weight", False), ("pooler.dense.weight", True)]
+)
+def test_tensors_that_are_missing_are_not_made_up(
+    model: Path, tmp_path: Path, part: str, is_fit: bool
+) -> None:
+    """transformers fills them with random numbers; only what is not asked may be missing."""
+    folder = copy(model, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[part]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    if is_fit:
+        assert np.array_equal(
+            Dense(str(folder), 2).scores("key", PASSAGES), Dense(str(model), 2).scores("key", PASSAGES)
+        )
+    else:
+        with pytest.raises(UsageError, match=rf"lacks 1 of the model's tensors \(`{re.escape(part)}`"):
+            Dense(str(folder), 2).check()
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "pooling"])
