@@ -7,7 +7,6 @@ A layer is replaced only where a probe shows that ours says the same; all others
 from __future__ import annotations
 
 import functools
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType
@@ -85,12 +84,14 @@ def _turning(kind: Any) -> FunctionType | None:
 
     It is the class's own code, for which one name means another function; the class and its module stay as they are.
     """
-    outer, own = kind.forward, inspect.unwrap(kind.forward)
+    own = kind.forward
+    while hasattr(own, "__wrapped__"):
+        if getattr(getattr(own, "__code__", None), "co_filename", None) != deprecation.__file__:
+            return None  # what is wrapped around it, but for old names of arguments, would be left out
+        own = own.__wrapped__
     original = getattr(own, "__globals__", {}).get(_ROTARY)
     if original is None or _ROTARY not in own.__code__.co_names or not _turns_halves(original):
         return None
-    if outer is not own and outer.__code__.co_filename != deprecation.__file__:
-        return None  # what else is wrapped around it would be left out
     names = {**own.__globals__, _ROTARY: functools.partial(_turn, original)}
     made = FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
     made.__kwdefaults__ = own.__kwdefaults__
