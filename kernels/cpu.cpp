@@ -1,4 +1,4 @@
-// WKV4, selective scan, causal convolution, matrix state, causal attention and products of matrices for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
+// WKV4, selective scan, causal convolution, matrix state, causal attention, products of matrices and what lies between them, for CPUs: plain C functions over the argument blocks of core.h, loaded with ctypes.
 //
 // Every row is folded chunk by chunk in the same way whether its chunks are computed one after the other (each thread has its own rows and
 // channels) or side by side (threads share a row's time); so the bits of a result don't depend on the number of threads. The matrix state

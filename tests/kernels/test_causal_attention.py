@@ -13,9 +13,9 @@ from torch import Tensor
 from nih.errors import KernelError
 from nih.kernels import backend, cpu_loader
 from nih.kernels.causal_attention import causal_attention, causal_attention_reference, serving
+from tests.support.kernel_forms import UNITS
 
 FORMS = ["cpu-avx512", "cpu-avx2", "cpu-portable", "torch", "reference"]
-UNITS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 @pytest.fixture(params=FORMS)

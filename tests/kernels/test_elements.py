@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,21 +16,11 @@ from nih.kernels import cpu_loader
 from nih.kernels.rms_norm import rms_norm
 from nih.kernels.rotary import rotary
 from nih.kernels.swiglu import run, swiglu
+from tests.support.kernel_forms import UNITS
 
-PATHS = ["avx512", "avx2", "portable"]
-UNITS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 HALVES = [torch.bfloat16, torch.float16]
 
 pytestmark = pytest.mark.skipif(bool(cpu_loader.missing()), reason="no C++ kernels")
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Compute with one instruction set."""
-    if cpu_loader.PATHS.index(request.param) > cpu_loader.simd():
-        pytest.skip(f"no processor with {request.param}")
-    with cpu_loader.using(request.param):
-        yield str(request.param)
 
 
 def draw(

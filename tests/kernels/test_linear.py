@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,20 +12,9 @@ from nih.errors import KernelError
 from nih.kernels import backend, cpu_loader
 from nih.kernels import linear as module
 from nih.kernels.linear import linear, serving
-
-PATHS = ["avx512", "avx2", "portable"]
-UNITS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+from tests.support.kernel_forms import UNITS
 
 pytestmark = pytest.mark.skipif(bool(cpu_loader.missing()), reason="no C++ kernels")
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Compute with one instruction set."""
-    if cpu_loader.PATHS.index(request.param) > cpu_loader.simd():
-        pytest.skip(f"no processor with {request.param}")
-    with cpu_loader.using(request.param):
-        yield str(request.param)
 
 
 def draw(

@@ -18,6 +18,9 @@ from tests.support import cuda_emulator
 Inputs = dict[str, Any]
 Result = tuple[Tensor, Tensor]
 
+UNITS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+"""The distance from 1 to the next number of each type that the kernels read."""
+
 
 @dataclass(frozen=True)
 class Op:
